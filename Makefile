@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine (Python 3.11+, g++ 12+, make): make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPP := $(shell find kernels -name '*.cpp' -o -name '*.h')
+OUT ?= demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+# Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
+demo: $(VENV)/.built
+	$(BIN)/python -m l2rfast.cli.demo $(OUT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	# The type checker does not read package-dir: show it the package as it is installed.
+	rm -rf build/package && mkdir -p build/package/l2rfast
+	ln -s $(CURDIR)/l2rfast/* $(CURDIR)/kernels $(CURDIR)/methods build/package/l2rfast/
+	cd build/package && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p l2rfast
+
+format: $(VENV)/.built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/.built
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build demo l2rfast/*.so *.egg-info
+
+$(VENV)/.created: constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	$(BIN)/pip install -q -c constraints.txt setuptools torch
+	touch $@
+
+# The package in place, its C++ kernels and every dependency at its pinned version. Without build isolation:
+# an isolated build would download a second PyTorch to read its headers.
+$(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	touch $@

@@ -1,0 +1,60 @@
+"""Argument checks shared by the operations: each raises `InputError` that names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def image(name: str, value: Tensor, *, floating: bool = True) -> int:
+    """Check an (N, C, *spatial) tensor and return its number of spatial dimensions (2 or 3)."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.ndim not in (4, 5):
+        raise InputError(f"{name}: expected shape (N, C, H, W) or (N, C, D, H, W), got {tuple(value.shape)}")
+    if value.numel() == 0:
+        raise InputError(f"{name}: expected at least one element, got shape {tuple(value.shape)}")
+    if floating and not value.is_floating_point():
+        raise InputError(f"{name}: expected a floating-point dtype, got {value.dtype}")
+    if value.is_complex():
+        raise InputError(f"{name}: expected a real dtype, got {value.dtype}")
+    return value.ndim - 2
+
+
+def field(name: str, value: Tensor) -> int:
+    """Check an (N, ndim, *spatial) displacement field and return ndim."""
+    ndim = image(name, value)
+    if value.shape[1] != ndim:
+        raise InputError(
+            f"{name}: expected one channel per spatial axis, shape (N, {ndim}, ...), got {tuple(value.shape)}"
+        )
+    return ndim
+
+
+def same(names: str, a: Tensor, b: Tensor, *, shape: bool = True) -> None:
+    """Check that two tensors agree in device and dtype and, unless told otherwise, in shape."""
+    if a.device != b.device:
+        raise InputError(f"{names}: expected one device, got {a.device} and {b.device}")
+    if a.dtype != b.dtype:
+        raise InputError(f"{names}: expected one dtype, got {a.dtype} and {b.dtype}")
+    if shape and a.shape != b.shape:
+        raise InputError(f"{names}: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def at_least(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or value < minimum:
+        raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+
+
+def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any input is, else float32: what sums are accumulated in."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

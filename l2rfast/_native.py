@@ -1,0 +1,31 @@
+"""Loads the compiled kernels: the library built for the best instruction set that this processor has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+# From the most to the least capable, by PyTorch's own names (torch.backends.cpu.get_cpu_capability()).
+_INSTRUCTION_SETS = ("avx512", "avx2", "default")
+
+HOW_TO_BUILD = "install g++ 12 or newer, then run: pip install --no-build-isolation --force-reinstall --no-deps l2rfast"
+
+
+def load() -> str | None:
+    """Load the C++ kernels into ``torch.ops.l2rfast_cpp`` and return the instruction set they were built for.
+
+    Returns None where the package was installed without them. The environment variable
+    ``ATEN_CPU_CAPABILITY``, which limits PyTorch's own kernels, limits these as well.
+    """
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    start = _INSTRUCTION_SETS.index(capability) if capability in _INSTRUCTION_SETS else -1
+    for name in _INSTRUCTION_SETS[start:]:
+        library = Path(__file__).with_name(f"_cpp_{name}.so")
+        if library.exists():
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+            return name
+    return None
+
+
+INSTRUCTION_SET = load()
