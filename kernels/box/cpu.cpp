@@ -1,0 +1,90 @@
+// Repeated box averages on the CPU.
+//
+// Floor: the image is read once and written once; (2 radius + 1) ndim additions a voxel and pass. Two sweeps
+// move it twice: all passes along x and y while a plane is in the cache, then all passes along z while a
+// slice across y is.
+
+#include "common/box.h"
+#include "common/tensor.h"
+
+namespace l2rfast {
+namespace {
+
+struct Average {
+  int64_t radius, passes;
+  Outside outside;
+
+  template <class T>
+  void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
+    for (int64_t i = 0; i < passes; ++i) average(block, length, inner, radius, outside, scratch);
+  }
+};
+
+// The adjoint of Average. The zero-padded average is its own; with a repeated border, what was taken from
+// beyond an end goes back to the end: averages of the block with room on both sides, the room then folded in.
+struct Adjoint {
+  int64_t radius, passes;
+  Outside outside;
+
+  template <class T>
+  void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
+    if (outside == Outside::zero) return Average{radius, passes, outside}(block, length, inner, scratch);
+    const int64_t size = length * inner, pad = radius * inner;
+    std::vector<T> wide(size + 2 * pad);
+    for (int64_t i = 0; i < passes; ++i) {
+      std::fill(wide.begin(), wide.end(), T(0));
+      std::copy_n(block, size, wide.data() + pad);
+      average(wide.data(), length + 2 * radius, inner, radius, Outside::zero, scratch);
+      std::copy_n(wide.data() + pad, size, block);
+      for (int64_t k = 0; k < radius; ++k)
+        for (int64_t j = 0; j < inner; ++j) {
+          block[j] += wide[k * inner + j];
+          block[size - inner + j] += wide[pad + size + k * inner + j];
+        }
+    }
+  }
+};
+
+template <class T, class Filter>
+void filter(T* image, int64_t volumes, Grid grid, const Filter& along) {
+  parallel_runs(volumes * grid.d, [&](int64_t begin, int64_t end) {
+    std::vector<T> scratch;
+    for (int64_t item = begin; item < end; ++item) {
+      T* plane = image + item * grid.h * grid.w;
+      for (int64_t y = 0; y < grid.h; ++y) along(plane + y * grid.w, grid.w, 1, scratch);
+      along(plane, grid.h, grid.w, scratch);
+    }
+  });
+  if (grid.d == 1) return;
+  parallel_runs(volumes * grid.h, [&](int64_t begin, int64_t end) {
+    std::vector<T> scratch, slice(grid.d * grid.w);
+    for (int64_t item = begin; item < end; ++item) {
+      T* first = image + (item / grid.h * grid.rows() + item % grid.h) * grid.w;
+      const int64_t plane = grid.h * grid.w;
+      for (int64_t z = 0; z < grid.d; ++z) std::copy_n(first + z * plane, grid.w, slice.data() + z * grid.w);
+      along(slice.data(), grid.d, grid.w, scratch);
+      for (int64_t z = 0; z < grid.d; ++z) std::copy_n(slice.data() + z * grid.w, grid.w, first + z * plane);
+    }
+  });
+}
+
+template <class Filter>
+Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string padding) {
+  const Tensor image = packed(image_), result = empty_as(image, shape_of(image));
+  const Filter along{radius, passes, padding == "zeros" ? Outside::zero : Outside::border};
+  for_real(image.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    std::copy_n(read<T>(image), image.numel(), write<T>(result));
+    filter(write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2), along);
+  });
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) {
+  m.impl("box_average", TORCH_BOX(&box<Average>));
+  m.impl("box_average_backward", TORCH_BOX(&box<Adjoint>));
+}
+
+}  // namespace l2rfast

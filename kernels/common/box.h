@@ -1,0 +1,52 @@
+// Moving averages along one axis of a block that fits the cache.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/tensor.h"
+
+namespace l2rfast {
+
+// What stands outside the image: its border voxel again, or 0 (which counts in the average).
+enum class Outside { border, zero };
+
+// Replaces a dense (length, inner) block by its averages over 2 radius + 1 neighbours along the first axis.
+// With the block padded at both ends, a step along that axis is a step of `inner` in memory: one loop serves
+// every axis, also the contiguous one (inner = 1).
+template <class T>
+void average(T* __restrict block, int64_t length, int64_t inner, int64_t radius, Outside outside,
+             std::vector<T>& scratch) {
+  const int64_t size = length * inner, pad = radius * inner;
+  if (int64_t(scratch.size()) < size + 2 * pad) scratch.resize(size + 2 * pad);
+  T* padded = scratch.data();
+  std::copy_n(block, size, padded + pad);
+  for (int64_t k = 0; k < radius; ++k)
+    for (int64_t j = 0; j < inner; ++j) {
+      padded[k * inner + j] = outside == Outside::zero ? T(0) : block[j];
+      padded[pad + size + k * inner + j] = outside == Outside::zero ? T(0) : block[size - inner + j];
+    }
+  const T scale = T(1) / T(2 * radius + 1);
+  constexpr int64_t run = 512;  // the sums of a run stay in the first-level cache
+  for (int64_t start = 0; start < size; start += run) {
+    const int64_t n = std::min(run, size - start);
+    T* __restrict to = block + start;
+    const T* from = padded + start;
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i] + from[i + 2 * pad];
+    for (int64_t k = 1; k < 2 * radius; ++k)
+      for (int64_t i = 0; i < n; ++i) to[i] += from[i + k * inner];
+    for (int64_t i = 0; i < n; ++i) to[i] *= scale;
+  }
+}
+
+// The same along every axis of a dense volume.
+template <class T>
+void average(T* volume, Grid grid, int64_t radius, Outside outside, std::vector<T>& scratch) {
+  const int64_t plane = grid.h * grid.w;
+  for (int64_t row = 0; row < grid.rows(); ++row) average(volume + row * grid.w, grid.w, 1, radius, outside, scratch);
+  for (int64_t z = 0; z < grid.d; ++z) average(volume + z * plane, grid.h, grid.w, radius, outside, scratch);
+  if (grid.deep) average(volume, grid.d, plane, radius, outside, scratch);
+}
+
+}  // namespace l2rfast

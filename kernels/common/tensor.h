@@ -1,0 +1,89 @@
+// What every cpu.cpp needs of PyTorch: tensors, dtype dispatch and threads, on the stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace l2rfast {
+
+using torch::stable::Tensor;
+using Dtype = torch::headeronly::ScalarType;
+using Half = torch::headeronly::Half;
+using BFloat16 = torch::headeronly::BFloat16;
+
+// The type in which values of T are added up.
+template <class T>
+using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+inline Tensor empty_as(const Tensor& like, std::vector<int64_t> shape) { return torch::stable::new_empty(like, shape); }
+
+inline std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
+
+inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+template <class T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+T* write(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// Calls f with a value of the C++ type that a dtype names: f(float{}), f(double{}).
+template <class F>
+auto for_real(Dtype dtype, F&& f) {
+  STD_TORCH_CHECK(dtype == Dtype::Float || dtype == Dtype::Double, "expected float32 or float64");
+  return dtype == Dtype::Double ? f(double{}) : f(float{});
+}
+
+// The same with the 16-bit types.
+template <class F>
+auto for_floating(Dtype dtype, F&& f) {
+  if (dtype == Dtype::Half) return f(Half{});
+  if (dtype == Dtype::BFloat16) return f(BFloat16{});
+  return for_real(dtype, f);
+}
+
+// Sizes of the last `ndim` axes, as (D, H, W): a 2-D image is a 3-D one with a single plane and not deep.
+struct Grid {
+  int64_t d = 1, h = 1, w = 1;
+  bool deep = false;
+  int64_t numel() const { return d * h * w; }
+  int64_t rows() const { return d * h; }
+};
+
+inline Grid grid_of(const Tensor& t, int64_t ndim) {
+  const auto n = t.dim();
+  return {ndim == 3 ? t.size(n - 3) : 1, t.size(n - 2), t.size(n - 1), ndim == 3};
+}
+
+// f(i) for every i below n, split between PyTorch's threads. Work items must not depend on how they
+// are split: that is what makes results the same bits for any number of threads.
+template <class F>
+void parallel_each(int64_t n, const F& f) {
+  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+// The same for items of which each thread wants a run at a time, to keep its buffers: f(begin, end).
+template <class F>
+void parallel_runs(int64_t n, const F& f) {
+  torch::stable::parallel_for(0, n, 1, f);
+}
+
+}  // namespace l2rfast
