@@ -1,0 +1,99 @@
+"""The command line: ``l2rfast register``, ``l2rfast info`` and ``l2rfast data``.
+
+What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import data
+from .._info import info
+from ..errors import BackendError, InputError
+from .register import register
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # so that a closed pipe is found here, where it is handled
+            return result
+        except BaseException as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            typer.echo(f"l2rfast: {sentence}", err=True)
+            raise typer.Exit(2) from error
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What to tell a user about an error; None for those that only a defect of l2rfast can cause."""
+    if isinstance(error, InputError | BackendError):
+        return f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted, nothing was written"
+    # PyTorch's allocator raises a RuntimeError on the CPU.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error):
+        return "error: not enough memory for images of this size"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"error: no space left on the device of {error.filename or 'the output'}"
+    return None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Fast registration of medical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Public scans and network weights.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@app.command("info")
+def _info() -> None:
+    """List what runs here: versions, and the backends of every operation."""
+    from rich.console import Console
+
+    Console().print(info())
+
+
+@data_app.command("list")
+def _list() -> None:
+    """List the files, with their size and where they are."""
+    for name in data.names():
+        file = data.local(name)
+        typer.echo(f"{data.record(name).bytes / 1e6:6.2f} MB  {name}  {'not here' if file is None else file}")
+
+
+@data_app.command("fetch")
+def _fetch(name: str) -> None:
+    """Download a file, unless it is here, and print its path."""
+    typer.echo(data.fetch(name))
+
+
+@data_app.command("path")
+def _path(name: str) -> None:
+    """Print the path of a file that is here."""
+    typer.echo(data.path(name))
+
+
+def main() -> None:
+    """The entry point of the command ``l2rfast``."""
+    # A batch system's SIGTERM cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # nibabel remarks on a damaged header before it fails; one sentence, ours, is enough.
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    app()
+
+
+app.command("register")(register)

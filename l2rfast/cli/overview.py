@@ -1,0 +1,124 @@
+"""One picture that shows whether a registration worked: three planes, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_BACKGROUND, _TEXT, _GRID, _FOLD = "#0b0e14", "#aab4c4", "#5fd3bc", "#ff2d3f"
+_DIFFERENCE = LinearSegmentedColormap.from_list(
+    "difference", ["#c6ecff", "#3fa7f0", "#164a80", _BACKGROUND, "#8a3a10", "#f58a35", "#ffe3c2"]
+)
+_LABEL: dict[str, Any] = {"color": _TEXT, "fontsize": 12}
+_COLUMNS = ["fixed", "moving", "warped", "difference before", "difference after", "deformation"]
+_WIDTH = 22.0  # inches, of 100 pixels
+_LINES = 32  # of the deformation grid, along the longest axis
+_TINY = float(np.finfo(np.float32).tiny)  # the range of a moving image that misses the fixed grid
+
+
+def draw_overview(
+    path: str | Path,
+    fixed: Tensor,
+    moving: Tensor,
+    warped: Tensor,
+    disp: Tensor,
+    folds: Tensor,
+    spacing: Sequence[float],
+) -> None:
+    """Draw the middle slices of a registration to a PNG, 2200 pixels wide.
+
+    Args:
+        path: of the PNG.
+        fixed, moving, warped: (D, H, W) or (1, 1, D, H, W), all on the fixed grid.
+        disp: (3, D, H, W) or (1, 3, D, H, W), in voxels.
+        folds: (D, H, W), boolean, true where the deformation folds.
+        spacing: of the voxels along each axis, in mm.
+
+    Fixed and moving are windowed to their own 0.5 to 99.5 percentiles, warped as moving is; the differences
+    are of the windowed images and share one scale. The grid is drawn at ``x + disp(x)``, within the plane.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    shape = folds.shape
+    volumes = [image.detach().cpu().reshape(shape).numpy() for image in (fixed, moving, warped)]
+    windows = [_window(volumes[0]), _window(volumes[1]), _window(volumes[1])]
+    field = disp.detach().cpu().reshape(3, *shape).numpy()
+    folded = folds.cpu().numpy()
+
+    extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
+    planes = [(1, 2), (0, 2), (0, 1)]  # the horizontal and the vertical axis of each view
+    heights = [extent[vertical] for _, vertical in planes]
+    inches = _WIDTH / len(_COLUMNS) / max(extent[horizontal] for horizontal, _ in planes)  # per mm
+    height = float(np.clip(sum(heights) * inches, 5, 16)) + 1
+    figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor=_BACKGROUND)
+    grid = figure.add_gridspec(3, len(_COLUMNS), height_ratios=heights, wspace=0.03, hspace=0.03)
+    grid.update(left=0.02, right=0.995, top=1 - 0.45 / height, bottom=0.55 / height)
+    panels: Any = grid.subplots()
+
+    for axis, (plane, row) in enumerate(zip(planes, panels, strict=True)):
+        middle = shape[axis] // 2
+        mm = [spacing[k] for k in plane]
+        a, b, c = (
+            np.clip((np.take(volume, middle, axis) - low) / max(high - low, _TINY), 0, 1)
+            for volume, (low, high) in zip(volumes, windows, strict=True)
+        )
+        for panel, pixels in zip(row[:3], (a, b, c), strict=True):
+            _show(panel, pixels, mm)
+        for panel, pixels in zip(row[3:5], (a - b, a - c), strict=True):
+            _show(panel, pixels, mm, _DIFFERENCE, low=-1)
+        _show(row[5], 0.45 * a, mm)
+        _draw_grid(row[5], np.take(field[list(plane)], middle, axis + 1), mm, max(extent) / _LINES)
+        row[5].scatter(*np.nonzero(np.take(folded, middle, axis)), s=6, c=_FOLD, marker="s", linewidths=0)
+        box = row[0].get_position()
+        label = f"axis {axis}, slice {middle}"
+        figure.text(0.01, (box.y0 + box.y1) / 2, label, rotation=90, ha="center", va="center", **_LABEL)
+
+    for panel, title in zip(panels[0], _COLUMNS, strict=True):
+        panel.set_title(title, color=_TEXT, fontsize=14, pad=8)
+    if count := int(folded.sum()):
+        title = f"{_COLUMNS[-1]}, {count} folded voxel{'s' if count > 1 else ''}"
+        panels[0, -1].set_title(title, color=_FOLD, fontsize=14, pad=8)
+    _draw_scale(figure, panels[2, 3].get_position().x0, panels[2, 4].get_position().x1, height)
+    figure.savefig(path, format="png")
+
+
+def _window(volume: np.ndarray) -> tuple[float, float]:
+    """The robust intensity range, from every eighth voxel; the full one where nearly all is background."""
+    low, high = np.percentile(volume[::2, ::2, ::2], [0.5, 99.5])
+    return (low, high) if high > low else (volume.min(), volume.max())
+
+
+def _show(panel: Axes, pixels: np.ndarray, mm: list[float], cmap: Colormap | str = "gray", low: float = 0) -> None:
+    panel.imshow(pixels.T, cmap=cmap, vmin=low, vmax=1, origin="lower", aspect=mm[1] / mm[0])
+    panel.autoscale(False)
+    panel.set(xticks=[], yticks=[], facecolor=_BACKGROUND)
+    panel.spines[:].set_visible(False)
+
+
+def _draw_grid(panel: Axes, disp: np.ndarray, mm: list[float], distance: float) -> None:
+    """Lines of the regular grid, `distance` mm apart, where a (2, H, W) field takes them."""
+    points = np.moveaxis(np.indices(disp.shape[1:]) + disp, 0, -1)
+    across, along = (max(1, round(distance / spacing)) for spacing in mm)
+    lines = [*points[across // 2 :: across], *points[:, along // 2 :: along].swapaxes(0, 1)]
+    panel.add_collection(LineCollection(lines, colors=_GRID, linewidths=0.7, alpha=0.9), autolim=False)
+
+
+def _draw_scale(figure: Figure, left: float, right: float, height: float) -> None:
+    """The colours of the differences, below their two columns."""
+    middle, half = (left + right) / 2, (right - left) / 4
+    bar = figure.add_axes((middle - half, 0.33 / height, 2 * half, 0.1 / height))
+    scale = ScalarMappable(Normalize(-1, 1), _DIFFERENCE)
+    figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
+    bar.set_xticklabels(["moving brighter", "equal", "fixed brighter"], **_LABEL)
+    bar.tick_params(length=0)
+    bar.spines[:].set_visible(False)

@@ -1,0 +1,213 @@
+"""``l2rfast register``: two NIfTI files in, a folder of results out."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from .._dispatch import OPERATORS
+from .._native import INSTRUCTION_SET
+from ..errors import InputError
+from ..methods.stages import Progress
+from .report import Report
+
+SEED = 0  # nothing is random; reported so that a later method may be
+
+
+def register(
+    fixed: Annotated[Path, typer.Argument(help="Fixed image: .nii or .nii.gz.")],
+    moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
+    method: Annotated[str, typer.Option(help="discrete: needs no training.")] = "discrete",
+    preset: Annotated[str, typer.Option(help="fast, default or accurate.")] = "default",
+    fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
+    moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; the result is the same for any.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    metric: Annotated[str | None, typer.Option(help="Refinement: lncc (one modality) or mind (several).")] = None,
+    mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
+    mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
+    grid_spacing: Annotated[int | None, typer.Option(help="Voxels between control points.")] = None,
+    search_radius: Annotated[int | None, typer.Option(help="Discrete search, control points.")] = None,
+    inverse_consistency: Annotated[bool | None, typer.Option(help="Search backwards too.")] = None,
+    window: Annotated[int | None, typer.Option(help="LNCC window, voxels, odd.")] = None,
+    smoothness: Annotated[float | None, typer.Option(help="Weight of the diffusion.")] = None,
+    mind_iterations: Annotated[int | None, typer.Option(help="Adam steps, MIND, half resolution.")] = None,
+    half_iterations: Annotated[int | None, typer.Option(help="Adam steps, metric, half resolution.")] = None,
+    full_iterations: Annotated[int | None, typer.Option(help="Adam steps, LNCC, full resolution.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Adam step size, voxels of the level.")] = None,
+) -> None:
+    """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
+    options = {
+        "metric": metric,
+        "mind_radius": mind_radius,
+        "mind_dilation": mind_dilation,
+        "grid_spacing": grid_spacing,
+        "search_radius": search_radius,
+        "inverse_consistency": inverse_consistency,
+        "window": window,
+        "smoothness": smoothness,
+        "mind_iterations": mind_iterations,
+        "half_iterations": half_iterations,
+        "full_iterations": full_iterations,
+        "rate": rate,
+    }
+    run(
+        fixed,
+        moving,
+        out,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        quiet=quiet,
+        method=method,
+        preset=preset,
+        device=device,
+        threads=threads,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+
+
+def run(
+    fixed: Path,
+    moving: Path,
+    out: Path,
+    *,
+    fixed_labels: Path | None = None,
+    moving_labels: Path | None = None,
+    quiet: bool = False,
+    **arguments: Any,
+) -> None:
+    """The whole job; ``arguments`` go to `methods.registration.register`.
+
+    Raises:
+        InputError: anything that cannot be read, used or written; nothing is then left in ``out``.
+    """
+    import torch
+
+    from ..io import OutputFolder, Volume, as_volume, read_labels, write_displacement, write_image
+    from ..methods.registration import register as compute
+    from ..methods.stages import Stages
+    from ..transforms import jacobian_determinant
+    from .overview import draw_overview
+
+    if (fixed_labels is None) != (moving_labels is None):
+        raise InputError("--fixed-labels, --moving-labels: expected both or neither")
+    with _progress(quiet) as (console, progress), OutputFolder(out) as folder:
+        stages = Stages(progress)
+        with stages.stage("reading"):
+            images = as_volume("FIXED", fixed), as_volume("MOVING", moving)
+            labels = None
+            if fixed_labels is not None:
+                labels = (
+                    read_labels(fixed_labels, images[0], "--fixed-labels"),
+                    read_labels(moving_labels, images[1], "--moving-labels"),
+                )
+        torch.manual_seed(SEED)
+        result = compute(*images, progress=progress, **arguments)
+        with stages.stage("warping"):
+            grid = images[0].affine
+            warped = result.warp(images[1].data)
+            before = result.warp(images[1].data, displaced=False)
+            warped_labels = None
+            if labels is not None:
+                warped_labels = [result.warp(labels[1].data, mode="nearest", displaced=d) for d in (False, True)]
+        with stages.stage("measures"):
+            folds = jacobian_determinant(result.displacement)[0] <= 0
+            report = _report(result, images, (before, warped), labels, warped_labels)
+        with stages.stage("picture"):
+            draw_overview(
+                folder.path("overview.png"),
+                images[0].data,
+                before,
+                warped,
+                result.displacement,
+                folds,
+                images[0].spacing,
+            )
+        with stages.stage("writing"):
+            write_image(folder.path("warped.nii.gz"), Volume(warped, grid))
+            if warped_labels is not None:
+                write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
+            write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
+        report.inputs = {
+            name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
+            for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
+        }
+        report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
+        report.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        report.write_json(folder.path("report.json"))
+        report.write_markdown(folder.path("report.md"))
+    if not quiet:
+        console.print(report.table())
+        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+
+
+def _report(result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels: Any, warped_labels: Any) -> Report:
+    """Everything of the report that is measured on the results; the caller adds what the job cost."""
+    from ..metrics import (
+        dice,
+        folding_fraction,
+        global_correlation,
+        hd95,
+        log_jacobian_std,
+        mean_squared_error,
+    )
+
+    fixed = images[0].data[None, None]
+    before, after = (x[None, None] for x in pair)
+    report = Report(
+        inputs={},
+        options=result.options,
+        seed=SEED,
+        backend=_backend(result.displacement.device.type),
+        seconds={},
+        peak_memory_mb=0.0,
+        similarity={
+            name: (float(measure(fixed, before)), float(measure(fixed, after)))
+            for name, measure in (("correlation", global_correlation), ("MSE", mean_squared_error))
+        },
+        folding_percent=100 * float(folding_fraction(result.displacement)),
+        log_jacobian_std=float(log_jacobian_std(result.displacement)),
+    )
+    if labels is not None:
+        truth, spacing = labels[0].data, images[0].spacing
+        report.dice = _paired(*(dice(truth, x) for x in warped_labels))
+        report.hd95 = _paired(*(hd95(truth, x, spacing=spacing) for x in warped_labels))
+    return report
+
+
+def _backend(device: str) -> str:
+    chosen = OPERATORS["warp"].chosen(device)
+    return f"{chosen} ({INSTRUCTION_SET})" if chosen == "cpp" else chosen
+
+
+def _paired(before: dict[int, float], after: dict[int, float]) -> dict[int, tuple[float, float]]:
+    return {label: (value, after[label]) for label, value in before.items()}
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[tuple[Console, Progress | None]]:
+    """A bar with one line per stage, on standard error; nothing where quiet."""
+    console = Console(stderr=True)
+    if quiet:
+        yield console, None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0)
+            bar.update(tasks[stage], completed=fraction)
+
+        yield console, progress

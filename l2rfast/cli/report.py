@@ -1,0 +1,163 @@
+"""The report of a registration: `report.json` for programs, `report.md` and a short table for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from .._info import versions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Change = tuple[float, float]
+
+
+@dataclass
+class Report:
+    """What a registration did, what it cost and how good it is.
+
+    Attributes:
+        inputs: per argument (``"fixed"``, ``"moving"``, ...) its ``path``, ``shape`` and ``spacing`` in mm.
+        options: as they were used, by name.
+        seed: of the random numbers.
+        backend: that computed, as in ``"cpp (avx512)"``.
+        seconds: per stage, in the order they ran.
+        peak_memory_mb: largest resident memory of the process, in 10^6 bytes.
+        similarity: per measure, before and after.
+        folding_percent: of the voxels.
+        log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
+        dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
+        versions: of l2rfast, torch, numpy and python.
+
+    A measure that is not defined is NaN here, null in JSON and "-" for people.
+    """
+
+    inputs: dict[str, dict[str, Any]]
+    options: dict[str, Any]
+    seed: int
+    backend: str
+    seconds: dict[str, float]
+    peak_memory_mb: float
+    similarity: dict[str, Change]
+    folding_percent: float
+    log_jacobian_std: float
+    dice: dict[int, Change] = field(default_factory=dict)
+    hd95: dict[int, Change] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def write_json(self, path: str | Path) -> None:
+        """Write the report, with totals and means, as strict JSON: numbers have six significant digits."""
+        content = asdict(self)
+        content["seconds"]["total"] = sum(self.seconds.values())
+        for name, changes in (("dice", self.dice), ("hd95", self.hd95)):
+            if changes:
+                content[name] = {"mean": _mean(changes), **changes}
+        Path(path).write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+    def write_markdown(self, path: str | Path) -> None:
+        """Write `markdown` to a file."""
+        Path(path).write_text(self.markdown())
+
+    def markdown(self) -> str:
+        """The whole report as Markdown tables."""
+        parts = [
+            "# Registration report",
+            _table(["measure", "before", "after"], self._measures()),
+            "## Cost",
+            _table(
+                ["stage", "seconds"],
+                [[stage, f"{s:.2f}"] for stage, s in self.seconds.items()]
+                + [["**total**", f"**{sum(self.seconds.values()):.2f}**"]],
+            ),
+            f"Peak memory: {self.peak_memory_mb:.0f} MB. Backend: {self.backend}.",
+        ]
+        if self.dice:
+            parts += ["## Labels", self._label_table()]
+        parts += [
+            "## Inputs",
+            _table(
+                ["input", "file", "shape", "spacing, mm"],
+                [
+                    [name, str(i["path"]), " x ".join(map(str, i["shape"])), _numbers(i["spacing"])]
+                    for name, i in self.inputs.items()
+                ],
+            ),
+            "## Options",
+            _table(["option", "value"], [[k, str(v)] for k, v in [*self.options.items(), ("seed", self.seed)]]),
+            "## Versions",
+            _table(["software", "version"], [list(item) for item in self.versions.items()]),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def table(self) -> Table:
+        """A short summary for the terminal."""
+        from rich.table import Table
+
+        table = Table("measure", "before", "after")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in self._measures():
+            table.add_row(*row)
+        table.add_section()
+        table.add_row("time", "", f"{sum(self.seconds.values()):.1f} s")
+        table.add_row("peak memory", "", f"{self.peak_memory_mb:.0f} MB")
+        return table
+
+    def _measures(self) -> list[list[str]]:
+        rows = [[name, *map(_number, change)] for name, change in self.similarity.items()]
+        if self.dice:
+            rows.append([f"mean Dice of {len(self.dice)} labels", *map(_number, _mean(self.dice))])
+        if self.hd95:
+            rows.append(["mean HD95, mm", *map(_number, _mean(self.hd95))])
+        rows.append(["folded voxels, %", "", _number(self.folding_percent)])
+        rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
+        return rows
+
+    def _label_table(self) -> str:
+        undefined = (math.nan, math.nan)
+        rows = [
+            [name, *map(_number, dice), *map(_number, hd95)]
+            for name, dice, hd95 in [
+                ("**mean**", _mean(self.dice), _mean(self.hd95)),
+                *((str(label), dice, self.hd95.get(label, undefined)) for label, dice in self.dice.items()),
+            ]
+        ]
+        return _table(["label", "Dice before", "after", "HD95 before, mm", "after, mm"], rows)
+
+
+def _mean(changes: dict[int, Change]) -> Change:
+    """Of the labels for which the measure is defined before and after."""
+    defined = [change for change in changes.values() if not any(map(math.isnan, change))]
+    if not defined:
+        return math.nan, math.nan
+    before, after = zip(*defined, strict=True)
+    return fmean(before), fmean(after)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "-"
+
+
+def _numbers(values: Any) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, with the digits that mean something."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else str(value)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

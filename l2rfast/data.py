@@ -1,0 +1,122 @@
+"""Public scans and network weights that the demo, the examples and the tests use.
+
+A file is looked up in the folder that the environment variable ``L2RFAST_DATA`` names, then in the
+user's cache. Its sha256 is checked wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import pooch  # type: ignore[import-untyped]
+
+from .errors import InputError
+
+ENVIRONMENT = "L2RFAST_DATA"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One public file: its name, size in bytes, sha256 and address."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+def names() -> list[str]:
+    """The names of all files, in the order of the registry."""
+    return list(_registry())
+
+
+def record(name: str) -> Record:
+    """What is known of a file.
+
+    Raises:
+        InputError: no file has this name.
+    """
+    if name not in _registry():
+        close = difflib.get_close_matches(name, _registry(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see: l2rfast data list"
+        raise InputError(f"name: expected a file of the registry, got {name!r}; {hint}")
+    return _registry()[name]
+
+
+def local(name: str) -> Path | None:
+    """Where a file lies on this machine, unchecked; None if it does not.
+
+    Raises:
+        InputError: no file has this name.
+    """
+    candidates = (folder / record(name).name for folder in _folders())
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def path(name: str) -> Path:
+    """The path of a file that is on this machine.
+
+    Raises:
+        InputError: no file has this name, it is not on this machine, or its contents are not the expected.
+    """
+    file = local(name)
+    if file is None:
+        places = " or ".join(str(folder) for folder in _folders())
+        raise InputError(f"{name}: not found in {places}; get it with: l2rfast data fetch {name}")
+    if not _intact(file, record(name)):
+        raise InputError(f"{file}: expected sha256 {record(name).sha256}; delete the file or fetch it again")
+    return file
+
+
+def fetch(name: str) -> Path:
+    """The path of a file, downloaded to the user's cache if it is not on this machine.
+
+    A damaged file in the cache is downloaded again; one in ``L2RFAST_DATA``, which is not ours to change,
+    is an error.
+
+    Raises:
+        InputError: no file has this name, the download fails, or the contents are not the expected.
+    """
+    file = local(name)
+    if file is not None and (_cache() not in file.parents or _intact(file, record(name))):
+        return path(name)
+    _download(record(name))
+    return path(name)
+
+
+def _download(wanted: Record) -> None:
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=wanted.name, path=_cache())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{wanted.name}: expected to download it from {wanted.url}, but got {type(error).__name__}"
+        ) from error
+
+
+def _folders() -> list[Path]:
+    named = os.environ.get(ENVIRONMENT)
+    return [*([Path(named)] if named else []), _cache()]
+
+
+def _cache() -> Path:
+    return Path(pooch.os_cache("l2rfast"))
+
+
+def _intact(file: Path, expected: Record) -> bool:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == expected.sha256
+
+
+@cache
+def _registry() -> dict[str, Record]:
+    table = resources.files("l2rfast").joinpath("registry.tsv").read_text()
+    rows = csv.DictReader(table.splitlines(), delimiter="\t")
+    return {r["name"]: Record(r["name"], int(r["bytes"]), r["sha256"], r["url"]) for r in rows}

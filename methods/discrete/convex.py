@@ -1,0 +1,119 @@
+"""Training-free discrete registration: coupled convex search, then Adam.
+
+ConvexAdam (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
+2021"; Heinrich et al., WBIR 2014): MIND-SSC features, a smoothed cost volume on a coarse grid of control points,
+coupled convex optimisation forwards and backwards, inverse consistency, then Adam on the warp. Beyond the original,
+the refinement goes on with local NCC, at half and then at full resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2rfast import affine_warp, correlation, coupled_convex, inverse_consistency, mind_ssc
+from l2rfast.errors import InputError
+
+from ..stages import Stages
+from .options import DiscreteOptions
+from .refine import lncc_distance, mind_distance, refine
+
+
+def _pool(image: Tensor, size: int) -> Tensor:
+    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size)
+
+
+def resample_field(field: Tensor, size: Sequence[int], source: int, target: int) -> Tensor:
+    """A field given at one level, at the voxels of another, in voxels of that one.
+
+    Voxel i of level s is the block of s voxels from s * i on, its centre at s * i + (s - 1) / 2.
+
+    Args:
+        field: (1, ndim, *spatial) in voxels of level ``source``.
+        size: spatial size at level ``target``.
+        source, target: voxels of the image per voxel of the level.
+    """
+    ndim, ratio = field.shape[1], target / source
+    matrix = torch.zeros(1, ndim, ndim + 1)
+    matrix[0, :, :ndim] = torch.eye(ndim) * ratio
+    matrix[0, :, ndim] = ((target - 1) / 2 - (source - 1) / 2) / source
+    return affine_warp(field, matrix.to(field.device), size) / ratio
+
+
+def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, stages: Stages) -> Tensor:
+    """Displacement field from a fixed to a moving image on the same grid.
+
+    Args:
+        fixed, moving: (1, 1, *spatial) float32, of zero mean and unit variance.
+        options: see `DiscreteOptions`.
+        stages: times the stages and reports their progress.
+
+    Returns:
+        (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x.
+
+    Raises:
+        InputError: an image too small for the grid of control points.
+    """
+    o, size = options, fixed.shape[2:]
+    if min(size) < 2 * o.grid_spacing:
+        raise InputError(
+            f"fixed: expected at least {2 * o.grid_spacing} voxels along each axis (two control points, grid_spacing "
+            f"{o.grid_spacing}), got {tuple(size)}"
+        )
+    with stages.stage("features"):
+        # Blocks of the half-resolution features make those of the coarse grid where the sizes allow it.
+        half = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=2) for x in (fixed, moving)]
+        if o.grid_spacing % 2 == 0:
+            coarse = [_pool(x, o.grid_spacing // 2) for x in half]
+        else:
+            coarse = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=o.grid_spacing) for x in (fixed, moving)]
+
+    with stages.stage("discrete search"):
+        field = coupled_convex(correlation(coarse[0], coarse[1], o.search_radius, smoothing=2))
+        if o.inverse_consistency:
+            stages.advance(0.5)
+            backward = coupled_convex(correlation(coarse[1], coarse[0], o.search_radius, smoothing=2))
+            field, _ = inverse_consistency(field, backward)
+    level = o.grid_spacing
+
+    smoothness = {"mind": 1.25, "lncc": 0.6}
+    if o.smoothness is not None:
+        smoothness[o.metric] = o.smoothness
+    mind_iterations = o.mind_iterations + (o.half_iterations if o.metric == "mind" else 0)
+    if mind_iterations:
+        with stages.stage("refinement (MIND, half resolution)"):
+            start = resample_field(field, half[0].shape[2:], level, 2)
+            distance = mind_distance(*half)
+            del half
+            field, level = (
+                refine(
+                    distance,
+                    start,
+                    iterations=mind_iterations,
+                    smoothness=smoothness["mind"],
+                    rate=o.rate,
+                    advance=stages.advance,
+                ),
+                2,
+            )
+            del distance
+    if o.metric == "lncc":
+        for target, iterations in ((2, o.half_iterations), (1, o.full_iterations)):
+            if not iterations:
+                continue
+            with stages.stage(f"refinement (LNCC, {'half' if target == 2 else 'full'} resolution)"):
+                f, m = (_pool(x, target) if target > 1 else x for x in (fixed, moving))
+                field = refine(
+                    lncc_distance(f, m, o.window),
+                    resample_field(field, f.shape[2:], level, target),
+                    iterations=iterations,
+                    smoothness=smoothness["lncc"],
+                    rate=o.rate,
+                    advance=stages.advance,
+                )
+                level = target
+    with stages.stage("displacement field"):
+        return resample_field(field, size, level, 1)

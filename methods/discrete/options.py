@@ -1,0 +1,92 @@
+"""What can be chosen of the training-free discrete registration, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from l2rfast.errors import InputError
+
+
+@dataclass(frozen=True)
+class DiscreteOptions:
+    """Parameters of `register_discrete`; the defaults are the preset ``default``.
+
+    Attributes:
+        mind_radius, mind_dilation: of the MIND-SSC descriptor, in voxels.
+        grid_spacing: voxels between the control points of the discrete search.
+        search_radius: reach of the discrete search to each side, in control-point spacings.
+        inverse_consistency: search backwards too, and make the two fields each other's inverse.
+        metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
+        window: side of the LNCC window, in voxels of the level; odd.
+        smoothness: weight of the diffusion of the field; None is the metric's own (0.6, MIND 1.25).
+        mind_iterations: Adam steps on MIND at half resolution.
+        half_iterations: Adam steps of the metric at half resolution, after those.
+        full_iterations: Adam steps on LNCC at full resolution, last; only for the metric ``"lncc"``.
+        rate: step size of Adam, in voxels of the level.
+    """
+
+    mind_radius: int = 1
+    mind_dilation: int = 2
+    grid_spacing: int = 6
+    search_radius: int = 4
+    inverse_consistency: bool = True
+    metric: str = "lncc"
+    window: int = 9
+    smoothness: float | None = None
+    mind_iterations: int = 10
+    half_iterations: int = 40
+    full_iterations: int = 0
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+        if self.metric not in ("lncc", "mind"):
+            raise InputError(f"metric: expected lncc or mind, got {self.metric!r}")
+        if self.window % 2 == 0:
+            raise InputError(f"window: expected an odd number, got {self.window}")
+        if self.smoothness is not None and not self.smoothness >= 0:
+            raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness}")
+        if not self.rate > 0:
+            raise InputError(f"rate: expected a positive number, got {self.rate}")
+        if self.metric == "mind" and self.full_iterations:
+            raise InputError("full_iterations: expected 0 with the metric mind, which is refined at half resolution")
+
+
+_LEAST = {
+    "mind_radius": 0,
+    "mind_dilation": 1,
+    "grid_spacing": 2,
+    "search_radius": 1,
+    "window": 3,
+    "mind_iterations": 0,
+    "half_iterations": 0,
+    "full_iterations": 0,
+}
+
+PRESETS = {
+    "fast": DiscreteOptions(mind_iterations=4, half_iterations=12, rate=1.0),
+    "default": DiscreteOptions(),
+    "accurate": DiscreteOptions(half_iterations=60, full_iterations=30),
+}
+
+
+def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
+    """The options of a preset (``fast``, ``default``, ``accurate``) with some of them changed.
+
+    Raises:
+        InputError: an unknown preset or option, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    unknown = sorted(set(changes) - set(DiscreteOptions.__dataclass_fields__))
+    if unknown:
+        raise InputError(
+            f"{unknown[0]}: no such option; expected one of {', '.join(DiscreteOptions.__dataclass_fields__)}"
+        )
+    if changes.get("metric") == "mind":
+        changes.setdefault("full_iterations", 0)
+    return replace(PRESETS[preset], **changes)

@@ -1,0 +1,95 @@
+"""Refinement of a displacement field by Adam on the control points of a B-spline.
+
+The field is the cubic B-spline of its control points, one at every voxel of the level: three box averages of width
+3 (as in ConvexAdam, Siebert et al. 2021). Whatever touches the field gives the same bits for any number of threads.
+PyTorch's sums over a whole tensor do not, nor do its fused ``add(alpha=)`` and ``addcmul``, whose rounding depends
+on where a thread's share ends; separate products, sums, quotients and roots are exact and do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from l2rfast import box_average
+from l2rfast.losses import local_ncc_gradient, warp_ssd
+
+# The gradient of a distance to a displacement field (1, ndim, *spatial) in voxels of its level.
+Gradient = Callable[[Tensor], Tensor]
+
+
+def _spline(field: Tensor) -> Tensor:
+    """Field of control points; its own adjoint."""
+    return box_average(field, 1, passes=3, padding="zeros")
+
+
+def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float) -> None:
+    """Add the gradient of weight * sum over axes of the mean squared difference of neighbours."""
+    for axis in range(2, field.ndim):
+        n = field.shape[axis] - 1
+        if n == 0:
+            continue
+        difference = field.diff(dim=axis)
+        difference.mul_(2 * weight / difference.numel())
+        gradient.narrow(axis, 1, n).add_(difference)
+        gradient.narrow(axis, 0, n).sub_(difference)
+
+
+def refine(
+    distance: Gradient,
+    field: Tensor,
+    *,
+    iterations: int,
+    smoothness: float,
+    rate: float,
+    advance: Callable[[float], None],
+) -> Tensor:
+    """Minimise distance(field) + smoothness * diffusion(field) from a start.
+
+    Args:
+        distance: gives the gradient of the distance at a field.
+        field: (1, ndim, *spatial), the first control points, in voxels of the level.
+        iterations: Adam steps (Kingma & Ba 2015; betas 0.9 and 0.999).
+        smoothness: weight of the mean squared spatial gradient of the field.
+        rate: step size in voxels of the level.
+        advance: called with the fraction of the iterations that is done.
+
+    Returns:
+        The refined field, in voxels of the level.
+    """
+    points = field.clone()
+    mean, square = torch.zeros_like(points), torch.zeros_like(points)
+    for step in range(1, iterations + 1):
+        field = _spline(points)
+        gradient = distance(field)
+        _add_diffusion_(gradient, field, smoothness)
+        gradient = _spline(gradient)
+        mean.mul_(0.9).add_(gradient * 0.1)
+        square.mul_(0.999).add_(gradient.square_().mul_(0.001))
+        size = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
+        points.sub_((mean * (rate / (1 - 0.9**step))).div_(size))
+        advance(step / iterations)
+    return _spline(points)
+
+
+def mind_distance(fixed: Tensor, moving: Tensor) -> Gradient:
+    """Squared differences of MIND features (1, 12, *spatial), summed over the channels."""
+    layout = torch.channels_last_3d if fixed.ndim == 5 else torch.channels_last
+
+    def packed(features: Tensor) -> Tensor:  # as warp_ssd is fastest
+        filled = features.new_zeros(1, -(-features.shape[1] // 16) * 16, *features.shape[2:])
+        filled = filled.contiguous(memory_format=layout)
+        filled[:, : features.shape[1]] = features
+        return filled
+
+    fixed, moving = packed(fixed), packed(moving)
+    return lambda field: warp_ssd(fixed, moving, field)[1]
+
+
+def lncc_distance(fixed: Tensor, moving: Tensor, window: int) -> Gradient:
+    """Minus the local NCC of images (1, 1, *spatial) of unit variance."""
+    # A window counts as flat where its standard deviations are below some 6 % of the image's.
+    eps = 1e-5 * float(window ** (fixed.ndim - 2)) ** 2
+    return lambda field: local_ncc_gradient(fixed, moving, field, window=window, eps=eps).neg_()

@@ -1,0 +1,42 @@
+"""The stages of a registration: how long each took, and how far the present one has come."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, float], None]
+
+
+class Stages:
+    """Times named stages and reports progress within them.
+
+    Args:
+        progress: called with the stage's name and the fraction of it that is done, from 0 to 1.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress or (lambda name, fraction: None)
+        self._current = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start, self._current = time.perf_counter(), name
+        self._progress(name, 0.0)
+        yield
+        _return_free_memory()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._progress(name, 1.0)
+
+    def advance(self, fraction: float) -> None:
+        self._progress(self._current, fraction)
+
+
+def _return_free_memory() -> None:
+    """Give what earlier stages freed back to the system: glibc keeps it otherwise, and peaks add up."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,125 @@
+"""The command line apart from ``register``: what it prints, and how it fails."""
+
+import errno
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import l2rfast
+from l2rfast import BackendError, InputError, cli, data
+from l2rfast._dispatch import OPERATORS
+
+NAME = "voxelmorph/data/test_scan.npz"
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> tuple[int, str, str]:
+    def fail(name: str) -> Path:
+        raise error
+
+    monkeypatch.setattr(data, "path", fail)
+    return run("data", "path", NAME)
+
+
+def script(body: str) -> subprocess.Popen[str]:
+    """The command ``l2rfast data list`` in a process of its own, after some lines of Python."""
+    lines = ["import os, signal, sys", "from l2rfast import cli, data", textwrap.dedent(body)]
+    lines += ["sys.argv[1:] = ['data', 'list']", "cli.main()"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_info_lists_every_operation_and_what_runs() -> None:
+    info = l2rfast.info()
+    assert set(info.backends) == set(info.chosen["cpu"]) == set(OPERATORS)
+    assert all(info.chosen["cpu"][name] == backends[0] for name, backends in info.backends.items())
+    assert info.versions["torch"] == torch.__version__
+    assert info.threads == torch.get_num_threads()
+    with l2rfast.backend("reference"):
+        assert set(l2rfast.info().chosen["cpu"].values()) == {"reference"}
+    code, out, err = run("info")
+    assert (code, err) == (0, "")
+    for text in (out, str(info)):
+        row = next(line for line in text.splitlines() if line.startswith("│ warp "))
+        assert [cell.strip() for cell in row.split("│")[2:4]] == [
+            ", ".join(info.backends["warp"]),
+            info.chosen["cpu"]["warp"],
+        ]
+
+
+def test_data_lists_and_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(data.ENVIRONMENT, str(tmp_path))
+    file = tmp_path / NAME
+    file.parent.mkdir(parents=True)
+    file.write_text("not the scan")
+    code, out, _ = run("data", "list")
+    assert code == 0
+    assert len(out.splitlines()) == len(data.names())
+    assert f"  3.62 MB  {NAME}  {file}" in out.splitlines()
+    for command in ("path", "fetch"):
+        code, out, err = run("data", command, NAME)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"l2rfast: error: {file}: expected sha256")
+    monkeypatch.setattr(data, "_intact", lambda *_: True)
+    for command in ("path", "fetch"):
+        assert run("data", command, NAME) == (0, f"{file}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InputError("fixed: expected a 3-D image"), "error: fixed: expected a 3-D image"),
+        (BackendError("backend: not here"), "error: backend: not here"),
+        (KeyboardInterrupt(), "interrupted, nothing was written"),
+        (MemoryError(), "error: not enough memory for images of this size"),
+        (OSError(errno.ENOSPC, "full", "/a/b"), "error: no space left on the device of /a/b"),
+    ],
+)
+def test_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch, error: BaseException, sentence: str) -> None:
+    assert fail_with(monkeypatch, error) == (2, "", f"l2rfast: {sentence}\n")
+
+
+def test_pytorchs_out_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    sentence = "l2rfast: error: not enough memory for images of this size\n"
+    assert fail_with(monkeypatch, caught.value) == (2, "", sentence)
+
+
+def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(data, "names", fail)
+    assert isinstance(CliRunner().invoke(cli.app, ["data", "list"]).exception, RuntimeError)
+
+
+def test_usage_errors_exit_with_2() -> None:
+    for arguments in (["nonsense"], ["data", "path"], ["data", "list", "--nonsense"], ["register"]):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "Usage" in err
+
+
+def test_sigterm_is_an_interrupt() -> None:
+    process = script("data.names = lambda: (os.kill(os.getpid(), signal.SIGTERM), signal.pause())")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, "l2rfast: interrupted, nothing was written\n")
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    process = script("many = 1000 * data.names(); data.names = lambda: many")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert err == ""
