@@ -90,11 +90,11 @@ def synthetic_pair(size: int = 96) -> Pair:
     intensity = torch.tensor([0.0, 0.9, 0.5, 0.2, 0.25, 0.7])[labels.long()]
 
     def scan(image: torch.Tensor) -> torch.Tensor:
-        return image + 0.02 * torch.randn(image.shape, generator=random)
+        return image + 0.01 * torch.randn(image.shape, generator=random)
 
     field = torch.randn(1, 3, size, size, size, generator=random)
-    field = box_average(field, size // 12, passes=3)
-    field *= size / 20 / field.abs().amax()
+    field = box_average(field, size // 8, passes=3)
+    field *= size / 6 / field.abs().amax()
     moving = warp(box_average(intensity[None, None], 1), field)[0, 0]
     return {
         "fixed": scan(box_average(intensity[None, None], 1)[0, 0]),

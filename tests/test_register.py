@@ -1,0 +1,287 @@
+"""The main job: two images in, a displacement field and its files out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+import l2rfast
+from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.errors import InputError
+from l2rfast.io import read_displacement, read_image
+from l2rfast.methods.discrete.options import PRESETS
+from l2rfast.metrics import dice, folding_fraction
+
+SMALL = {"mind_iterations": 5, "half_iterations": 15}
+
+
+def mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(np.mean(list(dice(a, b, [label for label in STRUCTURES if (a == label).any()]).values())))
+
+
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+
+
+def save(path: Path, data: torch.Tensor | np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(np.asarray(data), np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair() -> dict[str, torch.Tensor]:
+    return synthetic_pair(64)
+
+
+@pytest.fixture
+def brains(real_data: Path) -> dict[str, torch.Tensor]:
+    return real_pair()
+
+
+@pytest.mark.parametrize(
+    ("preset", "least", "folds"), [("fast", 0.69, 0.01), ("default", 0.72, 0.003), ("accurate", 0.74, 0.01)]
+)
+def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float, folds: float) -> None:
+    result = l2rfast.register(brains["fixed"], brains["moving"], preset=preset)
+    labels = result.warp(brains["moving_labels"], mode="nearest")
+    assert mean_dice(brains["fixed_labels"], labels) >= least
+    assert folding_fraction(result.displacement).item() < folds
+
+
+def test_same_bits_for_one_and_two_threads(brains: dict[str, torch.Tensor]) -> None:
+    # Odd sizes, so that the shares of the threads end inside vectors.
+    fixed, moving = (brains[k][:101, :113, :125].contiguous() for k in ("fixed", "moving"))
+    options = {**SMALL, "full_iterations": 2}
+    one, two = (l2rfast.register(fixed, moving, threads=n, **options) for n in (1, 2))
+    assert torch.equal(one.displacement, two.displacement)
+    assert torch.equal(one.warp(moving), two.warp(moving))
+
+
+def test_recovers_a_known_deformation(pair: dict[str, torch.Tensor]) -> None:
+    result = l2rfast.register(pair["fixed"], pair["moving"])
+    before = mean_dice_all(pair["fixed_labels"], pair["moving_labels"])
+    after = mean_dice_all(pair["fixed_labels"], result.warp(pair["moving_labels"], mode="nearest"))
+    assert before < 0.89 < 0.93 < after
+
+
+def mean_dice_all(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(np.mean(list(dice(a, b).values())))
+
+
+@pytest.mark.parametrize("metric", ["lncc", "mind"])
+def test_other_contrast(pair: dict[str, torch.Tensor], metric: str) -> None:
+    inverted = 1000 - 400 * pair["moving"]
+    result = l2rfast.register(pair["fixed"], inverted, metric=metric)
+    assert mean_dice_all(pair["fixed_labels"], result.warp(pair["moving_labels"], mode="nearest")) > 0.92
+
+
+def oblique(spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+    """An affine with rotated, permuted and flipped axes."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = q * spacing
+    affine[:3, 3] = (-10, 20, 5)
+    return affine
+
+
+def test_simpleitk_applies_the_displacement_field(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Oblique grids of different spacing and shape: ITK must get our warped image from the original files."""
+    a, b = oblique((1.0, 1.3, 0.8), 1), np.eye(4)
+    angle = np.radians(4)
+    tilt = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    b[:3, :3] = tilt @ a[:3, :3] * (1.05, 0.95, 1.05)
+    centre = np.array([32, 32, 32])
+    b[:3, 3] = a[:3, :3] @ centre + a[:3, 3] - b[:3, :3] @ centre
+    fixed = save(tmp_path / "fixed.nii.gz", pair["fixed"][:, 2:, 1:], a)
+    moving = save(tmp_path / "moving.nii", pair["moving"], b)
+    done = command("register", fixed, moving, "--out", tmp_path / "out", "--grid-spacing", 4, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+
+    field = sitk.Cast(sitk.ReadImage(str(tmp_path / "out/displacement.nii.gz")), sitk.sitkVectorFloat64)
+    grid, transform = sitk.ReadImage(str(fixed)), sitk.DisplacementFieldTransform(field)
+
+    def resampled(image: sitk.Image) -> torch.Tensor:
+        theirs = sitk.Resample(image, grid, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+        return torch.from_numpy(sitk.GetArrayFromImage(theirs)).permute(2, 1, 0)
+
+    image = sitk.ReadImage(str(moving))
+    # ITK cuts at the border of the moving image where we fade to zero over one voxel: compare inside of it.
+    shell = np.zeros(image.GetSize()[::-1], np.float32)
+    shell[1:-1, 1:-1, 1:-1] = 1
+    whole = sitk.GetImageFromArray(shell)
+    whole.CopyInformation(image)
+    inside = resampled(whole) > 0.999
+    ours = read_image(tmp_path / "out/warped.nii.gz")
+    assert np.allclose(ours.affine, a, atol=1e-5)
+    assert inside.float().mean() > 0.6
+    assert (ours.data - resampled(image)).abs()[inside].max() < 1e-4
+    assert float((ours.data - read_image(fixed).data).square().mean()) < 0.02
+
+
+def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    files = {name: save(tmp_path / f"{name}.nii.gz", values) for name, values in pair.items()}
+    out = tmp_path / "deep/out"
+    arguments = ["--fixed-labels", files["fixed_labels"], "--moving-labels", files["moving_labels"]]
+    done = command("register", files["fixed"], files["moving"], "--out", out, *arguments, "--half-iterations", 20)
+    assert done.returncode == 0, done.stderr
+    for stage in ("features", "discrete search", "writing"):
+        assert stage in done.stderr
+    assert {p.name for p in out.iterdir()} == {
+        "warped.nii.gz",
+        "warped_labels.nii.gz",
+        "displacement.nii.gz",
+        "overview.png",
+        "report.json",
+        "report.md",
+    }
+    report = json.loads((out / "report.json").read_text())
+    assert report["options"]["half_iterations"] == 20
+    assert report["similarity"]["correlation"][1] > report["similarity"]["correlation"][0]
+    assert report["dice"]["mean"][1] > report["dice"]["mean"][0]
+    assert {"reading", "features", "writing", "total"} <= set(report["seconds"])
+    assert report["peak_memory_mb"] > 50
+    displacement, affine = read_displacement(out / "displacement.nii.gz")
+    assert np.array_equal(affine, np.eye(4))
+    again = l2rfast.register(str(files["fixed"]), nib.load(files["moving"]), half_iterations=20)
+    assert torch.equal(again.displacement, displacement)
+    labels = torch.from_numpy(np.asarray(nib.load(out / "warped_labels.nii.gz").dataobj))
+    assert torch.equal(labels, again.warp(pair["moving_labels"], mode="nearest"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_any_dtype(pair: dict[str, torch.Tensor], dtype: type) -> None:
+    def image(name: str) -> nib.Nifti1Image:
+        return nib.Nifti1Image((pair[name].clamp(0, 1).numpy() * 200).astype(dtype), np.eye(4))
+
+    result = l2rfast.register(image("fixed"), image("moving"), **SMALL)
+    assert torch.isfinite(result.displacement).all()
+    assert float((result.warp(pair["moving"]) - pair["fixed"]).square().mean()) < float(
+        (pair["moving"] - pair["fixed"]).square().mean()
+    )
+
+
+def test_every_preset_is_valid_and_an_option_can_be_changed() -> None:
+    from l2rfast.methods.discrete.options import choose
+
+    for preset, axis in itertools.product(PRESETS, (3, 5)):
+        assert choose(preset, window=axis).window == axis
+    assert choose("accurate", metric="mind").full_iterations == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"preset": "best"}, "preset: expected one of fast, default, accurate"),
+        ({"method": "magic"}, "method"),
+        ({"window": 4}, "window: expected an odd number"),
+        ({"grid_spacing": 1}, "grid_spacing"),
+        ({"half_iterations": -1}, "half_iterations"),
+        ({"metric": "mse"}, "metric"),
+        ({"smoothness": float("nan")}, "smoothness"),
+        ({"rate": 0.0}, "rate"),
+        ({"speed": 9}, "speed: no such option"),
+        ({"threads": 0}, "threads"),
+        ({"device": "warp-drive"}, "device"),
+        ({"grid_spacing": 40}, "at least 80 voxels"),
+    ],
+)
+def test_bad_options(pair: dict[str, torch.Tensor], options: dict[str, object], fragment: str) -> None:
+    with pytest.raises(InputError, match=fragment):
+        l2rfast.register(pair["fixed"], pair["moving"], **options)
+
+
+def test_images_that_do_not_overlap(pair: dict[str, torch.Tensor]) -> None:
+    away = np.eye(4)
+    away[:3, 3] = 1e4
+    with pytest.raises(InputError, match="overlap"):
+        l2rfast.register(pair["fixed"], nib.Nifti1Image(pair["moving"].numpy(), away))
+
+
+def bad_files(folder: Path, good: np.ndarray) -> dict[str, Path]:
+    truncated = folder / "truncated.nii.gz"
+    truncated.write_bytes(save(folder / "whole.nii.gz", good).read_bytes()[:5000])
+    text = folder / "text.nii.gz"
+    text.write_text("not an image\n")
+    flat = np.diag([1.0, 1.0, 0.0, 1.0])
+    holed = good.copy()
+    holed[3, 3, 3] = np.nan
+    header = nib.Nifti1Image(good, np.eye(4))
+    header.header["sform_code"], header.header["qform_code"] = 2, 0
+    header.header["srow_z"] = flat[2]
+    header.header["pixdim"][3] = 1
+    singular = folder / "singular.nii"
+    singular.write_bytes(header.header.binaryblock + b"\0" * 4 + good.tobytes("F"))
+    return {
+        "missing": folder / "missing.nii.gz",
+        "truncated": truncated,
+        "text": text,
+        "4-D": save(folder / "4d.nii.gz", np.stack([good, good], -1)),
+        "NaN": save(folder / "nan.nii.gz", holed),
+        "constant": save(folder / "constant.nii.gz", np.ones_like(good)),
+        "rank 2": singular,
+    }
+
+
+def test_bad_input_is_one_sentence(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    good = pair["fixed"].numpy()
+    fixed = save(tmp_path / "fixed.nii.gz", good)
+    for kind, path in bad_files(tmp_path, good).items():
+        done = command("register", fixed, path, "--out", tmp_path / "out", "--quiet")
+        assert done.returncode == 2, kind
+        assert done.stderr.startswith("l2rfast: error: "), kind
+        assert done.stderr.count("\n") == 1, (kind, done.stderr)
+        assert path.name in done.stderr, kind
+        assert not (tmp_path / "out").exists(), kind
+
+
+def test_bad_labels_and_output(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    files = {name: save(tmp_path / f"{name}.nii.gz", values) for name, values in pair.items()}
+    small = save(tmp_path / "small.nii.gz", pair["fixed_labels"][:-1])
+    images = ["register", files["fixed"], files["moving"], "--quiet", "--out"]
+    cases = {
+        "--fixed-labels": [tmp_path / "out", "--fixed-labels", small, "--moving-labels", files["moving_labels"]],
+        "--moving-labels": [tmp_path / "out", "--fixed-labels", files["fixed_labels"]],
+        "--out": [files["fixed"] / "below-a-file"],
+    }
+    for fragment, arguments in cases.items():
+        done = command(*images, *arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert fragment in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Path, kind: signal.Signals) -> None:
+    files = {name: save(tmp_path / f"{name}.nii.gz", pair[name]) for name in ("fixed", "moving")}
+    (tmp_path / "results").mkdir()
+    arguments = ["register", files["fixed"], files["moving"], "--out", tmp_path / "results/out"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments), "--half-iterations=99999"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "results").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)  # well inside the optimisation
+    process.send_signal(kind)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message.splitlines()[-1] == "l2rfast: interrupted, nothing was written"
+    assert "Traceback" not in message
+    assert list((tmp_path / "results").iterdir()) == []
