@@ -23,6 +23,7 @@ FLAGS = [
     "-std=c++20",
     "-O3",
     "-fvisibility=hidden",
+    "-Wno-psabi",  # vectors wider than the registers are never passed between functions that are not inlined
     # Vector code may not be hindered by traps or errno; NaN, infinity and rounding stay IEEE.
     "-fno-math-errno",
     "-fno-trapping-math",

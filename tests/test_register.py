@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from l2rfast.methods.discrete.options import PRESETS
 
 import l2rfast
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputError
 from l2rfast.io import read_displacement, read_image
-from l2rfast.methods.discrete.options import PRESETS
 from l2rfast.metrics import dice, folding_fraction
 
-SMALL = {"mind_iterations": 5, "half_iterations": 15}
+SMALL = {"mind_iterations": 5, "iterations": 15}
 
 
 def mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -135,7 +135,7 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
     files = {name: save(tmp_path / f"{name}.nii.gz", values) for name, values in pair.items()}
     out = tmp_path / "deep/out"
     arguments = ["--fixed-labels", files["fixed_labels"], "--moving-labels", files["moving_labels"]]
-    done = command("register", files["fixed"], files["moving"], "--out", out, *arguments, "--half-iterations", 20)
+    done = command("register", files["fixed"], files["moving"], "--out", out, *arguments, "--iterations", 20)
     assert done.returncode == 0, done.stderr
     for stage in ("features", "discrete search", "writing"):
         assert stage in done.stderr
@@ -148,14 +148,14 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
         "report.md",
     }
     report = json.loads((out / "report.json").read_text())
-    assert report["options"]["half_iterations"] == 20
+    assert report["options"]["iterations"] == 20
     assert report["similarity"]["correlation"][1] > report["similarity"]["correlation"][0]
     assert report["dice"]["mean"][1] > report["dice"]["mean"][0]
     assert {"reading", "features", "writing", "total"} <= set(report["seconds"])
     assert report["peak_memory_mb"] > 50
     displacement, affine = read_displacement(out / "displacement.nii.gz")
     assert np.array_equal(affine, np.eye(4))
-    again = l2rfast.register(str(files["fixed"]), nib.load(files["moving"]), half_iterations=20)
+    again = l2rfast.register(str(files["fixed"]), nib.load(files["moving"]), iterations=20)
     assert torch.equal(again.displacement, displacement)
     labels = torch.from_numpy(np.asarray(nib.load(out / "warped_labels.nii.gz").dataobj))
     assert torch.equal(labels, again.warp(pair["moving_labels"], mode="nearest"))
@@ -188,10 +188,11 @@ def test_every_preset_is_valid_and_an_option_can_be_changed() -> None:
         ({"method": "magic"}, "method"),
         ({"window": 4}, "window: expected an odd number"),
         ({"grid_spacing": 1}, "grid_spacing"),
-        ({"half_iterations": -1}, "half_iterations"),
+        ({"iterations": -1}, "iterations"),
         ({"metric": "mse"}, "metric"),
         ({"smoothness": float("nan")}, "smoothness"),
         ({"rate": 0.0}, "rate"),
+        ({"smoothing": 4}, "smoothing: expected an odd number or 0"),
         ({"speed": 9}, "speed: no such option"),
         ({"threads": 0}, "threads"),
         ({"device": "warp-drive"}, "device"),
@@ -269,7 +270,7 @@ def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Pa
     (tmp_path / "results").mkdir()
     arguments = ["register", files["fixed"], files["moving"], "--out", tmp_path / "results/out"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments), "--half-iterations=99999"],
+        [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments), "--iterations=99999"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

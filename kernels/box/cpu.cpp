@@ -46,11 +46,12 @@ struct Adjoint {
 };
 
 template <class T, class Filter>
-void filter(T* image, int64_t volumes, Grid grid, const Filter& along) {
+void filter(const T* image, T* result, int64_t volumes, Grid grid, const Filter& along) {
   parallel_runs(volumes * grid.d, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch;
     for (int64_t item = begin; item < end; ++item) {
-      T* plane = image + item * grid.h * grid.w;
+      T* plane = result + item * grid.h * grid.w;
+      std::copy_n(image + item * grid.h * grid.w, grid.h * grid.w, plane);
       for (int64_t y = 0; y < grid.h; ++y) along(plane + y * grid.w, grid.w, 1, scratch);
       along(plane, grid.h, grid.w, scratch);
     }
@@ -59,7 +60,7 @@ void filter(T* image, int64_t volumes, Grid grid, const Filter& along) {
   parallel_runs(volumes * grid.h, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch, slice(grid.d * grid.w);
     for (int64_t item = begin; item < end; ++item) {
-      T* first = image + (item / grid.h * grid.rows() + item % grid.h) * grid.w;
+      T* first = result + (item / grid.h * grid.rows() + item % grid.h) * grid.w;
       const int64_t plane = grid.h * grid.w;
       for (int64_t z = 0; z < grid.d; ++z) std::copy_n(first + z * plane, grid.w, slice.data() + z * grid.w);
       along(slice.data(), grid.d, grid.w, scratch);
@@ -74,8 +75,7 @@ Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string pad
   const Filter along{radius, passes, padding == "zeros" ? Outside::zero : Outside::border};
   for_real(image.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    std::copy_n(read<T>(image), image.numel(), write<T>(result));
-    filter(write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2), along);
+    filter(read<T>(image), write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2), along);
   });
   return result;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/rows.h"
 #include "common/tensor.h"
 
 namespace l2rfast {
@@ -34,8 +35,7 @@ void average(T* __restrict block, int64_t length, int64_t inner, int64_t radius,
     T* __restrict to = block + start;
     const T* from = padded + start;
     for (int64_t i = 0; i < n; ++i) to[i] = from[i] + from[i + 2 * pad];
-    for (int64_t k = 1; k < 2 * radius; ++k)
-      for (int64_t i = 0; i < n; ++i) to[i] += from[i + k * inner];
+    for (int64_t k = 1; k < 2 * radius; ++k) add(to, from + k * inner, n);
     for (int64_t i = 0; i < n; ++i) to[i] *= scale;
   }
 }

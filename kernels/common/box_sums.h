@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/box.h"
+#include "common/rows.h"
 
 namespace l2rfast {
 
@@ -35,9 +36,7 @@ class BoxSums {
       std::fill(sums_.begin(), sums_.end(), T(0));
       for (int64_t k = y - radius_; k <= y + radius_; ++k) {
         if (skipped(k, grid_.h)) continue;
-        const T* row = ring(std::clamp<int64_t>(k, 0, grid_.h - 1));
-        T* __restrict sum = sums_.data();
-        for (int64_t i = 0; i < count_ * grid_.w; ++i) sum[i] += row[i];
+        l2rfast::add(sums_.data(), ring(std::clamp<int64_t>(k, 0, grid_.h - 1)), count_ * grid_.w);
       }
       use(y, sums_.data());
     }
@@ -61,10 +60,9 @@ class BoxSums {
         std::fill_n(line - r, r, line[0]);
         std::fill_n(line + w, r, line[w - 1]);
       }
-      T* __restrict out = ring(y) + c * w;
+      T* out = ring(y) + c * w;
       std::copy_n(line - r, w, out);
-      for (int64_t k = 1 - r; k <= r; ++k)
-        for (int64_t x = 0; x < w; ++x) out[x] += line[x + k];
+      for (int64_t k = 1 - r; k <= r; ++k) l2rfast::add(out, line + k, w);
     }
   }
 

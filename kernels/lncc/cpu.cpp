@@ -17,13 +17,9 @@ double mean(const T* v, int64_t n) {
   std::vector<double> partial((n + run - 1) / run);
   parallel_each(int64_t(partial.size()), [&](int64_t i) {
     const int64_t end = std::min(n, (i + 1) * run);
-    double sum = 0;
-    for (int64_t k = i * run; k < end; ++k) sum += v[k];
-    partial[i] = sum;
+    partial[i] = sum(v + i * run, end - i * run);
   });
-  double sum = 0;
-  for (const double p : partial) sum += p;
-  return sum / double(n);
+  return sum(partial.data(), int64_t(partial.size())) / double(n);
 }
 
 // One pair of volumes.
@@ -76,35 +72,42 @@ struct Pair {
     };
     std::vector<T> along_x(grid.w);
     for (int64_t x = 0; x < grid.w; ++x) along_x[x] = inside(x, grid.w);
-    const int64_t volume = grid.numel();
     each_row(5, add, [&](int64_t z, int64_t y, const T* sums) {
-      const int64_t w = grid.w, first = (z * grid.h + y) * w;
-      const T share = 1 / window(), plane = (grid.deep ? inside(z, grid.d) : T(1)) * inside(y, grid.h);
-      const T a0 = shift_a, b0 = shift_b, tiny = eps;
-      double total = 0;
-      for (int64_t x = 0; x < w; ++x) {
-        const T sa = sums[x], sb = sums[w + x], saa = sums[2 * w + x], sbb = sums[3 * w + x], sab = sums[4 * w + x];
-        const T count = plane * along_x[x], missing = 1 - count * share;
-        const T cross = sab - sa * sb * share + missing * (b0 * sa + a0 * sb + count * a0 * b0);
-        const T var_a = std::max(saa - sa * sa * share + missing * a0 * (2 * sa + count * a0), T(0));
-        const T var_b = std::max(sbb - sb * sb * share + missing * b0 * (2 * sb + count * b0), T(0));
-        const T inverse = 1 / (var_a * var_b + tiny);
-        const T value = cross * cross * inverse;
-        total += value;
-        if (out) {
-          const T p = 2 * cross * inverse, q = 2 * value * inverse;
-          const T mean_a = sa * share - missing * a0, mean_b = sb * share - missing * b0;
-          T* to = out + first + x;
-          *to = p;
-          if (to_a) *(to += volume) = q * var_b, *(to += volume) = q * var_b * mean_a - p * mean_b;
-          if (to_b) *(to += volume) = q * var_a, *(to += volume) = q * var_a * mean_b - p * mean_a;
-        }
-      }
-      partial[z * grid.h + y] = total;
+      const int64_t row = z * grid.h + y, w = grid.w, volume = grid.numel();
+      std::vector<T> made(6 * w);
+      const T plane = (grid.deep ? inside(z, grid.d) : T(1)) * inside(y, grid.h);
+      window_row(sums, along_x.data(), plane, made.data());
+      partial[row] = sum(made.data(), w);
+      if (!out) return;
+      T* to = out + row * w;
+      std::copy_n(made.data() + w, w, to);
+      for (int k = 2; k < 6; ++k)
+        if (k < 4 ? to_a : to_b) std::copy_n(made.data() + k * w, w, to += volume);
     });
-    double total = 0;
-    for (const double p : partial) total += p;
-    return total;
+    return sum(partial.data(), grid.rows());
+  }
+
+  // From the five sums of a row of windows: the values, P, then Q and R of the gradient to a, and of that to b.
+  // count[x] * plane is the number of voxels of a window that lie inside.
+  void window_row(const T* __restrict sums, const T* __restrict count, T plane, T* __restrict made) const {
+    const int64_t w = grid.w;
+    const T share = 1 / window(), a0 = shift_a, b0 = shift_b, tiny = eps;
+    for (int64_t x = 0; x < w; ++x) {
+      const T sa = sums[x], sb = sums[w + x], saa = sums[2 * w + x], sbb = sums[3 * w + x], sab = sums[4 * w + x];
+      const T n = plane * count[x], missing = 1 - n * share;
+      const T cross = sab - sa * sb * share + missing * (b0 * sa + a0 * sb + n * a0 * b0);
+      const T var_a = std::max(saa - sa * sa * share + missing * a0 * (2 * sa + n * a0), T(0));
+      const T var_b = std::max(sbb - sb * sb * share + missing * b0 * (2 * sb + n * b0), T(0));
+      const T inverse = 1 / (var_a * var_b + tiny);
+      const T value = cross * cross * inverse, p = 2 * cross * inverse, q = 2 * value * inverse;
+      const T mean_a = sa * share - missing * a0, mean_b = sb * share - missing * b0;
+      made[x] = value;
+      made[w + x] = p;
+      made[2 * w + x] = q * var_b;
+      made[3 * w + x] = q * var_b * mean_a - p * mean_b;
+      made[4 * w + x] = q * var_a;
+      made[5 * w + x] = q * var_a * mean_b - p * mean_a;
+    }
   }
 
   // Second pass: from the volumes of the first, the gradients that are not null.
@@ -114,8 +117,7 @@ struct Pair {
     const auto add = [&](int64_t z, int64_t y, T* lines, int64_t pitch) {
       for (int k = 0; k < quantities; ++k) {
         const T* from = in + k * volume + (z * grid.h + y) * grid.w;
-        T* __restrict line = lines + k * pitch;
-        for (int64_t x = 0; x < grid.w; ++x) line[x] += from[x];
+        l2rfast::add(lines + k * pitch, from, grid.w);
       }
     };
     each_row(quantities, add, [&](int64_t z, int64_t y, const T* sums) {

@@ -114,9 +114,8 @@ double mean_variance(const T* image, Grid grid, int64_t radius, int64_t dilation
     for (int64_t item = begin; item < end; ++item) {
       const int64_t y = item % chunks * kRows;
       double total = 0;
-      patches.rows(item / chunks, y, std::min(y + kRows, grid.h), [&](int64_t, const T*, const T* variance) {
-        for (int64_t x = 0; x < grid.w; ++x) total += variance[x];
-      });
+      patches.rows(item / chunks, y, std::min(y + kRows, grid.h),
+                   [&](int64_t, const T*, const T* variance) { total += sum(variance, grid.w); });
       partial[item] = total;
     }
   });

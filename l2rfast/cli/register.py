@@ -41,10 +41,12 @@ def register(
     inverse_consistency: Annotated[bool | None, typer.Option(help="Search backwards too.")] = None,
     window: Annotated[int | None, typer.Option(help="LNCC window, voxels, odd.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Weight of the diffusion.")] = None,
-    mind_iterations: Annotated[int | None, typer.Option(help="Adam steps, MIND, half resolution.")] = None,
-    half_iterations: Annotated[int | None, typer.Option(help="Adam steps, metric, half resolution.")] = None,
-    full_iterations: Annotated[int | None, typer.Option(help="Adam steps, LNCC, full resolution.")] = None,
+    refine_spacing: Annotated[int | None, typer.Option(help="Voxels between the refined points.")] = None,
+    mind_iterations: Annotated[int | None, typer.Option(help="Adam steps on MIND, first.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Adam steps of the metric, then.")] = None,
+    full_iterations: Annotated[int | None, typer.Option(help="Adam steps on LNCC, full resolution.")] = None,
     rate: Annotated[float | None, typer.Option(help="Adam step size, voxels of the level.")] = None,
+    smoothing: Annotated[int | None, typer.Option(help="Box averages of the final field, voxels.")] = None,
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
     options = {
@@ -56,10 +58,12 @@ def register(
         "inverse_consistency": inverse_consistency,
         "window": window,
         "smoothness": smoothness,
+        "refine_spacing": refine_spacing,
         "mind_iterations": mind_iterations,
-        "half_iterations": half_iterations,
+        "iterations": iterations,
         "full_iterations": full_iterations,
         "rate": rate,
+        "smoothing": smoothing,
     }
     run(
         fixed,

@@ -14,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp, correlation, coupled_convex, inverse_consistency, mind_ssc
+from l2rfast import affine_warp, box_average, correlation, coupled_convex, inverse_consistency, mind_ssc
 from l2rfast.errors import InputError
 
 from ..stages import Stages
 from .options import DiscreteOptions
-from .refine import lncc_distance, mind_distance, refine
+from .refine import Gradient, lncc_distance, mind_distance, refine
 
 
 def _pool(image: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return image
     return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size)
 
 
@@ -58,16 +60,16 @@ def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, s
         InputError: an image too small for the grid of control points.
     """
     o, size = options, fixed.shape[2:]
-    if min(size) < 2 * o.grid_spacing:
+    spacing = max(o.grid_spacing, o.refine_spacing)
+    if min(size) < 2 * spacing:
         raise InputError(
-            f"fixed: expected at least {2 * o.grid_spacing} voxels along each axis (two control points, grid_spacing "
-            f"{o.grid_spacing}), got {tuple(size)}"
+            f"fixed: expected at least {2 * spacing} voxels along each axis, two control points that far apart, "
+            f"got {tuple(size)}"
         )
     with stages.stage("features"):
-        # Blocks of the half-resolution features make those of the coarse grid where the sizes allow it.
-        half = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=2) for x in (fixed, moving)]
-        if o.grid_spacing % 2 == 0:
-            coarse = [_pool(x, o.grid_spacing // 2) for x in half]
+        fine = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=o.refine_spacing) for x in (fixed, moving)]
+        if o.grid_spacing % o.refine_spacing == 0:  # the fine blocks make up the coarse ones
+            coarse = [_pool(x, o.grid_spacing // o.refine_spacing) for x in fine]
         else:
             coarse = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=o.grid_spacing) for x in (fixed, moving)]
 
@@ -82,38 +84,30 @@ def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, s
     smoothness = {"mind": 1.25, "lncc": 0.6}
     if o.smoothness is not None:
         smoothness[o.metric] = o.smoothness
-    mind_iterations = o.mind_iterations + (o.half_iterations if o.metric == "mind" else 0)
+
+    def refined(metric: str, distance: Gradient, target: int, iterations: int) -> Tensor:
+        return refine(
+            distance,
+            resample_field(field, [s // target for s in size], level, target),
+            iterations=iterations,
+            smoothness=smoothness[metric],
+            rate=o.rate,
+            advance=stages.advance,
+        )
+
+    mind_iterations = o.mind_iterations + (o.iterations if o.metric == "mind" else 0)
     if mind_iterations:
-        with stages.stage("refinement (MIND, half resolution)"):
-            start = resample_field(field, half[0].shape[2:], level, 2)
-            distance = mind_distance(*half)
-            del half
-            field, level = (
-                refine(
-                    distance,
-                    start,
-                    iterations=mind_iterations,
-                    smoothness=smoothness["mind"],
-                    rate=o.rate,
-                    advance=stages.advance,
-                ),
-                2,
-            )
+        with stages.stage("refinement, MIND"):
+            distance = mind_distance(*fine)
+            fine.clear()  # as large as the images
+            field, level = refined("mind", distance, o.refine_spacing, mind_iterations), o.refine_spacing
             del distance
     if o.metric == "lncc":
-        for target, iterations in ((2, o.half_iterations), (1, o.full_iterations)):
-            if not iterations:
-                continue
-            with stages.stage(f"refinement (LNCC, {'half' if target == 2 else 'full'} resolution)"):
-                f, m = (_pool(x, target) if target > 1 else x for x in (fixed, moving))
-                field = refine(
-                    lncc_distance(f, m, o.window),
-                    resample_field(field, f.shape[2:], level, target),
-                    iterations=iterations,
-                    smoothness=smoothness["lncc"],
-                    rate=o.rate,
-                    advance=stages.advance,
-                )
-                level = target
+        for name, target, iterations in (("", o.refine_spacing, o.iterations), (", full", 1, o.full_iterations)):
+            if iterations:
+                with stages.stage(f"refinement, LNCC{name}"):
+                    distance = lncc_distance(_pool(fixed, target), _pool(moving, target), o.window)
+                    field, level = refined("lncc", distance, target, iterations), target
     with stages.stage("displacement field"):
-        return resample_field(field, size, level, 1)
+        field = resample_field(field, size, level, 1)
+        return box_average(field, o.smoothing // 2, passes=3) if o.smoothing else field

@@ -20,10 +20,16 @@ class DiscreteOptions:
         metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
         window: side of the LNCC window, in voxels of the level; odd.
         smoothness: weight of the diffusion of the field; None is the metric's own (0.6, MIND 1.25).
-        mind_iterations: Adam steps on MIND at half resolution.
-        half_iterations: Adam steps of the metric at half resolution, after those.
+        refine_spacing: voxels between the control points of the refinement, which works on images and features
+            averaged over blocks of that size.
+        mind_iterations: Adam steps on MIND.
+        iterations: Adam steps of the metric, after those.
         full_iterations: Adam steps on LNCC at full resolution, last; only for the metric ``"lncc"``.
         rate: step size of Adam, in voxels of the level.
+        smoothing: width, in voxels, of three box averages of the final field; odd, or 0 for none.
+
+    ConvexAdam calls them, in this order, mind_r, mind_d, grid_sp, disp_hw, ic, lambda_weight (smoothness),
+    grid_sp_adam (refine_spacing), selected_niter (iterations) and selected_smooth (smoothing).
     """
 
     mind_radius: int = 1
@@ -34,10 +40,12 @@ class DiscreteOptions:
     metric: str = "lncc"
     window: int = 9
     smoothness: float | None = None
+    refine_spacing: int = 2
     mind_iterations: int = 10
-    half_iterations: int = 40
+    iterations: int = 40
     full_iterations: int = 0
     rate: float = 0.5
+    smoothing: int = 0
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -52,8 +60,10 @@ class DiscreteOptions:
             raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness}")
         if not self.rate > 0:
             raise InputError(f"rate: expected a positive number, got {self.rate}")
+        if self.smoothing and self.smoothing % 2 == 0:
+            raise InputError(f"smoothing: expected an odd number or 0, got {self.smoothing}")
         if self.metric == "mind" and self.full_iterations:
-            raise InputError("full_iterations: expected 0 with the metric mind, which is refined at half resolution")
+            raise InputError("full_iterations: expected 0 with the metric mind, whose features stay at refine_spacing")
 
 
 _LEAST = {
@@ -63,14 +73,16 @@ _LEAST = {
     "search_radius": 1,
     "window": 3,
     "mind_iterations": 0,
-    "half_iterations": 0,
+    "refine_spacing": 1,
+    "iterations": 0,
     "full_iterations": 0,
+    "smoothing": 0,
 }
 
 PRESETS = {
-    "fast": DiscreteOptions(mind_iterations=4, half_iterations=12, rate=1.0),
+    "fast": DiscreteOptions(mind_iterations=4, iterations=12, rate=1.0),
     "default": DiscreteOptions(),
-    "accurate": DiscreteOptions(half_iterations=60, full_iterations=30),
+    "accurate": DiscreteOptions(iterations=60, full_iterations=30),
 }
 
 

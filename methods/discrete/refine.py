@@ -25,13 +25,14 @@ def _spline(field: Tensor) -> Tensor:
     return box_average(field, 1, passes=3, padding="zeros")
 
 
-def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float) -> None:
+def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float, scratch: Tensor) -> None:
     """Add the gradient of weight * sum over axes of the mean squared difference of neighbours."""
     for axis in range(2, field.ndim):
         n = field.shape[axis] - 1
         if n == 0:
             continue
-        difference = field.diff(dim=axis)
+        difference = scratch.narrow(axis, 0, n)
+        torch.sub(field.narrow(axis, 1, n), field.narrow(axis, 0, n), out=difference)
         difference.mul_(2 * weight / difference.numel())
         gradient.narrow(axis, 1, n).add_(difference)
         gradient.narrow(axis, 0, n).sub_(difference)
@@ -61,15 +62,16 @@ def refine(
     """
     points = field.clone()
     mean, square = torch.zeros_like(points), torch.zeros_like(points)
+    scratch = torch.empty_like(points)  # fresh memory would cost more than the arithmetic
     for step in range(1, iterations + 1):
         field = _spline(points)
         gradient = distance(field)
-        _add_diffusion_(gradient, field, smoothness)
+        _add_diffusion_(gradient, field, smoothness, scratch)
         gradient = _spline(gradient)
-        mean.mul_(0.9).add_(gradient * 0.1)
+        mean.mul_(0.9).add_(torch.mul(gradient, 0.1, out=scratch))
         square.mul_(0.999).add_(gradient.square_().mul_(0.001))
-        size = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        points.sub_((mean * (rate / (1 - 0.9**step))).div_(size))
+        size = torch.div(square, 1 - 0.999**step, out=scratch).sqrt_().add_(1e-8)
+        points.sub_(torch.mul(mean, rate / (1 - 0.9**step), out=gradient).div_(size))
         advance(step / iterations)
     return _spline(points)
 
