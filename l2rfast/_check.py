@@ -10,10 +10,14 @@ from torch import Tensor
 from .errors import InputError
 
 
-def image(name: str, value: Tensor, *, floating: bool = True) -> int:
-    """Check an (N, C, *spatial) tensor and return its number of spatial dimensions (2 or 3)."""
+def tensor(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def image(name: str, value: Tensor, *, floating: bool = True) -> int:
+    """Check an (N, C, *spatial) tensor and return its number of spatial dimensions (2 or 3)."""
+    tensor(name, value)
     if value.ndim not in (4, 5):
         raise InputError(f"{name}: expected shape (N, C, H, W) or (N, C, D, H, W), got {tuple(value.shape)}")
     if value.numel() == 0:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .errors import BackendError
+from .errors import BackendError, NotDifferentiableError
 
 BACKENDS = ("cpp", "cuda", "reference")
 _DEVICE = {"cpp": "cpu", "cuda": "cuda"}
@@ -65,7 +65,8 @@ class Operator:
     Args:
         reference: the definition, in PyTorch; parameter and return annotations give the schema.
         fake: returns empty tensors of the right shape, dtype and device (for ``torch.compile``).
-        setup_context, backward: the autograd formula, as in ``torch.library.register_autograd``.
+        setup_context, backward: the autograd formula, as in ``torch.library.register_autograd``. Without one a
+            derivative through the operator raises.
     """
 
     def __init__(
@@ -87,8 +88,7 @@ class Operator:
         torch.library.impl(qualified, "CompositeExplicitAutograd", self._run)
         torch.library.register_fake(qualified, fake)
         torch.library.register_vmap(qualified, self._vmap)
-        if backward is not None:
-            torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+        torch.library.register_autograd(qualified, backward or self._no_derivative, setup_context=setup_context)
         self._op = getattr(torch.ops.l2rfast, self.name)
         OPERATORS[self.name] = self
 
@@ -124,15 +124,38 @@ class Operator:
             return self._reference(*args)
         return getattr(getattr(torch.ops, f"l2rfast_{chosen}"), self.name)(*args)
 
+    def _no_derivative(self, *_: Any) -> Any:
+        raise NotDifferentiableError(
+            f"{self.name}: has no derivative; detach its inputs, or call it under torch.no_grad()"
+        )
+
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         """Call by call: these kernels are parallel inside already."""
         results = [
-            self._op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+            self._op(
+                *(
+                    a.select(d, i) if isinstance(a, Tensor) and d is not None else a
+                    for a, d in zip(args, in_dims, strict=True)
+                )
+            )
             for i in range(info.batch_size)
         ]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
+
+
+def needs_gradient(value: Tensor) -> bool:
+    """Whether autograd will ask for a gradient to a tensor, also from inside ``torch.vmap``."""
+    while torch._C._functorch.is_batchedtensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    return torch.is_grad_enabled() and value.requires_grad
+
+
+def once_differentiable(name: str) -> None:
+    """Called in a backward that has no derivative itself: raises where one is being recorded."""
+    if torch.is_grad_enabled():
+        raise NotDifferentiableError(f"{name}: has no second derivative; call backward without create_graph")
 
 
 def _warn_once() -> None:

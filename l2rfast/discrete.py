@@ -65,7 +65,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, *, pool: int = 1
     _check.at_least("pool", pool, 1)
     if min(image.shape[-ndim:]) < pool:
         raise InputError(f"pool: expected at most the smallest side of the image, got {pool}")
-    result: Tensor = _mind_ssc(image.detach().to(_check.arithmetic_dtype(image)), radius, dilation, pool)
+    result: Tensor = _mind_ssc(image.to(_check.arithmetic_dtype(image)), radius, dilation, pool)
     return result.to(image.dtype)
 
 
@@ -103,7 +103,7 @@ def correlation(
     _check.at_least("smoothing", smoothing, 0)
     _check.choice("padding", padding, ("zeros", "border"))
     dtype = _check.arithmetic_dtype(fixed)
-    f, m = fixed.detach().to(dtype), moving.detach().to(dtype)
+    f, m = fixed.to(dtype), moving.to(dtype)
     result: Tensor = _correlation(f, m, radius, dilation, padding, smoothing)
     return result.to(fixed.dtype)
 
@@ -122,6 +122,7 @@ def coupled_convex(cost: Tensor, coefficients: Sequence[float] = COEFFICIENTS) -
     Raises:
         InputError: a wrong shape or dtype, an even search size, a coefficient that is not positive.
     """
+    _check.tensor("cost", cost)
     if cost.ndim not in (5, 7) or not cost.is_floating_point():
         raise InputError(
             f"cost: expected a floating (N, *search, *spatial) tensor, got {cost.dtype} {tuple(cost.shape)}"
@@ -131,7 +132,7 @@ def coupled_convex(cost: Tensor, coefficients: Sequence[float] = COEFFICIENTS) -
     weights = [float(a) for a in coefficients]
     if not all(a > 0 for a in weights):
         raise InputError(f"coefficients: expected positive numbers, got {weights}")
-    result: Tensor = _coupled_convex(cost.detach().to(_check.arithmetic_dtype(cost)), weights)
+    result: Tensor = _coupled_convex(cost.to(_check.arithmetic_dtype(cost)), weights)
     return result.to(cost.dtype)
 
 
@@ -151,12 +152,14 @@ def inverse_consistency(forward: Tensor, backward: Tensor, iterations: int = 15)
     _check.field("backward", backward)
     _check.same("forward, backward", forward, backward)
     _check.at_least("iterations", iterations, 0)
+    dtype = forward.dtype
+    forward, backward = (f.to(_check.arithmetic_dtype(f)) for f in (forward, backward))
     for _ in range(iterations):
         forward, backward = (
             0.5 * (forward - warp(backward, forward)),
             0.5 * (backward - warp(forward, backward)),
         )
-    return forward, backward
+    return forward.to(dtype), backward.to(dtype)
 
 
 __all__ = ["COEFFICIENTS", "correlation", "coupled_convex", "inverse_consistency", "mind_ssc"]

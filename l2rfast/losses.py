@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._dispatch import Operator
+from ._dispatch import Operator, needs_gradient, once_differentiable
 from .errors import InputError
 from .kernels.lncc import reference as lncc_reference
 from .kernels.warp_ssd import reference as warp_ssd_reference
@@ -25,6 +25,7 @@ def _warp_ssd_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor
 
 
 def _warp_ssd_gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, None, Tensor]:
+    once_differentiable("warp_ssd")
     (gradient,) = ctx.saved_tensors
     return None, None, grad.view(-1, *[1] * (gradient.ndim - 1)) * gradient
 
@@ -45,6 +46,7 @@ def _local_ncc_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _local_ncc_gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    once_differentiable("local_ncc")
     gradients = (
         grad.view(-1, *[1] * (g.ndim - 1)) * g if needed else None
         for g, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:2], strict=True)
@@ -125,7 +127,7 @@ def local_ncc(a: Tensor, b: Tensor, *, window: int = 9, eps: float = 1e-5) -> Te
     if not eps > 0:
         raise InputError(f"eps: expected a positive number, got {eps}")
     dtype = _check.arithmetic_dtype(a)
-    value, _, _ = _local_ncc(a.to(dtype), b.to(dtype), window // 2, eps, a.requires_grad, b.requires_grad)
+    value, _, _ = _local_ncc(a.to(dtype), b.to(dtype), window // 2, eps, needs_gradient(a), needs_gradient(b))
     mean: Tensor = value.mean()
     return mean.to(a.dtype)
 

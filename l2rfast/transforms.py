@@ -115,17 +115,18 @@ def affine_warp(
         mode, padding: as in `warp`.
 
     Returns:
-        (N, C, *size) in the image's dtype. Not differentiable yet.
+        (N, C, *size) in the image's dtype; NaN where the matrix gives no finite position. Not differentiable yet.
 
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, a matrix that is not finite, an unknown mode or padding.
+        InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding.
     """
     ndim = _check.image("image", image, floating=mode == "linear")
     _check.choice("mode", mode, MODES)
     _check.choice("padding", padding, PADDINGS)
     size = list(image.shape[2:] if size is None else size)
-    if len(size) != ndim or min(size) < 1:
-        raise InputError(f"size: expected {ndim} positive numbers, got {size}")
+    if len(size) != ndim or not all(isinstance(s, int) and s > 0 for s in size):
+        raise InputError(f"size: expected {ndim} positive integers, got {size}")
+    _check.tensor("matrix", matrix)
     if not matrix.is_floating_point() or matrix.shape != (image.shape[0], ndim, ndim + 1):
         raise InputError(
             f"matrix: expected a floating tensor of shape {(image.shape[0], ndim, ndim + 1)}, "
@@ -133,11 +134,9 @@ def affine_warp(
         )
     if image.device != matrix.device:
         raise InputError(f"image, matrix: expected one device, got {image.device} and {matrix.device}")
-    if not bool(torch.isfinite(matrix).all()):
-        raise InputError("matrix: expected finite numbers")
     dtype = _check.arithmetic_dtype(image, matrix)
     source = image.double() if dtype == torch.float64 and image.is_floating_point() else image
-    result: Tensor = _affine_warp(source.detach(), matrix.detach().to(dtype), size, mode, padding)
+    result: Tensor = _affine_warp(source, matrix.to(dtype), size, mode, padding)
     return result.to(image.dtype)
 
 
@@ -155,5 +154,5 @@ def jacobian_determinant(disp: Tensor) -> Tensor:
         InputError: a wrong shape or dtype.
     """
     _check.field("disp", disp)
-    result: Tensor = _jacobian_determinant(disp.detach().to(_check.arithmetic_dtype(disp)))
+    result: Tensor = _jacobian_determinant(disp.to(_check.arithmetic_dtype(disp)))
     return result.to(disp.dtype)

@@ -56,7 +56,7 @@ void filter(const T* image, T* result, int64_t volumes, Grid grid, const Filter&
       along(plane, grid.h, grid.w, scratch);
     }
   });
-  if (grid.d == 1) return;
+  if (!grid.deep) return;
   parallel_runs(volumes * grid.h, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch, slice(grid.d * grid.w);
     for (int64_t item = begin; item < end; ++item) {

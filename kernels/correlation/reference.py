@@ -30,6 +30,6 @@ def correlation(fixed: Tensor, moving: Tensor, radius: int, dilation: int, paddi
             shifted = shifted.narrow(2 + axis, i * dilation, fixed.shape[2 + axis])
         cost = ((fixed - shifted) ** 2).sum(1, keepdim=True)
         for _ in range(smoothing):
-            cost = average(cost, 3, stride=1, padding=1)
+            cost = average(F.pad(cost, [1] * 2 * ndim), 3, stride=1)
         costs.append(cost)
     return torch.cat(costs, 1).reshape(fixed.shape[0], *[width] * ndim, *fixed.shape[2:])

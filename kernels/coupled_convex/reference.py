@@ -26,7 +26,8 @@ def coupled_convex(cost: Tensor, coefficients: list[float]) -> Tensor:
     average = F.avg_pool3d if ndim == 3 else F.avg_pool2d
 
     def smoothed(total: Tensor) -> Tensor:
-        return average(steps[:, total.argmin(1)].movedim(0, 1), 3, stride=1, padding=1)
+        least = steps[:, total.argmin(1)].movedim(0, 1)
+        return average(F.pad(least, [1] * 2 * ndim), 3, stride=1)
 
     field = smoothed(flat)
     for a in coefficients:

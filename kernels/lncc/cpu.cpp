@@ -91,10 +91,10 @@ struct Pair {
   // count[x] * plane is the number of voxels of a window that lie inside.
   void window_row(const T* __restrict sums, const T* __restrict count, T plane, T* __restrict made) const {
     const int64_t w = grid.w;
-    const T share = 1 / window(), a0 = shift_a, b0 = shift_b, tiny = eps;
+    const T size = window(), share = 1 / size, a0 = shift_a, b0 = shift_b, tiny = eps;
     for (int64_t x = 0; x < w; ++x) {
       const T sa = sums[x], sb = sums[w + x], saa = sums[2 * w + x], sbb = sums[3 * w + x], sab = sums[4 * w + x];
-      const T n = plane * count[x], missing = 1 - n * share;
+      const T n = plane * count[x], missing = (size - n) * share;
       const T cross = sab - sa * sb * share + missing * (b0 * sa + a0 * sb + n * a0 * b0);
       const T var_a = std::max(saa - sa * sa * share + missing * a0 * (2 * sa + n * a0), T(0));
       const T var_b = std::max(sbb - sb * sb * share + missing * b0 * (2 * sb + n * b0), T(0));

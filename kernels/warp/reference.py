@@ -77,7 +77,10 @@ def affine_warp(image: Tensor, matrix: Tensor, size: list[int], mode: str, paddi
     """image (N, C, *in), matrix (N, ndim, ndim + 1): output voxel -> image voxel -> (N, C, *size)."""
     axes = [torch.arange(s, dtype=matrix.dtype, device=matrix.device) for s in size]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (ndim, *size)
-    positions = torch.tensordot(matrix[:, :, :-1], grid, 1) + matrix[:, :, -1].view(*matrix.shape[:2], *[1] * len(size))
+    columns = matrix.view(*matrix.shape, *[1] * len(size)).unbind(2)
+    positions = columns[-1]
+    for column, x in zip(columns, grid, strict=False):  # not a matrix product: autocast would round it
+        positions = positions + column * x
     return _sample(image, list(positions.unbind(1)), mode, padding)
 
 

@@ -1,0 +1,63 @@
+"""What all tests share: one seed, a strict CI, and the real scans where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+
+# The same examples every time, and no deadline: a busy machine is not a failure.
+hypothesis.settings.register_profile("l2rfast", derandomize=True, deadline=None, max_examples=30)
+hypothesis.settings.load_profile("l2rfast")
+
+
+def _data() -> Path | None:
+    """The folder of real scans, None where $L2RFAST_DATA is unset or names no folder."""
+    name = os.environ.get("L2RFAST_DATA")
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For small tensors, on which a second thread, where another process has its core, is only waited for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans."""
+    folder = _data()
+    if folder is None:
+        pytest.skip("no real scans: L2RFAST_DATA is unset or names no folder")
+    return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _not_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _not_skipped((yield))
+
+
+def _not_skipped(report: Any) -> Any:
+    """In CI with the scans at hand everything runs: a skipped test is a failed one."""
+    if report.skipped and os.environ.get("CI") == "true" and _data() is not None:
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, which nothing may be in CI: {report.longrepr}"
+    return report

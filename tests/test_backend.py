@@ -1,0 +1,127 @@
+"""Which backend runs: on demand, by instruction set, and where nothing was compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from operators import OPERATIONS, noise
+
+import l2rfast
+from l2rfast import _dispatch, _native
+from l2rfast._dispatch import OPERATORS
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(l2rfast.__file__).parent
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def python(script: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script in another process, started in that folder: packages in it come before installed ones."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return noise(2, 1, 5, 4)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for every time that the reference of box_average runs."""
+    made: list[str] = []
+    operator = OPERATORS["box_average"]
+    reference = operator._reference
+
+    def spy(*args: Any) -> Any:
+        made.append(operator.name)
+        return reference(*args)
+
+    monkeypatch.setattr(operator, "_reference", spy)
+    return made
+
+
+def test_a_missing_backend_is_an_error(image: torch.Tensor) -> None:
+    with l2rfast.backend("cuda"), pytest.raises(l2rfast.BackendError, match="'cuda' was forced"):
+        l2rfast.box_average(image)
+
+
+def test_a_backend_without_the_operation_is_an_error(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPERATORS["box_average"], "backends", lambda: ["reference"])
+    with l2rfast.backend("cpp"), pytest.raises(l2rfast.BackendError, match="box_average has only reference"):
+        l2rfast.box_average(image)
+
+
+@pytest.mark.parametrize("name", ["fastest", "", None])
+def test_an_unknown_backend_is_an_error(name: Any) -> None:
+    with pytest.raises(l2rfast.BackendError, match="expected one of cpp, cuda, reference"), l2rfast.backend(name):
+        pass
+
+
+def test_the_reference_runs_where_it_is_forced(image: torch.Tensor, calls: list[str]) -> None:
+    l2rfast.box_average(image)
+    assert calls == []
+    with l2rfast.backend("reference"):
+        l2rfast.box_average(image)
+        assert len(calls) == 1
+        with l2rfast.backend("cpp"):
+            l2rfast.box_average(image)
+        assert len(calls) == 1
+        l2rfast.box_average(image)
+        assert len(calls) == 2
+    l2rfast.box_average(image)
+    assert len(calls) == 2
+
+
+def test_an_error_ends_the_choice() -> None:
+    with pytest.raises(KeyError), l2rfast.backend("reference"):
+        raise KeyError
+    assert _dispatch._forced is None
+
+
+@pytest.mark.parametrize("name", [n for n in ("default", "avx2") if PACKAGE.joinpath(f"_cpp_{n}.so").exists()])
+def test_every_instruction_set_gives_the_values_of_the_reference(name: str) -> None:
+    """The comparison of test_operators.py, on the library that PyTorch's own variable chooses."""
+    script = """
+import pytest, sys, l2rfast
+print("library:", l2rfast._native.INSTRUCTION_SET)
+sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider", "--tb=short"]))
+"""
+    test = f"{TESTS / 'test_operators.py'}::test_values_and_gradients_are_those_of_the_reference"
+    done = python(script, test, "-k", "cpp-float32", folder=TESTS, ATEN_CPU_CAPABILITY=name)
+    assert f"library: {name}\n" in done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_package_without_kernels_works_and_says_so_once(tmp_path: Path) -> None:
+    only_python = shutil.ignore_patterns("*.so", "*.cpp", "*.h", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "l2rfast", ignore=only_python)
+    for folder in ("kernels", "methods"):
+        shutil.copytree(TESTS.parent / folder, tmp_path / "l2rfast" / folder, ignore=only_python)
+    script = """
+import torch, l2rfast
+from operators import OPERATIONS
+assert {"reference"} == set().union(*l2rfast.info().backends.values())
+torch.save([o.function(**sample.inputs, **sample.options) for o in OPERATIONS for sample in o.some()], "results")
+"""
+    done = python(script, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Warning") == 1
+    assert _native.HOW_TO_BUILD in done.stderr
+    with l2rfast.backend("reference"):
+        expected = [o.function(**sample.inputs, **sample.options) for o in OPERATIONS for sample in o.some()]
+    torch.testing.assert_close(torch.load(tmp_path / "results"), expected, rtol=0, atol=0)
