@@ -1,0 +1,123 @@
+"""The machine: what it is, how fast it copies, how much memory a call needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+import l2rfast
+
+T = TypeVar("T")
+
+DISTRIBUTIONS = ("l2rfast", "torch", "numpy", "convexadam")
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def describe() -> dict[str, Any]:
+    """What the figures depend on, besides the software."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical processors": psutil.cpu_count(),
+        "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
+        "threads": torch.get_num_threads(),
+        "instruction set": l2rfast.info().instruction_set or "none: reference backend",
+        "PyTorch's instruction set": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def software() -> dict[str, str]:
+    """Of Python, l2rfast, what it stands on and its peers."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def copy_bandwidth(size: int = 1 << 29, repetitions: int = 10) -> float:
+    """Bytes read and written per second by the fastest of some copies: what the machine can do, not what it had left.
+
+    ``size``, in bytes, is to be far larger than the cache.
+    """
+    source = torch.ones(size, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size / min(seconds)
+
+
+def seconds_of_others() -> float:
+    """Processor time that everything but this process and its children has used since the system started."""
+    kinds = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # the guests' is in the user's as well
+    busy = sum(seconds for kind, seconds in kinds.items() if kind not in idle)
+    own = os.times()
+    return float(busy - own.user - own.system - own.children_user - own.children_system)
+
+
+def in_a_fresh_process(function: Callable[..., T], *arguments: Any, **environment: str) -> T:
+    """Call a function of a module, with as many threads as here, and environment variables besides ours."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+        ) as pool:
+            return pool.submit(function, *arguments).result()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def memory_growth(run: Callable[[], object]) -> int | None:
+    """By how many bytes the resident memory grew at most during a call."""
+    reset_peak_memory()
+    before = peak_memory()
+    result = run()
+    after = peak_memory()
+    del result  # alive until now: results count
+    return None if before is None or after is None else after - before
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count from now on."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Largest resident memory of this process in bytes, None where the system does not tell.
+
+    ``getrusage`` would: but its ru_maxrss cannot be reset, and a new process starts with that of its parent.
+    """
+    if not _CLEAR.exists():
+        return None
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _cpu_model() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())

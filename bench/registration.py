@@ -1,0 +1,178 @@
+"""The whole job: register two real brains, against ConvexAdam; every run in a process of its own."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import l2rfast
+from l2rfast import data, metrics
+
+from . import machine
+
+PEER = "convexAdam"
+
+SUBJECT = "tutorials2019/unsupervised/data/3D/subject_1"
+FILES = {
+    "fixed": ("voxelmorph/data/test_scan.npz", "vol"),
+    "fixed_labels": ("voxelmorph/data/test_scan.npz", "seg"),
+    "moving": (f"{SUBJECT}_vol.npz", "vol_data"),
+    "moving_labels": (f"{SUBJECT}_seg.npz", "vol_data"),
+}
+# The structures of the public tutorial's evaluation (FreeSurfer numbers).
+STRUCTURES = [2, 3, 4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24]
+STRUCTURES += [28, 31, 41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54, 60, 63]
+
+Pair = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One registration: the call's seconds, its process's largest resident memory, and how good the field is."""
+
+    seconds: float
+    peak_bytes: int | None
+    dice: float
+    folded_percent: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a figure of a method; ``relation`` is >=, <= or <."""
+
+    method: str
+    figure: str
+    relation: str
+    bound: float
+
+    def met(self, value: float) -> bool:
+        compare = {">=": operator.ge, "<=": operator.le, "<": operator.lt}[self.relation]
+        return bool(compare(value, self.bound))
+
+
+TARGETS = [
+    Target("l2rfast fast", "times faster", ">=", 25),
+    Target("l2rfast fast", "Dice", ">=", 0.69),
+    Target("l2rfast default", "times faster", ">=", 10),
+    Target("l2rfast default", "Dice", ">=", 0.72),
+    Target("l2rfast default", "folded, %", "<", 0.3),
+    Target("l2rfast default", "peak memory, GB", "<", 1.2),
+    Target("l2rfast accurate", "Dice", ">=", 0.74),
+    Target("l2rfast accurate", "seconds", "<=", 45),
+]
+
+
+@dataclass
+class Comparison:
+    """All runs, by method; ``shape`` and ``dice_before`` are those of the pair, ``targets`` those that apply."""
+
+    shape: tuple[int, ...]
+    dice_before: float
+    targets: list[Target]
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def figures(self, method: str) -> dict[str, float]:
+        """The medians over the runs of a method, and the largest of the memory; by the names of the targets."""
+        runs = self.runs[method]
+        figures = {
+            "seconds": median(run.seconds for run in runs),
+            "Dice": median(run.dice for run in runs),
+            "folded, %": median(run.folded_percent for run in runs),
+        }
+        peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+        if peaks:
+            figures["peak memory, GB"] = max(peaks) / 1e9
+        if method != PEER and PEER in self.runs:
+            figures["times faster"] = median(run.seconds for run in self.runs[PEER]) / figures["seconds"]
+        return figures
+
+
+def convexadam(pair: Pair) -> Callable[[], Tensor]:
+    """Its defaults, in float32 (of float16 it says itself that CPUs do not support it)."""
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    def run() -> Tensor:
+        field = convex_adam_pt(
+            pair["fixed"], pair["moving"], dtype=torch.float32, device=torch.device("cpu")
+        )  # (D, H, W, 3)
+        return torch.from_numpy(field).float().movedim(-1, 0)[None]
+
+    return run
+
+
+def preset(name: str) -> Callable[[Pair], Callable[[], Tensor]]:
+    """A preset of ours."""
+    return lambda pair: lambda: l2rfast.register(pair["fixed"], pair["moving"], preset=name).displacement
+
+
+METHODS: dict[str, Callable[[Pair], Callable[[], Tensor]]] = {
+    PEER: convexadam,
+    "l2rfast fast": preset("fast"),
+    "l2rfast default": preset("default"),
+    "l2rfast accurate": preset("accurate"),
+}
+
+
+def compare(rounds: int, *, full: bool) -> Comparison:
+    """Run every method ``rounds`` times, in turns; on every other voxel of each axis unless ``full``.
+
+    Raises:
+        InputError: the scans are not on this machine.
+    """
+    step = 1 if full else 2
+    pair = load_pair(step)
+    comparison = Comparison(
+        shape=tuple(pair["fixed"].shape),
+        dice_before=_dice(pair, torch.zeros(1, 3, *pair["fixed"].shape)),
+        targets=TARGETS if full else [],
+    )
+    for _ in range(rounds):
+        for method in METHODS:
+            if method in comparison.skipped:
+                continue
+            try:
+                run = machine.in_a_fresh_process(_run, method, step)
+            except ImportError as error:
+                comparison.skipped[method] = str(error)
+            else:
+                comparison.runs.setdefault(method, []).append(run)
+                print(f"{method}: {run.seconds:.1f} s, Dice {run.dice:.3f}", flush=True)
+    return comparison
+
+
+def load_pair(step: int = 1) -> Pair:
+    """The images, (D, H, W) float32 from 0 to 255, and their labels."""
+    pair = {}
+    for name, (file, key) in FILES.items():
+        values = np.load(data.path(file), allow_pickle=False)[key][::step, ::step, ::step]
+        if name.endswith("labels"):
+            pair[name] = torch.from_numpy(np.where(np.isin(values, STRUCTURES), values, 0).astype(np.uint8))
+        else:
+            pair[name] = torch.from_numpy(values.astype(np.float32) * 255)
+    return pair
+
+
+def _run(method: str, step: int) -> Run:
+    pair = load_pair(step)
+    call = METHODS[method](pair)
+    machine.reset_peak_memory()  # of reading the images
+    start = time.perf_counter()
+    field = call()
+    seconds = time.perf_counter() - start
+    peak = machine.peak_memory()
+    folded = 100 * float((l2rfast.jacobian_determinant(field) <= 0).float().mean())
+    return Run(seconds, peak, _dice(pair, field), folded)
+
+
+def _dice(pair: Pair, field: Tensor) -> float:
+    """Mean over the structures of the overlap of the fixed labels and the warped moving ones."""
+    warped = l2rfast.warp(pair["moving_labels"][None, None], field, mode="nearest")[0, 0]
+    return fmean(metrics.dice(pair["fixed_labels"], warped, STRUCTURES).values())
