@@ -80,6 +80,8 @@ class Report:
         met = [case.met(name) for case in self.cases for name, result in case.results.items() if result.target]
         if self.registration is not None:
             met += [verdict for *_, verdict in _verdicts(self.registration)]
+        if not met:
+            return "none, they are for the full size"
         return ", ".join(f"{met.count(verdict)} {text}" for verdict, text in VERDICTS.items())
 
 
