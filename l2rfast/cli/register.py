@@ -147,7 +147,7 @@ def run(
             for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
         }
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
-        report.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        report.peak_memory_mb = _peak_memory() / 1e6
         report.write_json(folder.path("report.json"))
         report.write_markdown(folder.path("report.md"))
     if not quiet:
@@ -187,6 +187,16 @@ def _report(result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels:
         report.dice = _paired(*(dice(truth, x) for x in warped_labels))
         report.hd95 = _paired(*(hd95(truth, x, spacing=spacing) for x in warped_labels))
     return report
+
+
+def _peak_memory() -> float:
+    """Largest resident memory of this process so far, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    # Not ru_maxrss, which starts from the memory of the process that this one was started from.
+    return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _backend(device: str) -> str:
