@@ -22,6 +22,7 @@ INSTRUCTION_SETS = {"default": []} | (
 FLAGS = [
     "-std=c++20",
     "-O3",
+    "-g0",  # Python's own flags would add debug information, most of the size of a wheel
     "-fvisibility=hidden",
     "-Wno-psabi",  # vectors wider than the registers are never passed between functions that are not inlined
     # Vector code may not be hindered by traps or errno; NaN, infinity and rounding stay IEEE.

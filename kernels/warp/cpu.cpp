@@ -59,61 +59,58 @@ void backward_disp(const Problem<ndim, Displaced<ndim, A>, Index>& p, const T* g
   });
 }
 
-// Runs scatter(item, begin, end) for every output row `item` that may touch image planes [begin, end), in
-// raster order, for slabs of planes of one thread each. touched(item) gives the row's lowest and highest
-// plane.
-template <int ndim, class Source, class Index, class Touched, class Scatter>
-void by_slab(const Problem<ndim, Source, Index>& p, const Touched& touched, const Scatter& scatter) {
+// Calls add(taps, n, first, count, begin, end) for every block of output voxels, in raster order, that may touch
+// image planes [begin, end), for slabs of planes of one thread each. A sample touches the plane of its taps and
+// `reach` more.
+template <class Taps, int ndim, class Source, class Index, class Add>
+void by_slab(const Problem<ndim, Source, Index>& p, Index reach, const Add& add) {
   const int64_t rows = p.batch * p.out.rows();
-  std::vector<std::array<Index, 2>> range(rows);
-  parallel_each(rows, [&](int64_t item) { range[item] = touched(item); });
+  std::vector<std::array<Index, 2>> touched(rows);
+  parallel_each(rows, [&](int64_t item) {
+    Index low = std::numeric_limits<Index>::max(), high = -1;
+    p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
+      const Taps taps(p, n, first, count);
+      for (int i = 0; i < count; ++i) low = std::min(low, taps.plane[i]), high = std::max(high, taps.plane[i]);
+    });
+    touched[item] = {low, high + reach};
+  });
   parallel_runs(p.size[0], [&](int64_t begin, int64_t end) {
-    for (int64_t item = 0; item < rows; ++item)
-      if (range[item][0] < end && range[item][1] >= begin) scatter(item, Index(begin), Index(end));
+    for (int64_t item = 0; item < rows; ++item) {
+      if (touched[item][0] >= end || touched[item][1] < begin) continue;
+      p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
+        add(Taps(p, n, first, count), n, first, count, Index(begin), Index(end));
+      });
+    }
   });
 }
 
 template <int ndim, class T, class A, class Index>
 void backward_image(const Problem<ndim, Displaced<ndim, A>, Index>& p, const T* grad, A* result) {
-  const auto touched = [&](int64_t item) {
-    std::array<Index, 2> range = {std::numeric_limits<Index>::max(), -1};
-    p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
-      const BlockTaps<ndim, A, Index> taps(p, n, first, count);
+  using Taps = BlockTaps<ndim, A, Index, false>;
+  const Index reach = p.step[0] > 0;
+  by_slab<Taps>(p, reach, [&](const Taps& taps, int64_t n, int64_t first, int count, Index begin, Index end) {
+    for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c) {
+      A* v = result + c * p.in_numel;
+      const T* g = grad + c * p.out.numel() + first;
       for (int i = 0; i < count; ++i) {
-        range[0] = std::min(range[0], taps.plane[i]);
-        range[1] = std::max(range[1], taps.plane[i]);
-      }
-    });
-    range[1] += p.step[0] > 0;
-    return range;
-  };
-  const auto scatter = [&](int64_t item, Index begin, Index end) {
-    p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
-      const BlockTaps<ndim, A, Index> taps(p, n, first, count);
-      for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c) {
-        A* v = result + c * p.in_numel;
-        const T* g = grad + c * p.out.numel() + first;
-        for (int i = 0; i < count; ++i) {
-          if (taps.poison[i] != 0) continue;
-          for (int side = 0; side < 2; ++side) {
-            const Index plane = taps.plane[i] + (side && p.step[0] > 0);
-            if (plane < begin || plane >= end) continue;
-            A* at = v + taps.base[i] + side * p.step[0];
-            const A value = A(g[i]) * (side ? taps.w1[0][i] : taps.w0[0][i]);
-            const A lower = value * taps.w0[ndim - 1][i], upper = value * taps.w1[ndim - 1][i];
-            if constexpr (ndim == 2) {
-              at[0] += lower, at[p.step[1]] += upper;
-            } else {
-              at[0] += taps.w0[1][i] * lower, at[p.step[2]] += taps.w0[1][i] * upper;
-              at += p.step[1];
-              at[0] += taps.w1[1][i] * lower, at[p.step[2]] += taps.w1[1][i] * upper;
-            }
+        if (taps.poison[i] != 0) continue;
+        for (int side = 0; side < 2; ++side) {
+          const Index plane = taps.plane[i] + side * reach;
+          if (plane < begin || plane >= end) continue;
+          A* at = v + taps.base[i] + side * p.step[0];
+          const A value = A(g[i]) * (side ? taps.w1[0][i] : taps.w0[0][i]);
+          const A lower = value * taps.w0[ndim - 1][i], upper = value * taps.w1[ndim - 1][i];
+          if constexpr (ndim == 2) {
+            at[0] += lower, at[p.step[1]] += upper;
+          } else {
+            at[0] += taps.w0[1][i] * lower, at[p.step[2]] += taps.w0[1][i] * upper;
+            at += p.step[1];
+            at[0] += taps.w1[1][i] * lower, at[p.step[2]] += taps.w1[1][i] * upper;
           }
         }
       }
-    });
-  };
-  by_slab(p, touched, scatter);
+    }
+  });
 }
 
 template <int ndim, class T, class Source, class Index>
@@ -134,30 +131,15 @@ void warp_nearest(const Problem<ndim, Source, Index>& p, const T* image, T* resu
 
 template <int ndim, class T, class A, class Index>
 void nearest_backward_image(const Problem<ndim, Displaced<ndim, A>, Index>& p, const T* grad, A* result) {
-  const auto touched = [&](int64_t item) {
-    std::array<Index, 2> range = {std::numeric_limits<Index>::max(), -1};
-    p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
-      const BlockNearest<ndim, A, Index> taps(p, n, first, count);
-      for (int i = 0; i < count; ++i) {
-        if (taps.source[i] < 0) continue;
-        range[0] = std::min(range[0], taps.plane[i]);
-        range[1] = std::max(range[1], taps.plane[i]);
-      }
-    });
-    return range;
-  };
-  const auto scatter = [&](int64_t item, Index begin, Index end) {
-    p.row_blocks(item, [&](int64_t n, int64_t first, int count) {
-      const BlockNearest<ndim, A, Index> taps(p, n, first, count);
-      for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c) {
-        const T* g = grad + c * p.out.numel() + first;
-        for (int i = 0; i < count; ++i)
-          if (taps.source[i] >= 0 && taps.plane[i] >= begin && taps.plane[i] < end)
-            result[c * p.in_numel + taps.source[i]] += A(g[i]);
-      }
-    });
-  };
-  by_slab(p, touched, scatter);
+  using Taps = BlockNearest<ndim, A, Index>;
+  by_slab<Taps>(p, Index(0), [&](const Taps& taps, int64_t n, int64_t first, int count, Index begin, Index end) {
+    for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c) {
+      const T* g = grad + c * p.out.numel() + first;
+      for (int i = 0; i < count; ++i)
+        if (taps.source[i] >= 0 && taps.plane[i] >= begin && taps.plane[i] < end)
+          result[c * p.in_numel + taps.source[i]] += A(g[i]);
+    }
+  });
 }
 
 // Calls f(Problem) for the number of dimensions and the index type that the image needs, with the source of

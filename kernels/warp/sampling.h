@@ -81,6 +81,18 @@ struct Problem {
     }
   }
 
+  // Calls f(axis, padding, positions, size) for every axis of the samples of a block.
+  template <class F>
+  L2RFAST_INLINE void each_position(int64_t n, int64_t first, int count, const F& f) const {
+    for_padding(padding, [&](auto pad) {
+      each_axis<ndim>([&](auto axis) {
+        A position[kBlock];
+        source.template positions<axis.value>(n, first, count, position);
+        f(axis, pad, position, size[axis.value]);
+      });
+    });
+  }
+
   // Calls f(n, first, count) for every block of every output row.
   template <class F>
   void each_block(const F& f) const {
@@ -104,24 +116,19 @@ struct BlockTaps {
 
   template <class Source>
   BlockTaps(const Problem<ndim, Source, Index>& p, int64_t n, int64_t first, int count) {
-    for_padding(p.padding, [&](auto padding) {
-      each_axis<ndim>([&](auto axis) {
-        constexpr int k = axis.value;
-        const Index extent = p.size[k];
-        A position[kBlock];
-        p.source.template positions<k>(n, first, count, position);
-        for (int i = 0, end = count; i < end; ++i) {
-          const auto t = linear_taps<padding.value, Index>(position[i], extent);
-          const A finite = position[i] - position[i];
-          if constexpr (k == 0) {
-            plane[i] = base[i] = t.base, poison[i] = finite;
-          } else {
-            base[i] = base[i] * extent + t.base, poison[i] += finite;
-          }
-          w0[k][i] = t.w0, w1[k][i] = t.w1;
-          if constexpr (derivatives) d0[k][i] = t.d0, d1[k][i] = t.d1;
+    p.each_position(n, first, count, [&](auto axis, auto padding, const A(&position)[kBlock], Index extent) {
+      constexpr int k = axis.value;
+      for (int i = 0, end = count; i < end; ++i) {
+        const auto t = linear_taps<padding.value, Index>(position[i], extent);
+        const A finite = position[i] - position[i];
+        if constexpr (k == 0) {
+          plane[i] = base[i] = t.base, poison[i] = finite;
+        } else {
+          base[i] = base[i] * extent + t.base, poison[i] += finite;
         }
-      });
+        w0[k][i] = t.w0, w1[k][i] = t.w1;
+        if constexpr (derivatives) d0[k][i] = t.d0, d1[k][i] = t.d1;
+      }
     });
   }
 };
@@ -134,22 +141,17 @@ struct BlockNearest {
 
   template <class Source>
   BlockNearest(const Problem<ndim, Source, Index>& p, int64_t n, int64_t first, int count) {
-    for_padding(p.padding, [&](auto padding) {
-      each_axis<ndim>([&](auto axis) {
-        constexpr int k = axis.value;
-        const Index extent = p.size[k];
-        A position[kBlock];
-        p.source.template positions<k>(n, first, count, position);
-        for (int i = 0, end = count; i < end; ++i) {
-          const Index tap = nearest_tap<padding.value, Index>(position[i], extent);
-          const A finite = position[i] - position[i];
-          if constexpr (k == 0) {
-            plane[i] = source[i] = tap, poison[i] = finite;
-          } else {
-            source[i] = (source[i] < 0) | (tap < 0) ? Index(-1) : source[i] * extent + tap, poison[i] += finite;
-          }
+    p.each_position(n, first, count, [&](auto axis, auto padding, const A(&position)[kBlock], Index extent) {
+      constexpr int k = axis.value;
+      for (int i = 0, end = count; i < end; ++i) {
+        const Index tap = nearest_tap<padding.value, Index>(position[i], extent);
+        const A finite = position[i] - position[i];
+        if constexpr (k == 0) {
+          plane[i] = source[i] = tap, poison[i] = finite;
+        } else {
+          source[i] = (source[i] < 0) | (tap < 0) ? Index(-1) : source[i] * extent + tap, poison[i] += finite;
         }
-      });
+      }
     });
   }
 };
