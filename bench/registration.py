@@ -14,6 +14,7 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast import data, metrics
+from l2rfast.cli.demo import STRUCTURES
 
 from . import machine
 
@@ -26,9 +27,6 @@ FILES = {
     "moving": (f"{SUBJECT}_vol.npz", "vol_data"),
     "moving_labels": (f"{SUBJECT}_seg.npz", "vol_data"),
 }
-# The structures of the public tutorial's evaluation (FreeSurfer numbers).
-STRUCTURES = [2, 3, 4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24]
-STRUCTURES += [28, 31, 41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54, 60, 63]
 
 Pair = dict[str, Tensor]
 
