@@ -67,9 +67,8 @@ class BuildLibraries(build_ext):
         built = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()]
         if len(built) < len(INSTRUCTION_SETS):
             print(
-                "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one "
-                "install g++ 12 or newer and torch, then: pip install --no-build-isolation --force-reinstall "
-                "--no-deps l2rfast"
+                "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one install "
+                "g++ 12 or newer and torch, then: pip install --no-build-isolation --force-reinstall --no-deps ."
             )
 
     def get_ext_filename(self, fullname: str) -> str:

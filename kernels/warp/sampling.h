@@ -17,6 +17,13 @@ L2RFAST_INLINE void each_axis(const F& f) {
   }(std::make_integer_sequence<int, ndim>{});
 }
 
+// (z, y, x) of a voxel.
+template <class A>
+L2RFAST_INLINE std::array<A, 3> coordinates(Grid grid, int64_t voxel) {
+  const int64_t row = voxel / grid.w;
+  return {A(row / grid.h), A(row % grid.h), A(voxel % grid.w)};
+}
+
 // Sample positions x + disp(x) of a displacement field (N, ndim, *out).
 template <int ndim, class A>
 struct Displaced {
@@ -27,8 +34,7 @@ struct Displaced {
   // Positions on axis k of `count` output voxels of batch item n, from voxel `first` on along its row.
   template <int k>
   L2RFAST_INLINE void positions(int64_t n, int64_t first, int count, A (&position)[kBlock]) const {
-    const int64_t row = first / out.w;
-    const A at[3] = {A(row / out.h), A(row % out.h), A(first % out.w)};
+    const auto at = coordinates<A>(out, first);
     const A* u = disp + (n * ndim + k) * out.numel() + first;
     const A start = at[3 - ndim + k];
     // The hardware does not foresee the next rows of three fields at once.
@@ -46,8 +52,7 @@ struct Affine {
 
   template <int k>
   L2RFAST_INLINE void positions(int64_t n, int64_t first, int count, A (&position)[kBlock]) const {
-    const int64_t row = first / out.w;
-    const A at[3] = {A(row / out.h), A(row % out.h), A(first % out.w)};
+    const auto at = coordinates<A>(out, first);
     const A* m = matrix + (n * ndim + k) * (ndim + 1);
     A start = m[ndim];
     for (int j = 0; j < ndim - 1; ++j) start += m[j] * at[3 - ndim + j];

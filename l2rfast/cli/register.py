@@ -126,7 +126,8 @@ def run(
                 warped_labels = [result.warp(labels[1].data, mode="nearest", displaced=d) for d in (False, True)]
         with stages.stage("measures"):
             folds = jacobian_determinant(result.displacement)[0] <= 0
-            report = _report(result, images, (before, warped), labels, warped_labels)
+            backend = _backend(torch.device(arguments.get("device", "cpu")).type)
+            report = _report(result, images, (before, warped), labels, warped_labels, backend)
         with stages.stage("picture"):
             draw_overview(
                 folder.path("overview.png"),
@@ -155,7 +156,9 @@ def run(
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
 
 
-def _report(result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels: Any, warped_labels: Any) -> Report:
+def _report(
+    result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels: Any, warped_labels: Any, backend: str
+) -> Report:
     """Everything of the report that is measured on the results; the caller adds what the job cost."""
     from ..metrics import (
         dice,
@@ -172,7 +175,7 @@ def _report(result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels:
         inputs={},
         options=result.options,
         seed=SEED,
-        backend=_backend(result.displacement.device.type),
+        backend=backend,
         seconds={},
         peak_memory_mb=0.0,
         similarity={
