@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from . import nn
 from ._dispatch import backend
 from ._info import info
 from .discrete import correlation, coupled_convex, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
+from .fields import compose, integrate_velocity, jacobian_determinant
 from .filters import box_average
 from .losses import local_ncc, warp_ssd
-from .transforms import affine_warp, jacobian_determinant, warp
+from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
     from .methods.registration import register
@@ -19,16 +21,22 @@ __all__ = [
     "affine_warp",
     "backend",
     "box_average",
+    "compose",
     "correlation",
     "coupled_convex",
+    "grid_sample",
     "info",
+    "integrate_velocity",
     "inverse_consistency",
     "jacobian_determinant",
     "local_ncc",
     "mind_ssc",
+    "nn",
     "register",
     "warp",
+    "warp_many",
     "warp_ssd",
+    "warp_with_gradient",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Loads the compiled kernels: the library built for the best instruction set that this processor has."""
+"""Loads the compiled kernels: the library for the best instruction set of this processor, and that for CUDA."""
 
 from __future__ import annotations
 
@@ -31,4 +31,20 @@ def load() -> str | None:
     return None
 
 
+def load_cuda() -> bool:
+    """Load the CUDA kernels into ``torch.ops.l2rfast_cuda``, where they were built and there is a GPU for them."""
+    library = Path(__file__).with_name("_cuda.so")
+    if not library.exists() or not torch.cuda.is_available():
+        return False
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    return True
+
+
+# The compiled kernels call this to know: PyTorch's stable ABI has no function that tells.
+torch.library.define("l2rfast_cuda::deterministic", "() -> bool")
+torch.library.impl(
+    "l2rfast_cuda::deterministic", "CompositeExplicitAutograd", torch.are_deterministic_algorithms_enabled
+)
+
 INSTRUCTION_SET = load()
+load_cuda()

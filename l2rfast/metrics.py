@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import _check
 from .errors import InputError
-from .transforms import jacobian_determinant, warp
+from .fields import jacobian_determinant
+from .transforms import warp
 
 # Label numbers below it are looked up in a table, larger ones (as in the Allen atlas) searched.
 _TABLE_SIZE = 2**24

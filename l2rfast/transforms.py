@@ -1,64 +1,189 @@
-"""Warping and what is derived from a displacement field."""
+"""Sampling images: by a displacement field, a normalised grid or an affine map."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _check
-from ._dispatch import Operator
+from ._dispatch import Operator, once_differentiable
 from .errors import InputError
-from .kernels.jacobian import reference as jacobian_reference
+from .kernels.affine_warp import reference as affine_reference
+from .kernels.common.sampling import arithmetic_dtype
+from .kernels.grid_sample import reference as grid_reference
 from .kernels.warp import reference
 
 MODES = ("linear", "nearest")
 PADDINGS = ("border", "zeros", "reflection")
+GRID_MODES = ("bilinear", "nearest", "bicubic")
 
 
-def _fake_warp(image: Tensor, disp: Tensor, mode: str, padding: str) -> Tensor:
-    return image.new_empty((image.shape[0], image.shape[1], *disp.shape[2:]))
+def _fake_like(image: Tensor, where: Tensor, size: Sequence[int]) -> Tensor:
+    return image.new_empty((max(image.shape[0], where.shape[0]), image.shape[1], *size))
 
 
-def _fake_warp_backward(
-    grad: Tensor, image: Tensor, disp: Tensor, mode: str, padding: str, to_image: bool, to_disp: bool
-) -> tuple[Tensor, Tensor]:
-    return (
-        disp.new_empty(image.shape if to_image else (0,)),
-        disp.new_empty(disp.shape if to_disp else (0,)),
+def _fake_backward(grad: Tensor, image: Tensor, where: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    to_image, to_where = options[-2:]
+    real = arithmetic_dtype(where)
+    return image.new_empty(image.shape if to_image else (0,), dtype=real), where.new_empty(
+        where.shape if to_where else (0,)
     )
 
 
-def _fake_affine_warp(image: Tensor, matrix: Tensor, size: list[int], mode: str, padding: str) -> Tensor:
-    return image.new_empty((image.shape[0], image.shape[1], *size))
+def _fake_double_backward(
+    grad: Tensor, image: Tensor, disp: Tensor, tangent: Tensor, padding: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    real = arithmetic_dtype(disp)
+    return grad.new_empty(grad.shape), image.new_empty(image.shape, dtype=real), disp.new_empty(disp.shape)
 
 
-def _fake_jacobian_determinant(disp: Tensor) -> Tensor:
-    return disp.new_empty((disp.shape[0], *disp.shape[2:]))
+def _fake_with_gradient(image: Tensor, disp: Tensor, padding: str) -> tuple[Tensor, Tensor]:
+    value = _fake_like(image, disp, disp.shape[2:])
+    return value, value.new_empty((*value.shape[:2], *disp.shape[1:]))
 
 
-def _warp_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, disp, ctx.mode, ctx.padding = inputs
-    ctx.save_for_backward(image, disp)
+def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, where, *ctx.options = inputs
+    ctx.save_for_backward(image, where)
 
 
-def _warp_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    image, disp = ctx.saved_tensors
-    to_image, to_disp = ctx.needs_input_grad[:2]
-    to_image = to_image and image.is_floating_point()
-    to_disp = to_disp and image.is_floating_point()
-    if not (to_image or to_disp):
-        return None, None, None, None
-    grad_image, grad_disp = _warp_backward(grad, image, disp, ctx.mode, ctx.padding, to_image, to_disp)
-    return grad_image.to(image.dtype) if to_image else None, grad_disp if to_disp else None, None, None
+def _gradient(backward: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The autograd formula of an operator (image, where, *options)."""
+
+    def formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image, where = ctx.saved_tensors
+        to_image, to_where = (asked and image.is_floating_point() for asked in ctx.needs_input_grad[:2])
+        rest = [None] * len(ctx.options)
+        if not (to_image or to_where):
+            return None, None, *rest
+        by_image, by_where = backward(grad, image, where, *ctx.options, to_image, to_where)
+        return by_image.to(image.dtype) if to_image else None, by_where if to_where else None, *rest
+
+    return formula
 
 
-_warp_backward = Operator(reference.warp_backward, fake=_fake_warp_backward)
-_warp = Operator(reference.warp, fake=_fake_warp, backward=_warp_gradient, setup_context=_warp_context)
-_affine_warp = Operator(reference.affine_warp, fake=_fake_affine_warp)
-_jacobian_determinant = Operator(jacobian_reference.jacobian_determinant, fake=_fake_jacobian_determinant)
+def _warp_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, image, disp, ctx.mode, ctx.padding, ctx.to_image, ctx.to_disp = inputs
+    ctx.save_for_backward(grad, image, disp)
+
+
+def _warp_backward_gradient(ctx: Any, image_tangent: Tensor, disp_tangent: Tensor) -> tuple[Tensor | None, ...]:
+    """Of the gradient to the image, which is the adjoint of warping, and of that to the field."""
+    grad, image, disp = ctx.saved_tensors
+    mode, padding = ctx.mode, ctx.padding
+    to_grad = to_image = to_disp = None
+    if ctx.to_disp and mode == "linear":
+        to_grad, to_image, to_disp = _warp_double_backward(grad, image, disp, disp_tangent, padding)
+        to_image = to_image.to(image.dtype)
+    if ctx.to_image:
+        tangent = image_tangent.to(image.dtype)
+        again = _warp(tangent, disp, mode, padding)
+        again = torch.where(torch.isfinite(disp).all(1, keepdim=True), again, 0)
+        to_grad = again if to_grad is None else to_grad + again
+        if mode == "linear":
+            _, more = _warp_backward(grad, tangent, disp, mode, padding, False, True)
+            to_disp = more if to_disp is None else to_disp + more
+    return to_grad, to_image, to_disp, None, None, None, None
+
+
+def _many_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    images, disp, ctx.nearest, ctx.padding = inputs
+    ctx.save_for_backward(disp, *images)
+
+
+def _many_gradient(ctx: Any, grads: list[Tensor]) -> tuple[list[Tensor | None], Tensor | None, None, None]:
+    disp, *images = ctx.saved_tensors
+    field_dtype, disp = disp.dtype, disp.to(arithmetic_dtype(disp))  # sums are not rounded in between
+    to_images, to_disp = ctx.needs_input_grad[:2]
+    by_images: list[Tensor | None] = [None] * len(images)
+    by_disp = None
+    for i, (grad, image, nearest) in enumerate(zip(grads, images, ctx.nearest, strict=True)):
+        mine = bool(to_images[i]) and image.is_floating_point()
+        field = bool(to_disp) and not nearest
+        if not (mine or field):
+            continue
+        mode = "nearest" if nearest else "linear"
+        by_image, by_field = _warp_backward(grad, image, disp, mode, ctx.padding, mine, field)
+        if mine:
+            by_images[i] = by_image.to(image.dtype)
+        if field:
+            by_disp = by_field if by_disp is None else by_disp + by_field
+    return by_images, None if by_disp is None else by_disp.to(field_dtype), None, None
+
+
+def _once(name: str, backward: Operator) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A backward without a derivative of its own."""
+
+    def run(*args: Any) -> tuple[Tensor, Tensor]:
+        once_differentiable(name)
+        result: tuple[Tensor, Tensor] = backward(*args)
+        return result
+
+    return run
+
+
+_warp_double_backward = Operator(reference.warp_double_backward, fake=_fake_double_backward)
+_warp_backward = Operator(
+    reference.warp_backward,
+    fake=_fake_backward,
+    backward=_warp_backward_gradient,
+    setup_context=_warp_backward_context,
+)
+_warp = Operator(
+    reference.warp,
+    fake=lambda image, disp, mode, padding: _fake_like(image, disp, disp.shape[2:]),
+    backward=_gradient(_warp_backward),
+    setup_context=_context,
+)
+_warp_many = Operator(
+    reference.warp_many,
+    fake=lambda images, disp, nearest, padding: [_fake_like(image, disp, disp.shape[2:]) for image in images],
+    backward=_many_gradient,
+    setup_context=_many_context,
+)
+_warp_with_gradient = Operator(reference.warp_with_gradient, fake=_fake_with_gradient)
+_grid_sample_backward = Operator(grid_reference.grid_sample_backward, fake=_fake_backward)
+_grid_sample = Operator(
+    grid_reference.grid_sample,
+    fake=lambda image, grid, *options: _fake_like(image, grid, grid.shape[1:-1]),
+    backward=_gradient(_once("grid_sample", _grid_sample_backward)),
+    setup_context=_context,
+)
+_affine_warp_backward = Operator(affine_reference.affine_warp_backward, fake=_fake_backward)
+
+
+def _affine_backward(grad: Tensor, image: Tensor, matrix: Tensor, size: list[int], *rest: Any) -> tuple[Tensor, Tensor]:
+    """The shape of grad tells the size."""
+    return _once("affine_warp", _affine_warp_backward)(grad, image, matrix, *rest)
+
+
+_affine_warp = Operator(
+    affine_reference.affine_warp,
+    fake=lambda image, matrix, size, mode, padding: _fake_like(image, matrix, size),
+    backward=_gradient(_affine_backward),
+    setup_context=_context,
+)
+
+
+def _check_sampled(image: Tensor, where: Tensor, names: str, ndim: int, mode: str) -> None:
+    """What every sampler asks of its image, beside what says where to sample it."""
+    if _check.image(names.split(",")[0], image, floating=mode != "nearest") != ndim:
+        raise InputError(f"{names}: expected as many spatial axes, got {image.ndim - 2} and {ndim}")
+    if image.shape[0] != where.shape[0] and 1 not in (image.shape[0], where.shape[0]):
+        raise InputError(f"{names}: expected one batch size, or 1, got {image.shape[0]} and {where.shape[0]}")
+    if image.device != where.device:
+        raise InputError(f"{names}: expected one device, got {image.device} and {where.device}")
+
+
+def _one_precision(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64 if one is: positions are as exact as the wider of the two."""
+    if torch.float64 not in (image.dtype, where.dtype):
+        return image, where
+    return image.double() if image.is_floating_point() else image, where.double()
 
 
 def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
@@ -68,6 +193,7 @@ def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "b
         image: (N, C, *in), 2-D or 3-D; any floating dtype, or integers and booleans with ``mode="nearest"``.
         disp: (N, ndim, *out), floating, in voxels; component k moves along spatial axis k. ``*out`` may
             differ from ``*in``; the sample position of output voxel x is x + disp(x) in voxels of the image.
+            A batch of one image, or of one field, goes with every item of the other's.
         mode: ``"linear"`` (bilinear, trilinear) or ``"nearest"`` (ties to the even voxel).
         padding: outside the image: ``"border"`` repeats the nearest voxel, ``"zeros"`` counts as 0,
             ``"reflection"`` mirrors about the centres of the first and last voxels.
@@ -76,26 +202,132 @@ def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "b
         (N, C, *out) in the image's dtype. Positions are computed in float32, or in float64 when image or
         field is. A NaN or infinite displacement gives NaN there (0 in integer images) and no gradient.
 
-    Differentiable in image and disp. Where the padding clamps a position, the gradient to disp is 0.
+    Differentiable in image and disp, twice. Where the padding clamps a position, the derivative by disp is 0. The
+    gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are taken in any
+    order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what it costs).
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding.
     """
     ndim = _check.field("disp", disp)
-    if _check.image("image", image, floating=mode == "linear") != ndim:
-        raise InputError(f"image, disp: expected as many spatial axes, got {image.ndim - 2} and {ndim}")
     _check.choice("mode", mode, MODES)
     _check.choice("padding", padding, PADDINGS)
-    if image.shape[0] != disp.shape[0]:
-        raise InputError(f"image, disp: expected one batch size, got {image.shape[0]} and {disp.shape[0]}")
-    if image.device != disp.device:
-        raise InputError(f"image, disp: expected one device, got {image.device} and {disp.device}")
-    dtype = _check.arithmetic_dtype(image, disp)
-    result_dtype = image.dtype
-    if dtype == torch.float64 and image.is_floating_point():
-        image = image.double()
-    result: Tensor = _warp(image, disp.to(dtype), mode, padding)
-    return result.to(result_dtype)
+    _check_sampled(image, disp, "image, disp", ndim, mode)
+    result: Tensor = _warp(*_one_precision(image, disp), mode, padding)
+    return result.to(image.dtype)
+
+
+def warp_many(
+    images: Sequence[Tensor], disp: Tensor, *, modes: Sequence[str], padding: str = "border"
+) -> tuple[Tensor, ...]:
+    """Warp several images by one field in one pass: an image and its labels, say.
+
+    The field is read and the positions are computed once.
+
+    Args:
+        images: each (N, C_i, *in) as in `warp`, of one batch and spatial size; channels and dtypes may differ.
+        disp: (N, ndim, *out), as in `warp`.
+        modes: of each image, ``"linear"`` or ``"nearest"``.
+        padding: as in `warp`, the same for all.
+
+    Returns:
+        One (N, C_i, *out) per image, in its dtype. Differentiable in the floating images and in disp, twice.
+
+    Raises:
+        InputError: as in `warp`, and for images that differ in shape or number from what is expected.
+    """
+    images = list(images)
+    ndim = _check.field("disp", disp)
+    _check.choice("padding", padding, PADDINGS)
+    if not images or len(images) != len(modes):
+        raise InputError(f"images, modes: expected one mode per image, got {len(modes)} and {len(images)}")
+    for i, (image, mode) in enumerate(zip(images, modes, strict=True)):
+        _check.choice(f"modes[{i}]", mode, MODES)
+        _check_sampled(image, disp, f"images[{i}], disp", ndim, mode)
+        if (image.shape[0], image.shape[2:]) != (images[0].shape[0], images[0].shape[2:]):
+            raise InputError(
+                f"images[{i}]: expected the batch and spatial size of images[0], "
+                f"{tuple(images[0].shape)}, got {tuple(image.shape)}"
+            )
+    if torch.float64 in (disp.dtype, *(image.dtype for image in images)):
+        disp = disp.double()
+    sources = [_one_precision(image, disp)[0] for image in images]
+    results = _warp_many(sources, disp, [mode == "nearest" for mode in modes], padding)
+    return tuple(result.to(image.dtype) for result, image in zip(results, images, strict=True))
+
+
+def warp_with_gradient(image: Tensor, disp: Tensor, *, padding: str = "border") -> tuple[Tensor, Tensor]:
+    """Warp an image, and give the spatial gradient of the image at the sample points.
+
+    What Gauss-Newton and demons-like optimisers need: ``warp(image, disp + du)`` is about
+    ``warped + (gradient * du[:, None]).sum(2)``.
+
+    Args:
+        image: (N, C, *in), floating; disp, padding: as in `warp`.
+
+    Returns:
+        The linear warp (N, C, *out), and the derivatives of the interpolated image by the sample position, per voxel:
+        (N, C, ndim, *out), 0 where the padding clamps a position. Not differentiable.
+
+    Raises:
+        InputError: as in `warp`.
+    """
+    ndim = _check.field("disp", disp)
+    _check.choice("padding", padding, PADDINGS)
+    _check_sampled(image, disp, "image, disp", ndim, "linear")
+    value, gradient = _warp_with_gradient(*_one_precision(image, disp), padding)
+    return value.to(image.dtype), gradient.to(image.dtype)
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """`torch.nn.functional.grid_sample`, with the same arguments and values.
+
+    Args:
+        input: (N, C, *in), 2-D or 3-D; integers and booleans too with ``mode="nearest"``.
+        grid: (N, *out, ndim), floating: positions as x, y(, z), -1 and 1 at the borders of the image. A batch of one
+            input, or of one grid, goes with every item of the other's.
+        mode: ``"bilinear"`` (trilinear in 3-D), ``"nearest"``, or ``"bicubic"`` (2-D only, PyTorch's own).
+        padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``.
+        align_corners: whether -1 and 1 are the centres of the outer voxels (True) or their outer edges (False, and
+            None).
+
+    Returns:
+        (N, C, *out) in the input's dtype. Unlike PyTorch's, a NaN or infinite position gives NaN (0 in integer
+        images) and no gradient, and positions of 16-bit grids are computed in float32.
+
+    Differentiable in input and grid, once.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding_mode.
+    """
+    _check.choice("mode", mode, GRID_MODES)
+    _check.choice("padding_mode", padding_mode, PADDINGS)
+    _check.tensor("grid", grid)
+    ndim = grid.ndim - 2
+    if ndim not in (2, 3) or grid.shape[-1] != ndim or grid.numel() == 0 or not grid.is_floating_point():
+        raise InputError(
+            "grid: expected a floating tensor of shape (N, H, W, 2) or (N, D, H, W, 3), "
+            f"got {grid.dtype} {tuple(grid.shape)}"
+        )
+    _check_sampled(input, grid, "input, grid", ndim, mode)
+    align = bool(align_corners)
+    if mode == "bicubic":
+        if ndim == 3:
+            raise InputError("mode: expected bilinear or nearest in 3-D, got 'bicubic'")
+        n, dtype = max(input.shape[0], grid.shape[0]), torch.promote_types(input.dtype, grid.dtype)
+        image, grid = (t.to(dtype).expand(n, *t.shape[1:]) for t in (input, grid))
+        return F.grid_sample(image, grid, mode, padding_mode, align).to(input.dtype)
+    padding = "symmetric" if padding_mode == "reflection" and not align else padding_mode
+    result: Tensor = _grid_sample(
+        *_one_precision(input, grid), "linear" if mode == "bilinear" else mode, padding, align
+    )
+    return result.to(input.dtype)
 
 
 def affine_warp(
@@ -110,49 +342,31 @@ def affine_warp(
 
     Args:
         image: (N, C, *in), as in `warp`.
-        matrix: (N, ndim, ndim + 1), floating: output voxel -> voxel of the image.
+        matrix: (N, ndim, ndim + 1), floating: output voxel -> voxel of the image. A batch of one image, or of one
+            matrix, goes with every item of the other's.
         size: spatial size of the output; that of the image when None.
         mode, padding: as in `warp`.
 
     Returns:
-        (N, C, *size) in the image's dtype; NaN where the matrix gives no finite position. Not differentiable yet.
+        (N, C, *size) in the image's dtype; NaN where the matrix gives no finite position. Differentiable in image and
+        matrix, once.
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding.
     """
-    ndim = _check.image("image", image, floating=mode == "linear")
     _check.choice("mode", mode, MODES)
     _check.choice("padding", padding, PADDINGS)
+    ndim = _check.image("image", image, floating=mode == "linear")
     size = list(image.shape[2:] if size is None else size)
     if len(size) != ndim or not all(isinstance(s, int) and s > 0 for s in size):
         raise InputError(f"size: expected {ndim} positive integers, got {size}")
     _check.tensor("matrix", matrix)
-    if not matrix.is_floating_point() or matrix.shape != (image.shape[0], ndim, ndim + 1):
+    if not matrix.is_floating_point() or matrix.shape[1:] != (ndim, ndim + 1) or matrix.numel() == 0:
         raise InputError(
-            f"matrix: expected a floating tensor of shape {(image.shape[0], ndim, ndim + 1)}, "
+            f"matrix: expected a floating tensor of shape (N, {ndim}, {ndim + 1}), "
             f"got {matrix.dtype} {tuple(matrix.shape)}"
         )
-    if image.device != matrix.device:
-        raise InputError(f"image, matrix: expected one device, got {image.device} and {matrix.device}")
-    dtype = _check.arithmetic_dtype(image, matrix)
-    source = image.double() if dtype == torch.float64 and image.is_floating_point() else image
-    result: Tensor = _affine_warp(source, matrix.to(dtype), size, mode, padding)
+    _check_sampled(image, matrix, "image, matrix", ndim, mode)
+    source, matrix = _one_precision(image, matrix)
+    result: Tensor = _affine_warp(source, matrix, size, mode, padding)
     return result.to(image.dtype)
-
-
-def jacobian_determinant(disp: Tensor) -> Tensor:
-    """Jacobian determinant of x + disp(x): the local change of volume; not positive where the map folds.
-
-    Args:
-        disp: (N, ndim, *spatial) displacement field in voxels, 2-D or 3-D, floating.
-
-    Returns:
-        (N, *spatial) in the field's dtype: central differences, one-sided at the border, none along an axis of one
-        voxel. Not differentiable yet.
-
-    Raises:
-        InputError: a wrong shape or dtype.
-    """
-    _check.field("disp", disp)
-    result: Tensor = _jacobian_determinant(disp.to(_check.arithmetic_dtype(disp)))
-    return result.to(disp.dtype)

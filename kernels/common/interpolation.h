@@ -15,14 +15,16 @@
 
 namespace l2rfast {
 
-enum class Padding { border, zeros, reflection };
+// Reflection is about the centres of the outer voxels, symmetric about their outer edges.
+enum class Padding { border, zeros, reflection, symmetric };
 
 // Calls f with the padding of that number as a constant: f(std::integral_constant<Padding, ...>{}).
 template <class F>
-auto for_padding(Padding padding, F&& f) {
+L2RFAST_INLINE auto for_padding(Padding padding, F&& f) {
   if (padding == Padding::border) return f(std::integral_constant<Padding, Padding::border>{});
   if (padding == Padding::zeros) return f(std::integral_constant<Padding, Padding::zeros>{});
-  return f(std::integral_constant<Padding, Padding::reflection>{});
+  if (padding == Padding::reflection) return f(std::integral_constant<Padding, Padding::reflection>{});
+  return f(std::integral_constant<Padding, Padding::symmetric>{});
 }
 
 // Linear interpolation on one axis: value = w0 * v[base] + w1 * v[base + step], step = (size > 1), and
@@ -39,15 +41,16 @@ template <Padding P, class A>
 L2RFAST_INLINE A inside(A p, A last, A& slope) {
   A q = p;
   A sign = 1;
-  if constexpr (P == Padding::reflection) {
-    // About the centres of the first and last voxel: period 2 * last.
-    const A span = last > 0 ? last : 1;
-    const A t = std::fabs(p);
+  if constexpr (P == Padding::reflection || P == Padding::symmetric) {
+    constexpr bool edges = P == Padding::symmetric;
+    constexpr A low = edges ? A(-0.5) : A(0);
+    const A span = edges ? last + 1 : last > 0 ? last : 1;
+    const A t = std::fabs(p - low);
     const A flips = std::floor(t / span);
     const A extra = t - flips * span;
     const bool even = flips - 2 * std::floor(flips / 2) == 0;
-    q = even ? extra : span - extra;
-    sign = (p < 0) == even ? A(-1) : A(1);
+    q = low + (even ? extra : span - extra);
+    sign = (p < low) == even ? A(-1) : A(1);
   }
   slope = sign * A((q > 0) & (q < last));  // a product, not a choice: compilers vectorise it
   q = q > 0 ? q : A(0);                    // in this order a NaN becomes 0
@@ -69,7 +72,7 @@ L2RFAST_INLINE Taps<A, Index> linear_taps(A p, Index size) {
     // Before: only v[0] = v[base] counts. After: only v[size - 1] = v[base + step].
     const A w0 = before ? f : after ? A(0) : left;
     const A w1 = before | beyond ? A(0) : after ? left : f;
-    const A slope = A((p > -1) & (p < A(size)));
+    const A slope = A((p >= -1) & (p < A(size)));
     const A d0 = before ? slope : after ? A(0) : -slope;
     const A d1 = before | beyond ? A(0) : after ? -slope : slope;
     return {base, w0, w1, d0, d1};
@@ -94,6 +97,33 @@ L2RFAST_INLINE Index nearest_tap(A p, Index size) {
   } else {
     A slope;
     return Index(std::nearbyint(inside<P>(p, A(size - 1), slope)));
+  }
+}
+
+// Interpolates the 2^ndim values around a sample, the first of them at v, with the derivative by position along every
+// axis whose bit is set in `axes`. step[k] leads to the next value on axis k; 0 on an axis of size 1.
+template <unsigned axes, int ndim, int k = 0, class T, class A, class Index>
+L2RFAST_INLINE A interpolate(const T* v, const Taps<A, Index> (&taps)[ndim], const Index (&step)[ndim]) {
+  if constexpr (k == ndim) {
+    return A(*v);
+  } else {
+    constexpr bool derived = axes >> k & 1;
+    const A low = interpolate<axes, ndim, k + 1>(v, taps, step);
+    const A high = interpolate<axes, ndim, k + 1>(v + step[k], taps, step);
+    return (derived ? taps[k].d0 : taps[k].w0) * low + (derived ? taps[k].d1 : taps[k].w1) * high;
+  }
+}
+
+// Its adjoint: calls f(offset from v, share) with what each of the 2^ndim values gets of `value`.
+template <unsigned axes, int ndim, int k = 0, class A, class Index, class F>
+L2RFAST_INLINE void spread(A value, const Taps<A, Index> (&taps)[ndim], const Index (&step)[ndim], const F& f,
+                           Index offset = 0) {
+  if constexpr (k == ndim) {
+    f(offset, value);
+  } else {
+    constexpr bool derived = axes >> k & 1;
+    spread<axes, ndim, k + 1>(value * (derived ? taps[k].d0 : taps[k].w0), taps, step, f, offset);
+    spread<axes, ndim, k + 1>(value * (derived ? taps[k].d1 : taps[k].w1), taps, step, f, offset + step[k]);
   }
 }
 

@@ -29,6 +29,10 @@ using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 inline Tensor empty_as(const Tensor& like, std::vector<int64_t> shape) { return torch::stable::new_empty(like, shape); }
 
+// The dtype of a C++ floating type.
+template <class A>
+constexpr Dtype dtype_of = std::is_same_v<A, double> ? Dtype::Double : Dtype::Float;
+
 inline std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
 inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -64,6 +68,11 @@ struct Grid {
   bool deep = false;
   int64_t numel() const { return d * h * w; }
   int64_t rows() const { return d * h; }
+
+  static Grid of(const std::vector<int64_t>& size) {
+    const size_t n = size.size();
+    return {n == 3 ? size[0] : 1, size[n - 2], size[n - 1], n == 3};
+  }
 };
 
 inline Grid grid_of(const Tensor& t, int64_t ndim) {
@@ -84,6 +93,12 @@ void parallel_each(int64_t n, const F& f) {
 template <class F>
 void parallel_runs(int64_t n, const F& f) {
   torch::stable::parallel_for(0, n, 1, f);
+}
+
+// The same for single values, of which a thread wants thousands: f(begin, end).
+template <class F>
+void parallel_parts(int64_t n, const F& f) {
+  torch::stable::parallel_for(0, n, 1 << 15, f);
 }
 
 }  // namespace l2rfast

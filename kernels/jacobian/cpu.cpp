@@ -2,8 +2,12 @@
 //
 // Floor: the field is read once, the determinant written once; 9 differences and 14 operations a voxel. Done
 // row by row: the rows above and below are in the cache when their turn comes.
+//
+// The gradient is gathered, row by row too: what every voxel gets of its neighbours' determinants. Their cofactors are
+// computed again for each of the 2 * ndim + 1 rows that need them, which is cheaper than to store ndim^2 volumes.
 
-#include "common/tensor.h"
+#include "common/rows.h"
+#include "common/sampling.h"
 
 namespace l2rfast {
 namespace {
@@ -14,6 +18,7 @@ struct Difference {
   const T *low, *high;
   T inverse;
 
+  Difference() = default;
   Difference(const T* row, int64_t i, int64_t size, int64_t stride) {
     const int64_t before = i > 0, after = i < size - 1;
     low = row - before * stride;
@@ -23,55 +28,147 @@ struct Difference {
   T operator()(int64_t x) const { return (high[x] - low[x]) * inverse; }
 };
 
+// J of x + disp(x) on a stretch of a row where every voxel has the same kind of neighbours along x.
 template <int ndim, class T>
-void determinant_row(const T* disp, Grid grid, int64_t row, T* result) {
+struct Jacobian {
+  Difference<T> of[ndim][ndim];
+
+  template <int k, int l>
+  L2RFAST_INLINE T entry(int64_t x) const {
+    return of[k][l](x) + T(k == l);
+  }
+  // d determinant / d J_kl.
+  template <int k, int l>
+  L2RFAST_INLINE T cofactor(int64_t x) const {
+    if constexpr (ndim == 2) {
+      return (k == l ? T(1) : T(-1)) * entry<1 - k, 1 - l>(x);
+    } else {
+      constexpr int k1 = (k + 1) % 3, k2 = (k + 2) % 3, l1 = (l + 1) % 3, l2 = (l + 2) % 3;
+      return entry<k1, l1>(x) * entry<k2, l2>(x) - entry<k1, l2>(x) * entry<k2, l1>(x);
+    }
+  }
+};
+
+// Calls f(jacobian, begin, end) for the stretches of a row of a field (ndim, *spatial).
+template <int ndim, class T, class F>
+void each_stretch(const T* disp, const Grid& grid, int64_t row, const F& f) {
   const int64_t z = row / grid.h, y = row % grid.h, w = grid.w;
   const auto run = [&](int64_t begin, int64_t end) {
-    // j[k][l] for x in [begin, end); all of them have the same neighbours along x.
-    const auto along = [&](int k, int l) {
+    Jacobian<ndim, T> j;
+    for (int k = 0; k < ndim; ++k) {
       const T* u = disp + k * grid.numel() + row * w;
-      if (l == ndim - 1) return Difference<T>(u, begin, w, 1);
-      if (l == ndim - 2) return Difference<T>(u, y, grid.h, w);
-      return Difference<T>(u, z, grid.d, grid.h * w);
-    };
-    if constexpr (ndim == 2) {
-      const auto j00 = along(0, 0), j01 = along(0, 1), j10 = along(1, 0), j11 = along(1, 1);
-      for (int64_t x = begin; x < end; ++x) result[x] = (1 + j00(x)) * (1 + j11(x)) - j01(x) * j10(x);
-    } else {
-      const auto j00 = along(0, 0), j01 = along(0, 1), j02 = along(0, 2);
-      const auto j10 = along(1, 0), j11 = along(1, 1), j12 = along(1, 2);
-      const auto j20 = along(2, 0), j21 = along(2, 1), j22 = along(2, 2);
-      for (int64_t x = begin; x < end; ++x)
-        result[x] = (1 + j00(x)) * ((1 + j11(x)) * (1 + j22(x)) - j12(x) * j21(x)) -
-                    j01(x) * (j10(x) * (1 + j22(x)) - j12(x) * j20(x)) +
-                    j02(x) * (j10(x) * j21(x) - (1 + j11(x)) * j20(x));
+      j.of[k][ndim - 1] = {u, begin, w, 1};
+      j.of[k][ndim - 2] = {u, y, grid.h, w};
+      if constexpr (ndim == 3) j.of[k][0] = {u, z, grid.d, grid.h * w};
     }
+    f(j, begin, end);
   };
   run(0, 1);
   if (w > 2) run(1, w - 1);
   if (w > 1) run(w - 1, w);
 }
 
+template <int ndim, class T>
+void determinant_row(const T* disp, const Grid& grid, int64_t row, T* __restrict result) {
+  each_stretch<ndim>(disp, grid, row, [&](const Jacobian<ndim, T> j, int64_t begin, int64_t end) {
+    for (int64_t x = begin; x < end; ++x) {
+      T sum = j.template entry<0, 0>(x) * j.template cofactor<0, 0>(x);
+      sum += j.template entry<0, 1>(x) * j.template cofactor<0, 1>(x);
+      if constexpr (ndim == 3) sum += j.template entry<0, 2>(x) * j.template cofactor<0, 2>(x);
+      result[x] = sum;
+    }
+  });
+}
+
+// What the difference at i0 along an axis of that size, over its width, gives to the value at i.
+template <class T>
+T share(int64_t i0, int64_t i, int64_t size) {
+  const int64_t low = std::max<int64_t>(i0 - 1, 0), high = std::min(i0 + 1, size - 1);
+  return high > low ? T((i == high) - (i == low)) / T(high - low) : T(0);
+}
+
+template <int ndim, class T>
+void gradient_row(const T* grad, const T* disp, const Grid& grid, int64_t row, T* result) {
+  const int64_t at[3] = {row / grid.h, row % grid.h, 0}, size[3] = {grid.d, grid.h, grid.w};
+  const int64_t stride[3] = {grid.h, 1, 0};  // in rows
+  const int64_t w = grid.w;
+  std::vector<T> buffer(w);
+  T* const products = buffer.data();
+  each_axis<ndim>([&](auto k) {
+    T* const out = result + k.value * grid.numel() + row * w;
+    std::fill_n(out, w, T(0));
+    each_axis<ndim>([&](auto l) {
+      constexpr int axis = 3 - ndim + l.value;
+      const int64_t reach = axis < 2;
+      for (int64_t away = -reach; away <= reach; ++away) {
+        const int64_t from = at[axis] + away;
+        if (from < 0 || from >= size[axis]) continue;
+        const T factor = axis < 2 ? share<T>(from, at[axis], size[axis]) : T(1);
+        if (factor == 0) continue;
+        const int64_t other = row + away * stride[axis];
+        const T* g = grad + other * w;
+        each_stretch<ndim>(disp, grid, other, [&](const Jacobian<ndim, T> j, int64_t begin, int64_t end) {
+          T* __restrict to = products;
+          for (int64_t x = begin; x < end; ++x) to[x] = factor * g[x] * j.template cofactor<k.value, l.value>(x);
+        });
+        if constexpr (axis < 2) {
+          add(out, products, w);
+        } else {
+          for (int64_t x = 1; x < w - 1; ++x)
+            out[x] += products[x - 1] * share<T>(x - 1, x, w) + products[x + 1] * share<T>(x + 1, x, w);
+          for (int64_t x : {int64_t(0), w - 1})
+            for (int64_t i = std::max<int64_t>(x - 1, 0); i <= std::min(x + 1, w - 1) && w > 1; ++i)
+              out[x] += products[i] * share<T>(i, x, w);
+        }
+      }
+    });
+  });
+}
+
+// Calls f(ndim, T, n, row) for every row of every item of a field (N, ndim, *spatial).
+template <class F>
+void each_row(const Tensor& disp, const Grid& grid, const F& f) {
+  for_real(disp.scalar_type(), [&](auto t) {
+    parallel_each(disp.size(0) * grid.rows(), [&](int64_t item) {
+      const int64_t n = item / grid.rows(), row = item % grid.rows();
+      if (grid.deep)
+        f(std::integral_constant<int, 3>{}, t, n, row);
+      else
+        f(std::integral_constant<int, 2>{}, t, n, row);
+    });
+  });
+}
+
 Tensor jacobian_determinant(const Tensor& disp_) {
   const Tensor disp = packed(disp_);
-  const int64_t ndim = disp.size(1), batch = disp.size(0);
   auto shape = shape_of(disp);
   shape.erase(shape.begin() + 1);
   const Tensor result = empty_as(disp, shape);
-  const Grid grid = grid_of(disp, ndim);
-  for_real(disp.scalar_type(), [&](auto t) {
+  const Grid grid = grid_of(disp, disp.size(1));
+  each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
     using T = decltype(t);
-    parallel_each(batch * grid.rows(), [&](int64_t item) {
-      const int64_t n = item / grid.rows();
-      const auto run = ndim == 3 ? determinant_row<3, T> : determinant_row<2, T>;
-      run(read<T>(disp) + n * ndim * grid.numel(), grid, item % grid.rows(), write<T>(result) + item * grid.w);
-    });
+    T* out = write<T>(result) + n * grid.numel() + row * grid.w;
+    determinant_row<ndim.value>(read<T>(disp) + n * ndim.value * grid.numel(), grid, row, out);
+  });
+  return result;
+}
+
+Tensor jacobian_determinant_backward(const Tensor& grad_, const Tensor& disp_) {
+  const Tensor disp = packed(disp_), grad = packed(grad_), result = empty_as(disp, shape_of(disp));
+  const Grid grid = grid_of(disp, disp.size(1));
+  each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
+    using T = decltype(t);
+    const int64_t at = n * ndim.value * grid.numel();
+    gradient_row<ndim.value>(read<T>(grad) + n * grid.numel(), read<T>(disp) + at, grid, row, write<T>(result) + at);
   });
   return result;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) { m.impl("jacobian_determinant", TORCH_BOX(&jacobian_determinant)); }
+STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) {
+  m.impl("jacobian_determinant", TORCH_BOX(&jacobian_determinant));
+  m.impl("jacobian_determinant_backward", TORCH_BOX(&jacobian_determinant_backward));
+}
 
 }  // namespace l2rfast

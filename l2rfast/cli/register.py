@@ -97,10 +97,10 @@ def run(
     """
     import torch
 
+    from ..fields import jacobian_determinant
     from ..io import OutputFolder, Volume, as_volume, read_labels, write_displacement, write_image
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
-    from ..transforms import jacobian_determinant
     from .overview import draw_overview
 
     if (fixed_labels is None) != (moving_labels is None):

@@ -1,0 +1,37 @@
+"""Sampling at an affine map of the output voxels: the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..common import sampling
+
+
+def _positions(matrix: Tensor, size: list[int]) -> Tensor:
+    columns = matrix.to(sampling.arithmetic_dtype(matrix)).view(*matrix.shape, *[1] * len(size)).unbind(2)
+    positions = columns[-1]
+    for column, x in zip(columns, sampling.coordinates(size, matrix), strict=False):
+        positions = positions + column * x  # not a matrix product: autocast would round it
+    return positions
+
+
+def affine_warp(image: Tensor, matrix: Tensor, size: Sequence[int], mode: str, padding: str) -> Tensor:
+    """image (N, C, *in), matrix (N, ndim, ndim + 1): output voxel -> image voxel -> (N, C, *size)."""
+    return sampling.sample(image, _positions(matrix, list(size)), mode, padding)
+
+
+def affine_warp_backward(
+    grad: Tensor, image: Tensor, matrix: Tensor, mode: str, padding: str, to_image: bool, to_matrix: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients to image, in the dtype of the arithmetic, and to matrix, in its own; empty where not asked for."""
+    size = list(grad.shape[2:])
+    positions = _positions(matrix, size)
+    grad_image, by_position = sampling.sample_backward(grad, image, positions, mode, padding, to_image, to_matrix)
+    if not to_matrix:
+        return grad_image, by_position.to(matrix.dtype)
+    by_position, x = by_position.flatten(2), sampling.coordinates(size, matrix).flatten(1)
+    linear = (by_position.unsqueeze(2) * x).sum(-1)
+    return grad_image, torch.cat([linear, by_position.sum(-1, keepdim=True)], -1).to(matrix.dtype)

@@ -1,0 +1,96 @@
+// Runs a function of one voxel over all voxels of an output: on the GPU a thread each. Compiled as plain C++ it is a
+// loop on the host, for the tests to run the same functions, called the same way, where there is no GPU.
+#pragma once
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+#define L2RFAST_KEY CUDA
+#else
+#define L2RFAST_KEY CPU
+#endif
+
+#include <algorithm>
+
+#include "common/sampling.cuh"
+
+namespace l2rfast {
+
+// The voxels to run over; 2-D has one plane.
+struct Extent {
+  int64_t items;
+  int32_t d, h, w;
+
+  template <int ndim>
+  Extent(int64_t n, const int32_t (&size)[ndim])
+      : items(n), d(ndim == 3 ? size[0] : 1), h(size[ndim - 2]), w(size[ndim - 1]) {}
+};
+
+template <int ndim>
+L2RFAST_INLINE Voxel<ndim> voxel(int64_t n, int32_t z, int32_t y, int32_t x) {
+  if constexpr (ndim == 3)
+    return {n, {z, y, x}};
+  else
+    return {n, {y, x}};
+}
+
+// Whether torch.use_deterministic_algorithms(True) is in force. The stable ABI has no function that tells, so that the
+// package defines an operator that does.
+inline bool deterministic() {
+  StableIValue result = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("l2rfast_cuda::deterministic", "", &result, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(result);
+}
+
+#ifdef __CUDACC__
+
+constexpr int kThreads = 256;
+
+// A block covers a tile of 32 x 4 x 2 voxels (2-D: 32 x 8), x fastest, so that its threads read the same few lines.
+// At least Body::resident blocks share a multiprocessor, which caps their registers at 65536 / 256 / resident.
+// deep: tiles of an item along z.
+template <class Body>
+__global__ void __launch_bounds__(kThreads, Body::resident)
+    each_voxel_kernel(const __grid_constant__ Body body, const __grid_constant__ Extent e, uint32_t deep) {
+  const uint32_t x = blockIdx.x * blockDim.x + threadIdx.x;
+  if (x >= e.w) return;
+  for (uint32_t slab = blockIdx.z; slab < e.items * deep; slab += gridDim.z) {
+    const uint32_t n = slab / deep, z = (slab - n * deep) * blockDim.z + threadIdx.z;
+    if (z >= e.d) continue;
+    for (uint32_t y = blockIdx.y * blockDim.y + threadIdx.y; y < e.h; y += gridDim.y * blockDim.y)
+      body(voxel<Body::ndim>(n, z, y, x));
+  }
+}
+
+// On the stream that is current on the device of a tensor.
+template <class Body>
+void each_voxel(const Body& body, const Extent& e, const Tensor& on) {
+  if (e.items * e.d * e.h * e.w == 0) return;
+  const int32_t device = on.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const dim3 tile = e.d == 1 ? dim3(32, 8, 1) : dim3(32, 4, 2);
+  const auto tiles = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
+  const int64_t deep = tiles(e.d, tile.z), slabs = e.items * deep;
+  STD_TORCH_CHECK(slabs <= int64_t(UINT32_MAX) - 65535, "expected fewer planes in the batch, got ", slabs);
+  constexpr int64_t most = 65535;  // blocks along y and z; beyond, a block takes several tiles
+  const dim3 blocks(tiles(e.w, tile.x), std::min(tiles(e.h, tile.y), most), std::min(slabs, most));
+  each_voxel_kernel<<<blocks, tile, 0, static_cast<cudaStream_t>(stream)>>>(body, e, uint32_t(deep));
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+}
+
+#else
+
+template <class Body>
+void each_voxel(const Body& body, const Extent& e, const Tensor&) {
+  for (int64_t n = 0; n < e.items; ++n)
+    for (int32_t z = 0; z < e.d; ++z)
+      for (int32_t y = 0; y < e.h; ++y)
+        for (int32_t x = 0; x < e.w; ++x) body(voxel<Body::ndim>(n, z, y, x));
+}
+
+#endif
+
+}  // namespace l2rfast

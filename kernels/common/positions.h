@@ -1,0 +1,146 @@
+// Where the voxels of an output are sampled, a block of a row at a time, and what such positions come from.
+#pragma once
+
+#include "common/interpolation.h"
+#include "common/tensor.h"
+#include "common/vectors.h"
+
+namespace l2rfast {
+
+constexpr int kBlock = 256;
+
+// Some voxels of a row of the output: `count` from (z, y, x) of item n on, `first` in the order of the item's voxels.
+struct Block {
+  int64_t n, z, y, x, first;
+  int count;
+
+  template <class A>
+  A coordinate(int axis) const {
+    return A(axis == 0 ? z : axis == 1 ? y : x);
+  }
+  // `count` in whole vectors: lanes beyond it repeat a sample, and are never stored.
+  template <class A>
+  int whole() const {
+    return (count + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+  }
+};
+
+// f(std::integral_constant<int, k>{}) for every axis k.
+template <int ndim, class F>
+L2RFAST_INLINE void each_axis(const F& f) {
+  [&]<int... k>(std::integer_sequence<int, k...>) {
+    (f(std::integral_constant<int, k>{}), ...);
+  }(std::make_integer_sequence<int, ndim>{});
+}
+
+// Calls f with the dtype of a field that goes with arithmetic in A.
+template <class A, class F>
+void for_field(Dtype dtype, const F& f) {
+  if constexpr (std::is_same_v<A, double>) {
+    f(double{});
+  } else {
+    for_floating(dtype, [&](auto t) {
+      if constexpr (!std::is_same_v<decltype(t), double>) f(t);
+    });
+  }
+}
+
+// Components of a field over the output's voxels, in any floating dtype and strides, read as A.
+template <class A>
+struct Field {
+  const void* data;
+  Dtype dtype;
+  int64_t batch, component, step[3];
+
+  // `component` is the stride of the components, at that axis of the tensor; the spatial axes start at another.
+  Field(const Tensor& t, int ndim, int component_axis, int spatial_axis)
+      : data(t.const_data_ptr()),
+        dtype(t.scalar_type()),
+        batch(t.size(0) > 1 ? t.stride(0) : 0),
+        component(t.stride(component_axis)),
+        step{} {
+    for (int k = 0; k < ndim; ++k) step[3 - ndim + k] = t.stride(spatial_axis + k);
+  }
+
+  // to[i] = f(i, value) for component k.
+  template <class F>
+  L2RFAST_INLINE void read(int k, const Block& b, A* __restrict to, const F& f) const {
+    const int64_t at = b.n * batch + k * component + b.z * step[0] + b.y * step[1] + b.x * step[2];
+    for_field<A>(dtype, [&](auto t) {
+      const auto* u = static_cast<const decltype(t)*>(data) + at;
+      const int count = b.count;
+      if (step[2] == 1) {
+        // The hardware does not foresee the next rows of three components at once.
+        for (int i = 0; i < count; i += 64 / int(sizeof(t))) __builtin_prefetch(u + 2 * kBlock + i);
+        for (int i = 0; i < count; ++i) to[i] = f(i, A(u[i]));
+      } else {
+        const int64_t stride = step[2];
+        for (int i = 0; i < count; ++i) to[i] = f(i, A(u[i * stride]));
+      }
+    });
+  }
+};
+
+// Sample positions x + disp(x) of a displacement field (N, ndim, *out).
+template <int ndim, class A>
+struct Displaced {
+  using Real = A;
+  Field<A> disp;
+  Grid out;
+  int64_t items;
+
+  explicit Displaced(const Tensor& t) : disp(t, ndim, 1, 2), out(grid_of(t, ndim)), items(t.size(0)) {}
+
+  template <int k>
+  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+    const A start = b.coordinate<A>(3 - ndim + k);
+    disp.read(k, b, position, [=](int i, A u) { return (k == ndim - 1 ? start + A(i) : start) + u; });
+  }
+};
+
+// Sample positions of a grid (N, *out, ndim) in [-1, 1], component ndim - 1 - k along axis k of the image.
+template <int ndim, class A>
+struct Normalised {
+  using Real = A;
+  Field<A> grid;
+  Grid out;
+  int64_t items;
+  A scale[ndim], shift;
+
+  Normalised(const Tensor& t, const Tensor& image, bool align_corners)
+      : grid(t, ndim, ndim + 1, 1), items(t.size(0)), shift(align_corners ? A(0) : A(0.5)) {
+    out = {ndim == 3 ? t.size(1) : 1, t.size(ndim - 1), t.size(ndim), ndim == 3};
+    for (int k = 0; k < ndim; ++k) scale[k] = A(image.size(2 + k) - align_corners) / 2;
+  }
+
+  template <int k>
+  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+    const A times = scale[k], minus = shift;
+    grid.read(ndim - 1 - k, b, position, [=](int, A g) { return (g + 1) * times - minus; });
+  }
+};
+
+// Sample positions matrix (N, ndim, ndim + 1) times (x, 1).
+template <int ndim, class A>
+struct Affine {
+  using Real = A;
+  std::vector<A> matrix;
+  Grid out;
+  int64_t items;
+
+  Affine(const Tensor& t, const Grid& size) : matrix(t.numel()), out(size), items(t.size(0)) {
+    const Tensor source = packed(t);
+    for_field<A>(t.scalar_type(), [&](auto v) { std::copy_n(read<decltype(v)>(source), t.numel(), matrix.begin()); });
+  }
+
+  template <int k>
+  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+    const A* m = matrix.data() + (b.n * ndim + k) * (ndim + 1);
+    A start = m[ndim];
+    for (int j = 0; j < ndim - 1; ++j) start += m[j] * b.coordinate<A>(3 - ndim + j);
+    const A slope = m[ndim - 1], x = b.coordinate<A>(2);
+    for (int i = 0, end = b.count; i < end; ++i) position[i] = start + slope * (x + A(i));
+  }
+};
+
+}  // namespace l2rfast

@@ -1,0 +1,149 @@
+"""Displacement fields: composed, integrated from velocities, and measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from . import _check
+from ._dispatch import Operator, once_differentiable
+from .errors import InputError
+from .kernels.integrate_velocity import reference as integration
+from .kernels.jacobian import reference as jacobian
+from .transforms import _warp_backward
+
+
+def _compose_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _compose_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    outer, inner = ctx.saved_tensors
+    to_outer, to_inner = ctx.needs_input_grad
+    by_outer, by_inner = _warp_backward(grad, outer, inner, "linear", "border", to_outer, to_inner)
+    if to_inner:
+        by_inner = by_inner + grad.sum_to_size(inner.shape)
+    return by_outer.to(outer.dtype) if to_outer else None, by_inner if to_inner else None
+
+
+def _integrate_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    velocity, ctx.steps = inputs
+    ctx.save_for_backward(velocity)
+
+
+def _integrate_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    once_differentiable("integrate_velocity")
+    (velocity,) = ctx.saved_tensors
+    return _integrate_velocity_backward(grad, velocity, ctx.steps), None
+
+
+def _jacobian_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _jacobian_gradient(ctx: Any, grad: Tensor) -> Tensor:
+    once_differentiable("jacobian_determinant")
+    (disp,) = ctx.saved_tensors
+    result: Tensor = _jacobian_determinant_backward(grad, disp)
+    return result
+
+
+def _fake_compose(outer: Tensor, inner: Tensor) -> Tensor:
+    return inner.new_empty((max(outer.shape[0], inner.shape[0]), *inner.shape[1:]))
+
+
+_compose = Operator(integration.compose, fake=_fake_compose, backward=_compose_gradient, setup_context=_compose_context)
+_integrate_velocity_backward = Operator(
+    integration.integrate_velocity_backward,
+    fake=lambda grad, velocity, steps: velocity.new_empty(velocity.shape),
+)
+_integrate_velocity = Operator(
+    integration.integrate_velocity,
+    fake=lambda velocity, steps: velocity.new_empty(velocity.shape),
+    backward=_integrate_gradient,
+    setup_context=_integrate_context,
+)
+_jacobian_determinant_backward = Operator(
+    jacobian.jacobian_determinant_backward, fake=lambda grad, disp: disp.new_empty(disp.shape)
+)
+_jacobian_determinant = Operator(
+    jacobian.jacobian_determinant,
+    fake=lambda disp: disp.new_empty((disp.shape[0], *disp.shape[2:])),
+    backward=_jacobian_gradient,
+    setup_context=_jacobian_context,
+)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The displacement field of one transform after another: ``inner(x) + outer(x + inner(x))``.
+
+    ``warp(warp(image, outer), inner)`` is ``warp(image, compose(outer, inner))``, up to interpolation.
+
+    Args:
+        outer: (N, ndim, *in), in voxels, sampled linearly with its border repeated.
+        inner: (N, ndim, *out), of the same dtype. A batch of one goes with every item of the other's.
+
+    Returns:
+        (N, ndim, *out). Differentiable in both, twice.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit.
+    """
+    ndim = _check.field("outer", outer)
+    if _check.field("inner", inner) != ndim:
+        raise InputError(f"outer, inner: expected as many spatial axes, got {ndim} and {inner.ndim - 2}")
+    _check.same("outer, inner", outer, inner, shape=False)
+    if outer.shape[0] != inner.shape[0] and 1 not in (outer.shape[0], inner.shape[0]):
+        raise InputError(f"outer, inner: expected one batch size, or 1, got {outer.shape[0]} and {inner.shape[0]}")
+    result: Tensor = _compose(outer, inner)
+    return result
+
+
+def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) -> Tensor:
+    """Integrate a stationary velocity field over one unit of time, by scaling and squaring.
+
+    Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006: the field over 2^steps,
+    composed with itself ``steps`` times.
+
+    Args:
+        velocity: (N, ndim, *spatial), floating, in voxels per unit of time.
+        steps: number of compositions; 0 returns the velocity as displacement.
+        keep: keep the field of every step for the backward pass, ``steps`` in all. Otherwise only the velocity is
+            kept, the backward pass computes fields again, and holds at most five at a time however many the steps.
+
+    Returns:
+        (N, ndim, *spatial) displacement field in voxels. Fields between are float32, or float64 when velocity is.
+        Differentiable; with ``keep=True`` twice.
+
+    Raises:
+        InputError: a wrong shape or dtype, or negative steps.
+    """
+    _check.field("velocity", velocity)
+    _check.at_least("steps", steps, 0)
+    u = velocity.to(_check.arithmetic_dtype(velocity))
+    if keep:
+        u = u / 2**steps
+        for _ in range(steps):
+            u = compose(u, u)
+    else:
+        u = _integrate_velocity(u, steps)
+    return u.to(velocity.dtype)
+
+
+def jacobian_determinant(disp: Tensor) -> Tensor:
+    """Jacobian determinant of x + disp(x): the local change of volume; not positive where the map folds.
+
+    Args:
+        disp: (N, ndim, *spatial) displacement field in voxels, 2-D or 3-D, floating.
+
+    Returns:
+        (N, *spatial) in the field's dtype: central differences, one-sided at the border, none along an axis of one
+        voxel. Differentiable, once.
+
+    Raises:
+        InputError: a wrong shape or dtype.
+    """
+    _check.field("disp", disp)
+    result: Tensor = _jacobian_determinant(disp.to(_check.arithmetic_dtype(disp)))
+    return result.to(disp.dtype)
