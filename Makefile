@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(shell find kernels -name '*.cpp' -o -name '*.h')
+CPP := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OUT ?= demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -31,6 +31,7 @@ format: $(VENV)/.built
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/.built
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[bench]'
 	$(BIN)/python -m bench
 
 clean:

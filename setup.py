@@ -1,17 +1,23 @@
-"""Builds the C++ kernels: one shared library per instruction set, chosen when it is loaded.
+"""Builds the C++ kernels: one shared library per instruction set, chosen when it is loaded. And the CUDA kernels.
 
 The sources use PyTorch's stable ABI and no Python ABI, so one wheel serves every Python 3 and
 several PyTorch versions. Without PyTorch's headers or a C++ compiler the package still installs,
 with the slower reference backend, and says so in one line.
+
+CUDA kernels are built where PyTorch is a CUDA build and nvcc is found; $L2RFAST_CUDA says otherwise, 1 or 0.
 """
 
 import os
 import platform
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -30,19 +36,65 @@ FLAGS = [
     "-fno-trapping-math",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+CUDA = "l2rfast._cuda"
+CUDA_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "--expt-relaxed-constexpr",  # constants from std:: in device code
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+]
+
+
+def sources_of(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+def cuda_targets() -> list[str]:
+    """Options of nvcc: code for the cards of this machine, or, where there is none, for those that are usual."""
+    import torch
+
+    cards = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    names = [f"{major}{minor}" for major, minor in sorted(cards)]
+    # Nothing here is of one generation alone: the oldest's intermediate code serves for all.
+    return [f"-gencode=arch=compute_{n},code=[sm_{n},compute_{n}]" for n in names] or [
+        "-gencode=arch=compute_80,code=[sm_80,sm_90,sm_100,compute_80]"
+    ]
+
+
+def cuda_command(output: Path, options: Iterable[str]) -> list[str]:
+    """What builds the library of the CUDA kernels, run in this folder."""
+    import torch
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    # On a CPU build of PyTorch it can be linked, not loaded.
+    libraries = ["torch_cpu", *(["torch_cuda"] if torch.version.cuda else [])]
+    return [
+        shutil.which("nvcc") or str(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc")),
+        "-shared",
+        *CUDA_FLAGS,
+        *options,
+        *(f"-I{path}" for path in [str(ROOT / "kernels"), *include_paths()]),
+        *(f"-L{path}" for path in library_paths()),
+        *(f"-l{library}" for library in libraries),
+        "-o",
+        str(output),
+        *sources_of("kernels/*/cuda.cu"),
+    ]
 
 
 def extensions() -> list[Extension]:
     try:
+        import torch
         from torch.utils.cpp_extension import include_paths, library_paths
     except ImportError:  # no headers to build with
         return []
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("kernels/*/cpu.cpp"))
-    headers = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("kernels/**/*.h"))
-    return [
+    headers = sources_of("kernels/**/*.h")
+    cpp = [
         Extension(
             f"l2rfast._cpp_{name}",
-            sources,
+            sources_of("kernels/*/cpu.cpp"),
             depends=headers,
             include_dirs=[str(ROOT / "kernels"), *include_paths()],
             library_dirs=library_paths(),
@@ -53,6 +105,10 @@ def extensions() -> list[Extension]:
         )
         for name, flags in INSTRUCTION_SETS.items()
     ]
+    if os.environ.get("L2RFAST_CUDA", "1" if torch.version.cuda else "0") != "1":
+        return cpp
+    depends = [*headers, *sources_of("kernels/**/*.cuh")]
+    return [*cpp, Extension(CUDA, sources_of("kernels/*/cuda.cu"), depends=depends, optional=True)]
 
 
 class BuildLibraries(build_ext):
@@ -62,10 +118,24 @@ class BuildLibraries(build_ext):
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name != CUDA:
+            return super().build_extension(ext)
+        output = Path(self.get_ext_fullpath(ext.name))
+        if not self.force and not newer_group([*ext.sources, *ext.depends], str(output), "newer"):
+            return None
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.spawn(cuda_command(output, [*cuda_targets(), "--threads=0"]))
+        except Exception as error:
+            raise CompileError(f"{ext.name}: {error}") from error
+
     def run(self) -> None:
         super().run()
-        built = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()]
-        if len(built) < len(INSTRUCTION_SETS):
+        built = {ext.name for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()}
+        if CUDA in {ext.name for ext in self.extensions} - built:
+            print("l2rfast: no CUDA kernels were built: is there an nvcc of the version that PyTorch was built with?")
+        if len(built - {CUDA}) < len(INSTRUCTION_SETS):
             print(
                 "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one install "
                 "g++ 12 or newer and torch, then: pip install --no-build-isolation --force-reinstall --no-deps ."
@@ -82,4 +152,5 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel})
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel})

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for family in cases.FAMILIES:
         for builder in cases.FAMILIES[family] if family in chosen else []:
             make = partial(builder, cases.SIZES[arguments.size])
-            measurement = harness.measure(make(), arguments.rounds or (7 if full else 1))
+            measurement = harness.measure_apart(make, arguments.rounds or (7 if full else 1))
             harness.measure_memory(measurement, make)
             written.cases.append(measurement)
             print(f"\n{report.case_section(measurement)}", flush=True)

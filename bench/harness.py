@@ -14,6 +14,12 @@ from torch import Tensor
 from . import machine
 
 OURS = "l2rfast"
+SLOW = 20.0  # seconds: what takes longer is timed in one round only
+# glibc gives no memory back. With its cache of small blocks the pieces that aligning leaves over would stay between the
+# large blocks, which then would not be used again.
+KEEPING = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=0x10000000000:glibc.malloc.tcache_count=0"
+}
 
 Tensors = tuple[Tensor, ...]
 
@@ -47,6 +53,8 @@ class Case:
         contestants: by name; ``"l2rfast"`` is ours, the others are its peers.
         reference: the result in float64.
         tolerance: largest relative error ||out - ref|| / ||ref|| of any output that counts as correct.
+        floor_target: how many times the floor l2rfast is meant to take at most.
+        memory_target: how many times the bytes of its results l2rfast is meant to need at most, the results included.
     """
 
     name: str
@@ -55,6 +63,8 @@ class Case:
     contestants: dict[str, Contestant]
     reference: Callable[[], Tensors]
     tolerance: float = 1e-5
+    floor_target: float | None = None
+    memory_target: float | None = None
 
 
 @dataclass
@@ -67,13 +77,11 @@ class Result:
         output_bytes: of its results.
         extra_bytes: growth of the resident memory during a call, results included; None where it is not known.
         seconds: of each round.
-        target: as in `Contestant`.
     """
 
     error: float
     correct: bool
     output_bytes: int
-    target: float | None
     extra_bytes: int | None = None
     seconds: list[float] = field(default_factory=list)
 
@@ -81,14 +89,20 @@ class Result:
     def median(self) -> float | None:
         return median(self.seconds) if self.seconds else None
 
+    @property
+    def times_output(self) -> float | None:
+        """How many times the bytes of its results a call needs."""
+        return None if self.extra_bytes is None else self.extra_bytes / self.output_bytes
+
 
 @dataclass
 class Measurement:
     """A case that has been measured.
 
     Attributes:
-        name, description, bytes, tolerance: of the case.
+        name, description, bytes, tolerance, floor_target, memory_target: of the case.
         bandwidth: bytes per second that a copy read and wrote, measured just before.
+        targets: of the contestants that have one.
         results: by contestant.
         skipped: contestants whose package is absent, and the reason.
     """
@@ -97,7 +111,10 @@ class Measurement:
     description: str
     bytes: int
     tolerance: float
+    floor_target: float | None
+    memory_target: float | None
     bandwidth: float
+    targets: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -117,17 +134,41 @@ class Measurement:
         return None if name == OURS or ours is None or theirs is None else theirs / ours
 
     def met(self, name: str) -> bool | None:
-        """Whether the target beside a peer is reached, which no incorrect result does; None where none is set."""
-        ratio, target = self.ratio(name), self.results[name].target
-        if target is None or not self.results[name].correct:
+        """Whether the target beside a peer is reached; None where there is none, or the peer gave nothing to compare.
+
+        No incorrect result of ours reaches a target.
+        """
+        if name not in self.targets or name in self.skipped or not self.results[name].correct:
             return None
-        return ratio is not None and ratio >= target
+        ratio = self.ratio(name)
+        return ratio is not None and ratio >= self.targets[name]
+
+    def floor_met(self) -> bool | None:
+        """Whether ours is as near to the floor as it is meant to be; None where that is not said."""
+        if self.floor_target is None:
+            return None
+        times = self.times_floor(OURS)
+        return times is not None and times <= self.floor_target
+
+    def memory_met(self) -> bool | None:
+        """Whether ours needs as little memory as it is meant to; None where that is not said, or not measured."""
+        ours = self.results[OURS]
+        if self.memory_target is None or (ours.correct and ours.times_output is None):
+            return None
+        return ours.times_output is not None and ours.times_output <= self.memory_target
 
 
 def measure(case: Case, rounds: int, *, copied_bytes: int = 1 << 29) -> Measurement:
-    """Check every contestant, then time the correct ones in turns: A B C, A B C, ..."""
+    """Check every contestant, then time the correct ones in turns: A B C, A B C, ...; slow ones in the first only."""
     measurement = Measurement(
-        case.name, case.description, case.bytes, case.tolerance, machine.copy_bandwidth(copied_bytes)
+        case.name,
+        case.description,
+        case.bytes,
+        case.tolerance,
+        case.floor_target,
+        case.memory_target,
+        machine.copy_bandwidth(copied_bytes),
+        {name: contestant.target for name, contestant in case.contestants.items() if contestant.target is not None},
     )
     reference = case.reference()
     for name, contestant in case.contestants.items():
@@ -140,8 +181,23 @@ def measure(case: Case, rounds: int, *, copied_bytes: int = 1 << 29) -> Measurem
     # The checks were the warm-up.
     for _ in range(rounds):
         for name in correct:
-            measurement.results[name].seconds.append(_seconds(case.contestants[name].run))
+            seconds = measurement.results[name].seconds
+            if not seconds or seconds[0] <= SLOW:
+                seconds.append(_seconds(case.contestants[name].run))
     return measurement
+
+
+def measure_apart(make: Callable[[], Case], rounds: int) -> Measurement:
+    """`measure` the case that ``make`` makes, in a process of its own, whose C allocator keeps what it once has.
+
+    So it is in a training loop after the first step. Otherwise chance decides which calls the system zeroes fresh
+    pages for, which takes longer than the fastest contestants.
+    """
+    return machine.in_a_fresh_process(_measure, make, rounds, **KEEPING)
+
+
+def _measure(make: Callable[[], Case], rounds: int) -> Measurement:
+    return measure(make(), rounds)
 
 
 def measure_memory(measurement: Measurement, make: Callable[[], Case]) -> None:
@@ -167,14 +223,15 @@ def relative_error(outputs: Tensors, reference: Tensors) -> float:
     """``||out - ref|| / ||ref||`` of the worst output; infinite where shapes differ or a number is not finite."""
     if [x.shape for x in outputs] != [x.shape for x in reference]:
         return math.inf
-    errors = [float((x.double() - y).norm() / y.norm()) for x, y in zip(outputs, reference, strict=True)]
+    pairs = ((x.double(), y.double()) for x, y in zip(outputs, reference, strict=True))
+    errors = [float((x - y).norm() / y.norm()) for x, y in pairs]
     return max(e if math.isfinite(e) else math.inf for e in errors)
 
 
 def _check(contestant: Contestant, reference: Tensors, tolerance: float) -> Result:
     outputs = contestant.canonical(contestant.run())
     error = relative_error(outputs, reference)
-    return Result(error, error <= tolerance, sum(x.nbytes for x in outputs), contestant.target)
+    return Result(error, error <= tolerance, sum(x.nbytes for x in outputs))
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -19,7 +19,7 @@ import l2rfast
 
 T = TypeVar("T")
 
-DISTRIBUTIONS = ("l2rfast", "torch", "numpy", "convexadam")
+DISTRIBUTIONS = ("l2rfast", "torch", "numpy", "convexadam", "monai", "torch-interpol", "voxelmorph")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

@@ -6,6 +6,9 @@ a timed call that costs a microsecond.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,21 +21,72 @@ def identity_grid(shape: tuple[int, ...]) -> Tensor:
 
 
 def sampling_grid(identity: Tensor, disp: Tensor) -> Tensor:
-    """The (1, *shape, 3) grid that `F.grid_sample` takes, made as VoxelMorph's SpatialTransformer makes it."""
+    """The (1, *shape, 3) grid that `F.grid_sample` takes: x, y, z from -1 to 1."""
     positions = identity + disp
     for k, size in enumerate(disp.shape[2:]):
         positions[:, k] = 2 * (positions[:, k] / (size - 1) - 0.5)
-    return positions.permute(0, 2, 3, 4, 1)[..., [2, 1, 0]]
+    return positions.permute(0, 2, 3, 4, 1).flip(-1)
 
 
-def grid_sample(image: Tensor, grid: Tensor) -> Tensor:
+def grid_to_disp(gradient: Tensor) -> Tensor:
+    """The gradient to a sampling grid as the gradient to the displacement it was made of."""
+    by_axis = [gradient[..., 2 - k] * 2 / (size - 1) for k, size in enumerate(gradient.shape[1:-1])]
+    return torch.stack(by_axis, 1)
+
+
+def grid_sample(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     """PyTorch's sampling, the border repeated."""
-    return F.grid_sample(image, grid, padding_mode="border", align_corners=True)
+    return F.grid_sample(image, grid, mode, padding_mode="border", align_corners=True)
 
 
-def spatial_transformer(image: Tensor, disp: Tensor, identity: Tensor) -> Tensor:
-    """VoxelMorph's layer, which keeps the identity grid; with the border repeated, so that results compare."""
-    return grid_sample(image, sampling_grid(identity, disp))
+def normalised_affine(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(1, 3, 4): a map of voxels as `F.affine_grid` takes it: of x, y, z from -1 to 1 in images of one shape."""
+    half = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+    linear, offset = matrix[0, :, :3].double(), matrix[0, :, 3].double()
+    moved = (linear @ half + offset) / half - 1
+    return torch.cat([(linear * half / half[:, None]).flip(0, 1), moved.flip(0)[:, None]], 1)[None].to(matrix.dtype)
+
+
+def affine_sample(image: Tensor, normalised: Tensor) -> Tensor:
+    """PyTorch's sampling through an affine map: the grid, then its samples."""
+    return grid_sample(image, F.affine_grid(normalised, list(image.shape), align_corners=True))
+
+
+def voxelmorph_transform(image: Tensor, disp: Tensor, identity: Tensor) -> Tensor:
+    """VoxelMorph's layer, which keeps the identity grid (3, *shape); with the border repeated."""
+    from voxelmorph.nn.functional import spatial_transform
+
+    result: Tensor = spatial_transform(image, disp, meshgrid=identity, padding_mode="border")
+    return result
+
+
+def voxelmorph_integrate(velocity: Tensor, steps: int, identity: Tensor) -> Tensor:
+    """VoxelMorph's integrate_vec, which composes by its layer; with the border repeated."""
+    from voxelmorph.nn.functional import integrate_vec
+
+    def transformer(field: Tensor, disp: Tensor) -> Tensor:
+        return voxelmorph_transform(field, disp, identity)
+
+    result: Tensor = integrate_vec(velocity, steps, transformer=transformer)
+    return result
+
+
+def monai_warp() -> Callable[[Tensor, Tensor], Tensor]:
+    """MONAI's Warp, which keeps the identity grid after its first call, as pip installs it (no compiled extension)."""
+    from monai.networks.blocks import Warp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it samples by F.grid_sample
+        layer: Callable[[Tensor, Tensor], Tensor] = Warp(mode="bilinear", padding_mode="border")
+    return layer
+
+
+def interpol_pull(image: Tensor, positions: Tensor) -> Tensor:
+    """torch-interpol's grid_pull at positions (1, *shape, 3) in voxels, the border repeated."""
+    from interpol import grid_pull
+
+    result: Tensor = grid_pull(image, positions, interpolation="linear", bound="replicate", extrapolate=True)
+    return result
 
 
 def separable_local_ncc(a: Tensor, b: Tensor, window: int = 9, eps: float = 1e-5) -> Tensor:

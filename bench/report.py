@@ -11,17 +11,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .harness import Measurement, Result
+from .harness import OURS, Measurement, Result
 from .machine import describe, software
 from .registration import Comparison
 
 EXPLANATION = """\
-Times are medians [fastest, slowest] of interleaved rounds in one process. The *floor* is the time that moving the
-fewest possible bytes takes, every input read once and every output written once, at the bandwidth of the fastest of
-ten large copies made just before the case. *Error* is ||out - ref|| / ||ref|| of the worst output against the float64
-reference, taken before any timing; a contestant that is not correct is not timed. *Memory* is the growth of the
-resident memory during a call, results included, and how many times the size of the results that is. *l2rfast is
-faster* says how many times."""
+Times are medians [fastest, slowest] of interleaved rounds, each case in a process whose C allocator keeps the memory
+that it once has (glibc's, with neither mmap nor trimming nor tcache), much as it does in a training loop after the
+first step, so that no contestant's time is the system's for zeroing fresh pages. What takes more than 20 s is timed
+once. The *floor* is the time that moving the fewest possible bytes takes, every input read once and every output
+written once, at the bandwidth of the fastest of ten large copies made just before the case. *Error* is
+||out - ref|| / ||ref|| of the worst output against the float64 reference, taken before any timing; a contestant that
+is not correct is not timed. *Memory* is the growth of the resident memory during a call, results included, and how
+many times the size of the results that is, in a process whose allocator gives memory back. *l2rfast is faster* says
+how many times. A *target* in l2rfast's own row bounds its time, or its memory, as multiples of the floor and of the
+size of the results."""
 
 VERDICTS = {True: "met", False: "**not met**", None: "not measured"}
 
@@ -48,10 +52,11 @@ class Report:
         """All that was measured, and what follows from it."""
         content = asdict(self)
         for case, entry in zip(self.cases, content["cases"], strict=True):
-            entry["floor"] = case.floor
+            entry |= {"floor": case.floor, "floor_met": case.floor_met(), "memory_met": case.memory_met()}
             for name, result in entry["results"].items():
                 result["median"] = case.results[name].median
                 result["times_floor"] = case.times_floor(name)
+                result["times_output"] = case.results[name].times_output
                 result["times_faster"] = case.ratio(name)
                 result["met"] = case.met(name)
         if self.registration is not None:
@@ -77,7 +82,7 @@ class Report:
 
     def _targets(self) -> str:
         """How many targets are met, and how many not."""
-        met = [case.met(name) for case in self.cases for name, result in case.results.items() if result.target]
+        met = [verdict for case in self.cases for *_, verdict in _case_verdicts(case)]
         if self.registration is not None:
             met += [verdict for *_, verdict in _verdicts(self.registration)]
         if not met:
@@ -103,15 +108,25 @@ def _cells(case: Measurement, name: str, result: Result) -> list[str]:
         return ["-", "-", f"{error}, **incorrect** (more than {case.tolerance:.0e})", "-", "-", "-"]
     memory = "-"
     if result.extra_bytes is not None:
-        memory = f"{result.extra_bytes / 1e6:.1f} ({result.extra_bytes / result.output_bytes:.1f} x)"
+        memory = f"{result.extra_bytes / 1e6:.1f} ({_or_dash(result.times_output)} x)"
     return [
         _spread([1e3 * s for s in result.seconds]),
         _or_dash(case.times_floor(name)),
         error,
         memory,
         _or_dash(case.ratio(name)),
-        "" if result.target is None else f">= {result.target:g}: {VERDICTS[case.met(name)]}",
+        ", ".join(f"{text}: {VERDICTS[met]}" for beside, text, met in _case_verdicts(case) if beside == name),
     ]
+
+
+def _case_verdicts(case: Measurement) -> list[tuple[str, str, bool | None]]:
+    """Per target: the contestant beside which it stands, the bound and whether it is met, None if not measured."""
+    verdicts = [(name, f">= {times:g}", case.met(name)) for name, times in case.targets.items()]
+    if case.floor_target is not None:
+        verdicts.append((OURS, f"<= {case.floor_target:g} x floor", case.floor_met()))
+    if case.memory_target is not None:
+        verdicts.append((OURS, f"<= {case.memory_target:g} x memory", case.memory_met()))
+    return verdicts
 
 
 def registration_section(comparison: Comparison) -> str:

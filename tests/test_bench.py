@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
+import platform
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +24,9 @@ SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def case(**contestants: Contestant) -> Case:
-    return Case("sum", "One and one.", 8, contestants, lambda: (torch.full((4,), 2.0).double(),))
+def case(floor_target: float | None = None, memory_target: float | None = None, **contestants: Contestant) -> Case:
+    reference = (torch.full((4,), 2.0).double(),)
+    return Case("sum", "One and one.", 8, contestants, lambda: reference, 1e-5, floor_target, memory_target)
 
 
 def adds(value: float) -> Callable[[], Tensor]:
@@ -63,6 +67,14 @@ def test_contestants_take_turns_after_the_checks() -> None:
     assert calls[:3] == ["a", "b", "c"]
 
 
+def test_a_slow_contestant_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([1.0, 21.0, 2.0, 3.0])
+    monkeypatch.setattr(harness, "_seconds", lambda run: next(seconds))
+    measured = measure(case(l2rfast=Contestant(adds(1)), slow=Contestant(adds(1))), 3, copied_bytes=SMALL)
+    assert measured.results[OURS].seconds == [1, 2, 3]
+    assert measured.results["slow"].seconds == [21]
+
+
 def test_a_result_is_brought_into_the_layout_of_the_reference() -> None:
     peer = Contestant(lambda: (torch.full((2, 2), 2.0), "more"), lambda result: (result[0].flatten(),))
     measured = measure(case(l2rfast=Contestant(adds(1)), peer=peer), 1, copied_bytes=SMALL)
@@ -73,9 +85,11 @@ def test_an_absent_package_is_skipped_with_the_reason() -> None:
     def absent() -> Tensor:
         raise ImportError("No module named 'peer'")
 
-    measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(absent)), 1, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(absent, target=2)), 1, copied_bytes=SMALL)
     assert measured.skipped == {"peer": "No module named 'peer'"}
+    assert measured.met("peer") is None
     assert "Skipped: peer (No module named 'peer')." in report.case_section(measured)
+    assert "0 met, 0 **not met**, 1 not measured" in report.Report("full", cases=[measured]).markdown()
 
 
 def test_memory_growth_is_that_of_the_call() -> None:
@@ -83,6 +97,46 @@ def test_memory_growth_is_that_of_the_call() -> None:
     torch.ones(2 * size, dtype=torch.uint8)  # a peak before the call does not count
     growth = machine.memory_growth(lambda: torch.ones(size, dtype=torch.uint8))
     assert growth is None or 0.9 * size < growth < 1.5 * size
+
+
+def faults_of_a_second_call() -> int:
+    """Pages that the system gave for a tensor of a size that was used and freed before."""
+    torch.ones(32 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(32 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+def test_cases_are_timed_where_the_allocator_keeps_its_memory() -> None:
+    pages = (32 << 20) * 4 / mmap.PAGESIZE
+    assert machine.in_a_fresh_process(faults_of_a_second_call, **harness.KEEPING) < pages / 100
+
+
+def test_wrong_integers_are_incorrect() -> None:
+    labels = torch.arange(10_000, dtype=torch.int16)
+    assert harness.relative_error((labels,), (labels.clone(),)) == 0
+    assert harness.relative_error((labels.float(),), (labels.roll(1),)) > 1e-5
+
+
+def test_a_case_can_bound_our_own_time_and_memory() -> None:
+    bounded = case(floor_target=1e9, memory_target=1.05, l2rfast=Contestant(adds(1)), peer=Contestant(adds(1)))
+    measured = measure(bounded, 1, copied_bytes=SMALL)
+    assert (measured.floor_met(), measured.memory_met()) == (True, None)  # the memory is not yet measured
+    measured.results[OURS].extra_bytes = 17
+    measured.results["peer"].extra_bytes = 16
+    section = report.case_section(measured)
+    assert section.count("<= 1e+09 x floor: met, <= 1.05 x memory: **not met**") == 1
+    assert "0.0 (1.06 x)" in section
+    assert "1 met, 1 **not met**, 0 not measured" in report.Report("full", cases=[measured]).markdown()
+    measured.results[OURS].extra_bytes = 16
+    assert measured.memory_met() is True
+
+
+def test_an_incorrect_result_keeps_within_no_bound() -> None:
+    bounded = case(floor_target=1e9, memory_target=1e9, l2rfast=Contestant(adds(2)))
+    measured = measure(bounded, 1, copied_bytes=SMALL)
+    assert (measured.floor_met(), measured.memory_met()) == (False, False)
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
@@ -137,7 +191,6 @@ def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest
         raise InputError(f"{name}: not found")
 
     monkeypatch.setattr(registration.data, "path", absent)
-    monkeypatch.setattr(machine, "copy_bandwidth", lambda size: 1e10)
     arguments = ["--size", "quick", "--only", "mind-ssc", "--only", "registration", "--threads", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())

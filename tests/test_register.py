@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from l2rfast.methods.discrete.options import PRESETS
 
 import l2rfast
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputError
 from l2rfast.io import read_displacement, read_image
+from l2rfast.methods.discrete.options import PRESETS
 from l2rfast.metrics import dice, folding_fraction
 
 SMALL = {"mind_iterations": 5, "iterations": 15}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from itertools import product
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from operators import MODES, PADDINGS, field, noise
+from operators import runnable
+from samples import MODES, PADDINGS, field, noise
 from torch import Tensor
 
 import l2rfast
@@ -20,7 +22,7 @@ LABELS = [torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-each_backend = pytest.mark.parametrize("backend", l2rfast._dispatch.OPERATORS["warp"].backends())
+each_backend = pytest.mark.parametrize("backend", runnable("warp", ("cpu",)))
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_padding = pytest.mark.parametrize("padding", PADDINGS)
 each_size = pytest.mark.parametrize("size", SIZES, ids=["2d", "3d"])
@@ -178,6 +180,123 @@ def test_2d_is_3d_with_one_plane(backend: str, mode: str, padding: str) -> None:
     torch.testing.assert_close(deep[0][:, :, 0], flat[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(deep[1][:, :, 0], flat[1], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(deep[2][:, 1:, 0], flat[2], rtol=1e-12, atol=1e-12)
+
+
+@each_backend
+@each_mode
+@each_padding
+@each_size
+def test_memory_formats_do_not_change_a_bit(backend: str, mode: str, padding: str, size: tuple[int, ...]) -> None:
+    last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+
+    def run(image: Tensor, disp: Tensor) -> tuple[Tensor, ...]:
+        inputs = image.detach().requires_grad_(), disp.detach().requires_grad_()
+        with l2rfast.backend(backend):
+            out = warp(*inputs, mode=mode, padding=padding)
+            return out.detach(), *torch.autograd.grad(out, inputs, weights)
+
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        image, disp, weights = (t.to(dtype) for t in (noise(2, 3, *size), field(size, size), noise(2, 3, *size)))
+        expected = run(image, disp)
+        for arranged in (
+            run(image.to(memory_format=last), disp),
+            run(image, disp.to(memory_format=last)),
+            run(image.to(memory_format=last), disp.movedim(1, -1).contiguous().movedim(-1, 1)),
+        ):
+            assert all(map(torch.equal, arranged, expected))
+
+
+@each_backend
+@each_size
+def test_gradients_that_are_not_asked_for_are_empty(backend: str, size: tuple[int, ...]) -> None:
+    image, disp, grad = noise(2, 3, *size), field(size, size), noise(2, 3, *size)
+    for mode, (to_image, to_disp) in product(MODES, product((True, False), repeat=2)):
+        with l2rfast.backend(backend):
+            made = torch.ops.l2rfast.warp_backward(grad, image, disp, mode, "border", to_image, to_disp)
+        assert [m.shape for m in made] == [image.shape if to_image else (0,), disp.shape if to_disp else (0,)]
+
+
+@each_backend
+@each_padding
+@each_size
+def test_second_derivatives_in_16_bits(backend: str, padding: str, size: tuple[int, ...]) -> None:
+    """Each is rounded once."""
+    inputs = noise(2, 3, *size), noise(2, 3, *size), field(size, size, smooth=False), noise(2, len(size), *size)
+    for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+        rounded = [t.to(dtype) for t in inputs]
+        with l2rfast.backend(backend):
+            got = torch.ops.l2rfast.warp_double_backward(*rounded, padding)
+        with l2rfast.backend("reference"):
+            expected = torch.ops.l2rfast.warp_double_backward(*(t.double() for t in rounded), padding)
+        assert [g.dtype for g in got] == [dtype, torch.float32, dtype]
+        for g, e in zip(got, expected, strict=True):
+            assert (g - e).norm() <= tolerance * e.norm()
+
+
+@each_backend
+@each_mode
+@each_padding
+@each_size
+def test_second_derivatives_where_displacements_are_not_finite(
+    backend: str, mode: str, padding: str, size: tuple[int, ...]
+) -> None:
+    """None there, and elsewhere as if nothing had been sampled there."""
+    clean = field(size, size)
+    hit = torch.rand(2, 1, *size) < 0.2
+    disp = torch.where(hit, torch.tensor([torch.nan, torch.inf]).view(2, *[1] * (clean.ndim - 1)), clean)
+
+    def run(disp: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        inputs = image.detach().requires_grad_(), disp.requires_grad_()
+        weights = weights.requires_grad_()
+        out = warp(*inputs, mode=mode, padding=padding)
+        gradients = torch.autograd.grad(out, inputs, weights, create_graph=True)
+        ends, by = zip(*((g, t) for g, t in zip(gradients, tangents, strict=True) if g.requires_grad), strict=True)
+        return torch.autograd.grad(ends, (*inputs, weights), by, materialize_grads=True, allow_unused=True)
+
+    image, weights, tangents = noise(2, 3, *size), noise(2, 3, *size), (noise(2, 3, *size), noise(*clean.shape))
+    with l2rfast.backend(backend):
+        got = run(disp, weights.clone())
+        expected = run(clean, weights.masked_fill(hit, 0))
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[2], expected[2].masked_fill(hit, 0), rtol=1e-12, atol=1e-12)
+
+
+# More elements than 2^31: in a plane, in a volume, in the channels of one image, in a batch.
+HUGE = [(1, 1, 46400, 46400), (1, 1, 1300, 1300, 1300), (1, 2100, 1024, 1024), (2100, 1, 1024, 1024)]
+
+
+@each_backend
+@each_mode
+@pytest.mark.parametrize("shape", HUGE, ids=lambda s: "x".join(map(str, s)))
+def test_more_than_2_to_the_31_elements(backend: str, mode: str, shape: tuple[int, ...]) -> None:
+    """Only the far corner of the last image is written, and what is not touched takes no memory."""
+    ndim, before = len(shape) - 2, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    image = torch.empty(shape, dtype=torch.uint8 if mode == "nearest" else torch.float16)
+    corner = image[(..., *[slice(-2, None)] * ndim)]
+    corner[-1, -1] = torch.arange(1, 1 + 2**ndim).view([2] * ndim)
+    to_corner = torch.tensor(shape[2:]).view(1, ndim, *[1] * ndim) - 2
+
+    def run(image: Tensor, disp: Tensor) -> tuple[Tensor, Tensor | None]:
+        disp.requires_grad_(mode == "linear")
+        with l2rfast.backend(backend):
+            out = warp(image, disp, mode=mode)[-1:, -1:]
+            return out, torch.autograd.grad(out, disp)[0] if mode == "linear" else None
+
+    far, near = run(image, to_corner + 0.75), run(corner[-1:, -1:].clone(), torch.full(to_corner.shape, 0.75))
+    assert image.numel() > 2**31
+    assert near[0].any()
+    torch.testing.assert_close(far, near, rtol=0, atol=0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+@each_backend
+@each_mode
+def test_strides_of_more_than_2_to_the_31_elements(backend: str, mode: str) -> None:
+    near, disp = noise(1, 2, 3, 3).half(), field((3, 3), (4, 5))[:1]
+    spread = torch.empty(2**31 + 8, dtype=torch.float16).as_strided(near.shape, (0, 4, 2**30, 1)).copy_(near)
+    with l2rfast.backend(backend):
+        assert torch.equal(warp(spread, disp, mode=mode), warp(near, disp, mode=mode))
 
 
 @st.composite

@@ -1,0 +1,13 @@
+"""The cases, by family: each is made when its turn comes, so that only its own inputs are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..harness import Case
+from . import discrete, losses, warping
+from .inputs import SIZES, Size
+
+__all__ = ["FAMILIES", "SIZES", "Size"]
+
+FAMILIES: dict[str, list[Callable[[Size], Case]]] = {**warping.FAMILIES, **discrete.FAMILIES, **losses.FAMILIES}

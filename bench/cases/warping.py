@@ -1,0 +1,236 @@
+"""Warping: forward, with gradients, along affine maps and grids, and integrating velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+import l2rfast
+
+from .. import peers
+from ..harness import OURS, Case, Contestant, Tensors
+from . import inputs
+from .inputs import Size
+
+CHANNELS = (1, 16)
+STEPS = 7  # of integrating a velocity
+GRADIENTS = {"image and field": (0, 1), "the field": (1,)}  # indices of (image, field)
+
+PYTORCH = "F.grid_sample, grid prepared"
+VOXELMORPH = "VoxelMorph's layer"
+MONAI = "MONAI Warp"
+INTERPOL = "torch-interpol grid_pull"
+PREPARED = "Each peer has what its interface lets it have prepared of the sampling grid."
+
+
+def _as_it_is(gradient: Tensor) -> Tensor:
+    return gradient
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to warp an image: ``run(image, where)``, the field being in ``where`` as this way takes it.
+
+    ``to_disp`` brings a gradient to ``where`` into the layout and units of the displacement.
+    """
+
+    run: Callable[[Tensor, Tensor], Tensor]
+    where: Tensor
+    to_disp: Callable[[Tensor], Tensor] = _as_it_is
+
+    def canonical(self, result: Tensors) -> Tensors:
+        """Of a result that ends with the gradient to ``where``."""
+        return *result[:-1], self.to_disp(result[-1])
+
+
+def _samplers(disp: Tensor, *names: str) -> dict[str, Sampler]:
+    """Ours and the peers of these names.
+
+    PyTorch is given its normalised grid and torch-interpol its positions in voxels; VoxelMorph and MONAI, which take
+    displacements, keep the identity grid.
+    """
+    identity = peers.identity_grid(disp.shape[2:])
+    monai = cache(peers.monai_warp)
+    make: dict[str, Callable[[], Sampler]] = {
+        OURS: lambda: Sampler(l2rfast.warp, disp),
+        PYTORCH: lambda: Sampler(
+            peers.grid_sample, peers.sampling_grid(identity, disp).contiguous(), peers.grid_to_disp
+        ),
+        VOXELMORPH: lambda: Sampler(partial(peers.voxelmorph_transform, identity=identity[0]), disp),
+        MONAI: lambda: Sampler(lambda image, disp: monai()(image, disp), disp),
+        INTERPOL: lambda: Sampler(
+            peers.interpol_pull,
+            (identity + disp).movedim(1, -1).contiguous(),
+            lambda gradient: gradient.movedim(-1, 1),
+        ),
+    }
+    return {name: make[name]() for name in (OURS, *names)}
+
+
+def _name(what: str, channels: int) -> str:
+    return f"{what}, {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _description(size: Size) -> str:
+    return f"Trilinear, border repeated, float32 {inputs.text(size.dense)}, smooth field of 6 voxels."
+
+
+def warp(size: Size, channels: int) -> Case:
+    image, disp = inputs.image(size.dense, 1, channels), inputs.displacement(size.dense)
+    targets = {PYTORCH: 8.0} | ({VOXELMORPH: 14.0} if channels == 1 else {})
+    return Case(
+        _name("warp", channels),
+        f"{_description(size)} {PREPARED}",
+        inputs.nbytes(image, disp, image),
+        {
+            name: Contestant(partial(sampler.run, image, sampler.where), target=size.target(targets.get(name)))
+            for name, sampler in _samplers(disp, PYTORCH, VOXELMORPH, MONAI, INTERPOL).items()
+        },
+        inputs.exact(l2rfast.warp, image, disp),
+        floor_target=size.target(2.5),
+        memory_target=size.target(1.05),
+    )
+
+
+def warp_gradient(size: Size, channels: int, to: str, targets: dict[str, float]) -> Case:
+    """Beside the peers that ``targets`` names."""
+    image, disp = inputs.image(size.dense, 1, channels), inputs.displacement(size.dense)
+    weight = inputs.noise(size.dense, channels, 4, seed=3)
+    gradients = partial(inputs.with_gradients, to=GRADIENTS[to])
+    to_image = 0 in GRADIENTS[to]
+    return Case(
+        _name(f"warp, forward and backward to {to}", channels),
+        f"{_description(size)} {PREPARED}",
+        inputs.nbytes(image, disp, weight) + inputs.nbytes(image, *[image] * to_image, disp),
+        {
+            name: Contestant(
+                partial(gradients, sampler.run, (image, sampler.where), weight=weight),
+                sampler.canonical,
+                size.target(targets.get(name)),
+            )
+            for name, sampler in _samplers(disp, *targets).items()
+        },
+        inputs.exact(
+            lambda image, disp, weight: gradients(l2rfast.warp, (image, disp), weight=weight), image, disp, weight
+        ),
+    )
+
+
+def integrate_velocity(size: Size) -> Case:
+    velocity, weight = inputs.smooth_field(size.half), inputs.noise(size.half, 3, 4, seed=3)
+    identity = peers.identity_grid(size.half)[0]
+
+    def both(integrate: Callable[..., Tensor], velocity: Tensor, weight: Tensor, **options: bool) -> Tensors:
+        return inputs.with_gradients(partial(integrate, steps=STEPS, **options), (velocity,), (0,), weight)
+
+    return Case(
+        "integrate velocity, forward and backward",
+        f"{STEPS} steps, border repeated, float32 3 x {inputs.text(size.half)}, smooth velocity of 6 voxels. "
+        "VoxelMorph's integrate_vec composes by its layer, given the border's mode, and keeps what every step needs, "
+        "as l2rfast does with keep=True.",
+        inputs.nbytes(velocity, weight, velocity, velocity),
+        {
+            OURS: Contestant(lambda: both(l2rfast.integrate_velocity, velocity, weight)),
+            f"{OURS}, keep=True": Contestant(lambda: both(l2rfast.integrate_velocity, velocity, weight, keep=True)),
+            "voxelmorph integrate_vec": Contestant(
+                lambda: both(partial(peers.voxelmorph_integrate, identity=identity), velocity, weight),
+                target=size.target(8),
+            ),
+        },
+        inputs.exact(partial(both, l2rfast.integrate_velocity), velocity, weight),
+        # Where a step samples within rounding of a voxel, rounding chooses on which side to take the derivative.
+        tolerance=1e-4,
+    )
+
+
+def affine_warp(size: Size) -> Case:
+    image = inputs.image(size.dense, seed=1)
+    matrix = _rotation_and_scale(size.dense)
+    normalised = peers.normalised_affine(matrix, size.dense)
+    return Case(
+        "affine warp",
+        f"Trilinear, border repeated, float32 {inputs.text(size.dense)}, a rotation and scale about the centre. The "
+        "matrix is normalised for PyTorch beforehand.",
+        inputs.nbytes(image, matrix, image),
+        {
+            OURS: Contestant(lambda: l2rfast.affine_warp(image, matrix)),
+            "F.affine_grid and F.grid_sample": Contestant(
+                lambda: peers.affine_sample(image, normalised), target=size.target(10)
+            ),
+        },
+        inputs.exact(l2rfast.affine_warp, image, matrix),
+    )
+
+
+def _rotation_and_scale(shape: inputs.Shape) -> Tensor:
+    """(1, 3, 4): by 0.15, 0.1 and 0.2 radians about the axes and 10 %, the centre fixed."""
+    angles = torch.zeros(3, 3, dtype=torch.float64)
+    for (i, j), angle in {(1, 2): 0.15, (0, 2): 0.1, (0, 1): 0.2}.items():
+        angles[i, j], angles[j, i] = angle, -angle
+    linear = 1.1 * torch.linalg.matrix_exp(angles)
+    centre = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+    return torch.cat([linear, (centre - linear @ centre)[:, None]], 1)[None].float()
+
+
+def grid_sample(size: Size) -> Case:
+    image, disp = inputs.image(size.dense, seed=1), inputs.displacement(size.dense)
+    grid = peers.sampling_grid(peers.identity_grid(size.dense), disp).contiguous()
+
+    def ours(image: Tensor, grid: Tensor) -> Tensor:
+        return l2rfast.grid_sample(image, grid, padding_mode="border", align_corners=True)
+
+    return Case(
+        "grid_sample",
+        f"{_description(size)} Both are given the same normalised grid.",
+        inputs.nbytes(image, grid, image),
+        {
+            OURS: Contestant(lambda: ours(image, grid)),
+            "F.grid_sample": Contestant(lambda: peers.grid_sample(image, grid)),
+        },
+        inputs.exact(ours, image, grid),
+    )
+
+
+def warp_many(size: Size) -> Case:
+    image, disp = inputs.image(size.dense, seed=1), inputs.displacement(size.dense)
+    labels = (4 * inputs.noise(size.dense, 1, 8, seed=5)).round().to(torch.int16)
+    their_labels = labels.float()
+    grid = peers.sampling_grid(peers.identity_grid(size.dense), disp).contiguous()
+
+    def ours(*tensors: Tensor) -> Tensors:
+        *images, disp = tensors
+        return l2rfast.warp_many(images, disp, modes=("linear", "nearest"))
+
+    return Case(
+        "warp many, an image and its labels",
+        f"{_description(size)} The labels are int16, nearest; PyTorch, which samples no integers, is given them as "
+        "float32.",
+        inputs.nbytes(image, labels, disp, image, labels),
+        {
+            OURS: Contestant(lambda: ours(image, labels, disp)),
+            "F.grid_sample twice, grid prepared": Contestant(
+                lambda: (peers.grid_sample(image, grid), peers.grid_sample(their_labels, grid, "nearest"))
+            ),
+        },
+        inputs.exact(ours, image, labels, disp),
+    )
+
+
+FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
+    "warp": [partial(warp, channels=channels) for channels in CHANNELS],
+    "warp-gradient": [
+        partial(warp_gradient, channels=channels, to="image and field", targets={PYTORCH: 6, MONAI: 10, INTERPOL: 20})
+        for channels in CHANNELS
+    ],
+    "warp-field-gradient": [
+        partial(warp_gradient, channels=channels, to="the field", targets={PYTORCH: 10}) for channels in CHANNELS
+    ],
+    "integrate-velocity": [integrate_velocity],
+    "affine-warp": [affine_warp],
+    "grid-sample": [grid_sample],
+    "warp-many": [warp_many],
+}

@@ -1,0 +1,226 @@
+"""Inputs for the tests: noise, places in and around an image, and calls of every operation made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, ...]
+Sizes = dict[int, list[Size]]
+
+MODES = ("linear", "nearest")
+PADDINGS = ("border", "zeros", "reflection")
+EDGES = ("border", "zeros")
+# Sizes of 1 and 2 are where stencils and taps meet the border from both sides.
+SHAPES: Sizes = {2: [(5, 4), (1, 2), (2, 7), (1, 1)], 3: [(3, 4, 3), (1, 2, 6), (4, 1, 2), (1, 1, 1)]}
+# Several blocks of every loop in the kernels, and enough planes for several threads.
+BIG: Sizes = {2: [(70, 300)], 3: [(9, 40, 30)]}
+# Plus one with align_corners, they are the sizes whose positions in a normalised grid are exact in float32.
+POWERS: Sizes = {2: [(4, 2), (1, 8)], 3: [(2, 4, 2), (1, 2, 8)]}
+BIG_POWERS: Sizes = {2: [(64, 256)], 3: [(8, 32, 32)]}
+
+_generator = torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call, in float64. Where it is smooth, the operation is differentiable."""
+
+    name: str
+    inputs: dict[str, Tensor]
+    options: dict[str, Any]
+    smooth: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image of that size, and places where to sample it: how many of each in the batch, where the places are."""
+
+    size: Size
+    images: int = 2
+    fields: int = 2
+    smooth: bool = True
+
+    @property
+    def out(self) -> Size:
+        """Another size than that of the image."""
+        return (self.size[-1] + 1, *self.size[:-1])
+
+    @property
+    def name(self) -> str:
+        return _name(self.size, "smooth" if self.smooth else "special", (self.images, self.fields))
+
+    def image(self, channels: int = 3) -> Tensor:
+        return noise(self.images, channels, *self.size)
+
+    def positions(self, *, finite: bool = False) -> Tensor:
+        return positions(self.size, self.out, batch=self.fields, smooth=self.smooth, finite=finite)
+
+    def disp(self, *, finite: bool = False) -> Tensor:
+        return self.positions(finite=finite) - coordinates(self.out)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=_generator)
+
+
+def uniform(*shape: int) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64, generator=_generator)
+
+
+def on_64ths(x: Tensor) -> Tensor:
+    """Such positions are exact in float32: every dtype has the same nearest voxels and the same slopes."""
+    return torch.round(64 * x) / 64
+
+
+def coordinates(size: Size) -> Tensor:
+    """(ndim, *size): every voxel's own position."""
+    return torch.stack(torch.meshgrid(*(torch.arange(s, dtype=torch.float64) for s in size), indexing="ij"))
+
+
+def positions(size: Size, out: Size, *, batch: int = 2, smooth: bool = True, finite: bool = True) -> Tensor:
+    """Places (batch, ndim, *out) in and around an image of that size.
+
+    Smooth: away from grid points and from half-way between them. Otherwise a third of the coordinates are on
+    grid points, on the border, half-way, far outside, or, unless they have to be finite, nowhere.
+    """
+    components = []
+    for s in size:
+        random = uniform(4, batch, *out)
+        fraction = 0.1 + 0.3 * random[0] + 0.5 * (random[1] < 0.5)
+        position = torch.floor((s + 3) * random[2]) - 2 + on_64ths(fraction)
+        if not smooth:
+            special = [0, s - 1, -1, s, -0.5, s - 0.5, s // 2, 20.25, -20.25, 1000.25]
+            special += [] if finite else [torch.nan, torch.inf, -torch.inf]
+            chosen = torch.randint(len(special), (batch, *out), generator=_generator)
+            position = torch.where(random[3] < 1 / 3, torch.tensor(special, dtype=torch.float64)[chosen], position)
+        components.append(position)
+    return torch.stack(components, 1)
+
+
+def field(size: Size, out: Size, *, smooth: bool = True) -> Tensor:
+    """Finite displacements (2, ndim, *out) to such places."""
+    return positions(size, out, smooth=smooth) - coordinates(out)
+
+
+def normalised(positions: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Positions (N, ndim, *out) in voxels as the grid (N, *out, ndim) of grid_sample."""
+    p, s = positions.movedim(1, -1).flip(-1), torch.tensor(list(reversed(size)), dtype=positions.dtype)
+    return 2 * p / (s - 1).clamp(min=1) - 1 if align_corners else (2 * p + 1) / s - 1
+
+
+def _name(*parts: Any) -> str:
+    return "-".join("x".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
+
+
+def _cases(sizes: Sizes, **options: Sequence[Any]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Where to sample an image and every combination of options."""
+    for size, smooth, *values in product(chain(*sizes.values()), (False, True), *options.values()):
+        yield Case(size, smooth=smooth), dict(zip(options, values, strict=True))
+
+
+def _broadcasts(sizes: Sizes, **options: Sequence[Any]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """One image for two fields, and the reverse, with the first of all options and with the last."""
+    for (size, *_), (images, fields), i in product(sizes.values(), ((1, 2), (2, 1)), (0, -1)):
+        yield Case(size, images, fields), {name: values[i] for name, values in options.items()}
+
+
+def _all(sizes: Sizes, **options: Sequence[Any]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    return chain(_cases(sizes, **options), _broadcasts(sizes, **options))
+
+
+def _sample(case: Case, options: dict[str, Any], **inputs: Tensor) -> Sample:
+    return Sample(_name(case.name, *options.values()), inputs, options, case.smooth)
+
+
+def noisy(names: str, channels: int | None, sizes: Sizes, **options: Iterable[Any]) -> Iterator[Sample]:
+    """Inputs of noise in so many channels (None: one per axis), for every size and combination of options."""
+    for size, *values in product(chain(*sizes.values()), *options.values()):
+        inputs = {name: noise(2, channels or len(size), *size) for name in names.split()}
+        yield Sample(_name(size, *values), inputs, dict(zip(options, values, strict=True)))
+
+
+def warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
+    for case, options in _all(sizes, mode=MODES, padding=paddings):
+        yield _sample(case, options, image=case.image(), disp=case.disp())
+
+
+def warps_of_two(sizes: Sizes, paddings: Sequence[str] = EDGES) -> Iterator[Sample]:
+    for case, options in _all(sizes, modes=[("linear", "nearest"), ("linear", "linear")], padding=paddings):
+        yield _sample(case, options, image=case.image(), labels=case.image(1), disp=case.disp())
+
+
+def warps_with_gradient(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
+    for case, options in _all(sizes, padding=paddings):
+        yield _sample(case, options, image=case.image(), disp=case.disp())
+
+
+def grids(sizes: Sizes, powers: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
+    for align in (False, True):
+        exact = {ndim: [tuple(s + align for s in size) for size in powers[ndim]] for ndim in powers}
+        choices = {"mode": ("bilinear", "nearest"), "padding_mode": paddings, "align_corners": [align]}
+        special = ((case, options) for case, options in _cases(exact, **choices) if not case.smooth)
+        smooth = ((case, options) for case, options in _all(sizes, **choices) if case.smooth)
+        for case, options in chain(special, smooth):
+            grid = normalised(case.positions(), case.size, align)
+            yield _sample(case, options, input=case.image(), grid=grid)
+
+
+def affine_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
+    """Smooth: every position is an odd multiple of 2^-13. Otherwise on grid points, half-way and nowhere."""
+    for case, options in _all(sizes, mode=MODES, padding=paddings):
+        ndim, parts = len(case.size), 2**12 if case.smooth else 2
+        moves = torch.tensor([*(1 / s for s in case.size), 1])  # a coefficient moves some voxels, whatever the size
+        matrix = torch.eye(ndim, ndim + 1) + torch.round(parts * moves * noise(case.fields, ndim, ndim + 1)) / parts
+        zeros = options["padding"] == "zeros"
+        if case.smooth:
+            matrix[..., -1] += 0.5 / parts
+        elif options["mode"] == "linear":
+            matrix[0, 0, 1 if zeros else -1] = torch.inf if zeros else torch.nan
+        options["size"] = case.out if zeros else None
+        yield _sample(case, options, image=case.image(), matrix=matrix)
+
+
+def compositions(sizes: Sizes) -> Iterator[Sample]:
+    for case, options in _all(sizes):
+        yield _sample(case, options, outer=case.image(len(case.size)), inner=case.disp())
+
+
+def velocities(sizes: Sizes, steps: Iterable[int], *kinds: str) -> Iterator[Sample]:
+    """One way: less than a voxel and of one sign, as all that is integrated from it: never on a grid point.
+
+    Whole: all that is integrated is on grid points. Noise: anywhere.
+    """
+    for size, n, kind in product(chain(*sizes.values()), steps, kinds):
+        shape = (2, len(size), *size)
+        velocity = {
+            "one way": (0.1 + 0.8 * uniform(*shape)) * noise(2, len(size), *[1] * len(size)).sign(),
+            "whole": 2.0**n * torch.randint(-2, 3, shape, generator=_generator),
+            "noise": 2 * noise(*shape),
+        }[kind]
+        yield Sample(_name(size, n, kind), {"velocity": velocity}, {"steps": n}, kind != "whole")
+
+
+def warp_ssds(sizes: Sizes) -> Iterator[Sample]:
+    for (case, options), c in product(_cases(sizes), (16, 3)):  # 16: one vector of the kernel
+        yield _sample(case, options, fixed=noise(2, c, *case.out), moving=case.image(c), disp=case.disp(finite=True))
+
+
+def inverses(sizes: Sizes) -> Iterator[Sample]:
+    for size in chain(*sizes.values()):
+        yield Sample(_name(size), {"forward": field(size, size), "backward": field(size, size)}, {"iterations": 1})
+
+
+def coupled_convexes(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
+    """Cost volumes without ties, in bfloat16 neither: an arg-min that differs is a bug."""
+    # No multiple of a coefficient by a squared distance equals a difference of two costs.
+    options = {"coefficients": (0.0137, 0.217, 0.83)}
+    for search, size in chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes)):
+        order = noise(2, math.prod(search), *size).argsort(1)
+        yield Sample(_name(search, size), {"cost": (order / 4.0).double().reshape(2, *search, *size)}, options)

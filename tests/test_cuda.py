@@ -1,0 +1,213 @@
+"""The CUDA backend without a GPU: its kernels compiled for several, and what a thread of them does run on the host.
+
+Only the launch is left untested: kernels/common/launch.cuh, compiled as C++, goes over the voxels in a loop and adds
+without atomics; everything else, from the operator's arguments on, is what runs on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from operators import OPERATIONS, Operation
+from samples import noise
+from test_operators import LAYOUTS, TOLERANCES, disagreements, evaluate
+from torch import Tensor
+
+import l2rfast
+from l2rfast import _dispatch
+from l2rfast._dispatch import OPERATORS
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(ROOT.glob("kernels/*/cuda.cu"))
+IMPLEMENTED = {name for source in SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
+HERE = [operation for operation in OPERATIONS if (operation.made_of or operation.name) in IMPLEMENTED]
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+each_operation = pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+@cache
+def build() -> ModuleType:
+    """setup.py, which knows how to compile."""
+    spec = importlib.util.spec_from_file_location("l2rfast_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kernels as C++ for the host, in the place of those for GPUs."""
+    output = tmp_path_factory.mktemp("cuda") / "host.so"
+    extension = build().extensions()[0]
+    command = ["g++", "-x", "c++", "-shared", "-fPIC", "-fvisibility=hidden", "-std=c++20", "-O1"]
+    command += ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
+    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    command += [f"-I{extension.include_dirs[0]}", *(f"-isystem{path}" for path in extension.include_dirs[1:])]
+    command += [*map(str, SOURCES), *(f"-L{path}" for path in extension.library_dirs), "-ltorch_cpu", "-o", str(output)]
+    subprocess.run(command, check=True)
+    torch.ops.load_library(output)  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def host(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the backend "cuda" run on CPU tensors."""
+    monkeypatch.setitem(_dispatch._NATIVE, "cuda", "CPU")
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def compare(operation: Operation, dtype: torch.dtype, samples: list[Any]) -> None:
+    wrong = []
+    for sample in samples:
+        inputs = {name: t.to(dtype) for name, t in sample.inputs.items()}
+        got = evaluate(operation, inputs, sample.options, backend="cuda")
+        exact = {name: t.double() for name, t in inputs.items()}
+        expected = evaluate(operation, exact, sample.options, backend="reference")
+        assert {value.dtype for value in got.values()} == {dtype}
+        wrong += disagreements(got, expected, sample.name)
+    assert not wrong
+
+
+@each_dtype
+@each_operation
+def test_values_and_gradients_are_those_of_the_reference(operation: Operation, dtype: torch.dtype, host: None) -> None:
+    compare(operation, dtype, operation.samples)
+
+
+@each_operation
+def test_deterministic_gradients_are_those_of_the_reference(
+    operation: Operation, host: None, deterministic: None
+) -> None:
+    # A sum is exact to some 2^-50 of the largest gradient, which is less than float64 promises.
+    for dtype in (torch.float32, torch.float16):
+        compare(operation, dtype, operation.samples)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_operation
+def test_strides_do_not_matter(operation: Operation, layout: str, host: None) -> None:
+    form = LAYOUTS[layout]
+    for sample in operation.some():
+        inputs = {name: form(t) if t.ndim > 3 else t for name, t in sample.inputs.items()}
+        got = evaluate(operation, inputs, sample.options, backend="cuda", layout=lambda t: form(t) if t.ndim > 3 else t)
+        expected = evaluate(operation, inputs, sample.options, backend="reference")
+        if layout != "expanded":  # whose weights differ
+            assert not disagreements(got, expected, layout)
+
+
+def test_labels_of_every_dtype_in_one_pass(host: None) -> None:
+    disp = 2 * noise(2, 3, 3, 4, 2).float()
+    disp[0, 1, 0] = torch.nan
+    dtypes = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16)
+    images = [noise(2, 2, 4, 3, 3).half()] + [(3 * noise(2, 1, 4, 3, 3)).to(dtype) for dtype in 2 * dtypes]
+    modes = ["linear"] + ["nearest"] * 2 * len(dtypes)
+    with l2rfast.backend("cuda"):
+        got = l2rfast.warp_many(images, disp, modes=modes, padding="zeros")
+    with l2rfast.backend("reference"):
+        expected = l2rfast.warp_many(images, disp, modes=modes, padding="zeros")
+    torch.testing.assert_close(got[0], expected[0], equal_nan=True)
+    for g, e in zip(got[1:], expected[1:], strict=True):
+        torch.testing.assert_close(g, e, rtol=0, atol=0, equal_nan=True)
+
+
+def test_channels_of_more_than_32_bits(host: None) -> None:
+    """In memory of which almost all is never touched."""
+    far = 2**31 + 5
+    image = torch.empty(far + 8, dtype=torch.float16).as_strided((1, 1, 2, 3), (0, 0, far, 2))
+    image.copy_(noise(1, 1, 2, 3))
+    disp, grad = noise(1, 2, 2, 3).float(), noise(1, 1, 2, 3).half()
+    got = torch.ops.l2rfast_cuda.warp(image, disp, "linear", "border")
+    torch.testing.assert_close(got, OPERATORS["warp"]._reference(image, disp, "linear", "border"))
+    _, to_disp = torch.ops.l2rfast_cuda.warp_backward(grad, image, disp, "linear", "border", False, True)
+    _, expected = OPERATORS["warp_backward"]._reference(grad, image, disp, "linear", "border", False, True)
+    torch.testing.assert_close(to_disp, expected)
+
+
+def gradient_in_two_orders(dtype: torch.dtype) -> list[Tensor]:
+    """That to an image, of the same samples."""
+    image = torch.zeros(1, 1, 3, 3, 2, dtype=dtype)
+    where = 2 * torch.rand(1, 12, 7, 6, 3, dtype=dtype) - 1
+    grad = torch.randn(1, 1, 12, 7, 6, dtype=dtype)
+    backward = torch.ops.l2rfast_cuda.grid_sample_backward
+    return [
+        backward(g, image, w, "linear", "zeros", True, True, False)[0]
+        for g, w in ((grad, where), (grad.flip(2, 3, 4), where.flip(1, 2, 3)))
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deterministic_sums_do_not_depend_on_the_order(dtype: torch.dtype, host: None, deterministic: None) -> None:
+    assert torch.equal(*gradient_in_two_orders(dtype))
+    torch.use_deterministic_algorithms(False)
+    assert not torch.equal(*gradient_in_two_orders(dtype))  # as they do without: the test can tell
+
+
+def to_image(grad: Tensor, disp: Tensor) -> Tensor:
+    gradient: Tensor = torch.ops.l2rfast_cuda.warp_backward(grad, grad, disp, "linear", "zeros", True, False)[0]
+    return gradient
+
+
+@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-100, 2.0**100, 0.0])
+def test_deterministic_sums_of_large_and_small_gradients(scale: float, host: None, deterministic: None) -> None:
+    grad, disp = torch.round(noise(1, 1, 6, 7) * 16).float(), torch.round(noise(1, 2, 6, 7) * 4).float() / 4
+    assert torch.equal(to_image(grad * scale, disp), to_image(grad, disp) * scale)
+
+
+def test_a_deterministic_sum_of_as_many_samples_as_there_are_does_not_overflow(host: None, deterministic: None) -> None:
+    grad = torch.full((1, 1, 64, 64), 1.999)
+    disp = -torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij"))[None]
+    total = to_image(grad, disp)
+    torch.testing.assert_close(total[0, 0, 0, 0], grad.sum())
+    assert torch.count_nonzero(total) == 1
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_stays_where_it_is(bad: float, host: None, deterministic: None) -> None:
+    grad, disp = noise(1, 1, 6, 7).float(), torch.full((1, 2, 6, 7), 0.25)
+    grad[0, 0, 2, 3] = 0
+    clean = to_image(grad, disp)
+    grad[0, 0, 2, 3] = bad
+    got = to_image(grad, disp)
+    touched = torch.zeros_like(got, dtype=torch.bool)
+    touched[..., 2:4, 3:5] = True
+    assert torch.equal(got.isnan(), touched)
+    assert torch.equal(got[~touched], clean[~touched])
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_kernels_compile_without_spills(tmp_path: Path) -> None:
+    targets = f"-gencode=arch=compute_80,code=[{','.join(ARCHITECTURES)}]"
+    command = build().cuda_command(tmp_path / "_cuda.so", [targets, "-Xptxas=-v"])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    assert "warning" not in log
+    kernels = re.findall(
+        r"Compiling entry function '(\w+)' for '(\w+)'\n.*\n"
+        r"\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
+        log,
+    )
+    assert {architecture for _, architecture, *_ in kernels} == set(ARCHITECTURES)
+    assert len(kernels) == log.count("Compiling entry function")
+    spilling = [(name, architecture) for name, architecture, *counts in kernels if any(map(int, counts))]
+    assert not spilling

@@ -1,0 +1,373 @@
+"""The Triton backend without a GPU: its kernels interpreted, and compiled ahead of time for several GPUs.
+
+Triton interprets kernels or compiles them as the environment says when it is imported. The tests of values run where
+TRITON_INTERPRET=1; the others start them in a process that has it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from operators import OPERATIONS
+from samples import noise
+from test_operators import LAYOUTS, TOLERANCES, disagreements, evaluate, same_bits
+from torch import Tensor
+
+import l2rfast
+from l2rfast._dispatch import OPERATORS
+from l2rfast.kernels.common.recompute import backwards
+
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime.driver import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from l2rfast.kernels.affine_warp import triton as affine  # noqa: E402
+from l2rfast.kernels.common import triton_launch, triton_samplers  # noqa: E402
+from l2rfast.kernels.grid_sample import triton as grid  # noqa: E402
+from l2rfast.kernels.integrate_velocity import triton as integration  # noqa: E402
+from l2rfast.kernels.jacobian import triton as jacobian  # noqa: E402
+from l2rfast.kernels.warp import triton as warping  # noqa: E402
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+HERE = [operation for operation in OPERATIONS if operation.name in OPERATORS and "triton" in operation.backends]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+# Of infinity times 0 and the like, which a GPU makes NaN of without a word.
+NUMPY_WARNINGS = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
+
+def test_a_chain_is_gone_back_over_with_few_fields() -> None:
+    alive: list[int] = []
+    most, steps, order = 0, 0, []
+
+    class Number:
+        def __init__(self, value: int) -> None:
+            self.value = value
+            alive.append(value)
+
+        def __del__(self) -> None:
+            alive.remove(self.value)
+
+    def step(field: Any) -> Any:
+        nonlocal most, steps
+        following = Number(field.value + 1)
+        most, steps = max(most, len(alive)), steps + 1
+        return following
+
+    backwards(0, 40, Number(0), step, lambda field: order.append(field.value))  # type: ignore[arg-type]
+    assert order == list(reversed(range(40)))
+    assert most <= 6  # the first, three between, the one a step starts from and the one it makes
+    assert steps < 40 * 39 / 4
+
+
+class TestInterpreted:
+    """Values, on CPU tensors."""
+
+    __test__ = INTERPRETED
+    pytestmark = NUMPY_WARNINGS
+
+    @pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
+    @pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
+    def test_values_and_gradients_are_those_of_the_reference(self, operation: Any, dtype: torch.dtype) -> None:
+        # The interpreter is slow. A step that is no multiple of 2 or 3 goes through all combinations of the options.
+        some = {
+            torch.float64: [*operation.some(), *operation.samples[::17]],
+            torch.float32: operation.samples[2::23],
+        }.get(dtype, operation.samples[5::67])
+        wrong = []
+        for sample in some or operation.samples[-1:]:
+            inputs = {name: t.to(dtype) for name, t in sample.inputs.items()}
+            got = evaluate(operation, inputs, sample.options, backend="triton")
+            exact = {name: t.double() for name, t in inputs.items()}
+            expected = evaluate(operation, exact, sample.options, backend="reference")
+            assert {value.dtype for value in got.values()} == {dtype}
+            wrong += disagreements(got, expected, sample.name)
+        assert not wrong
+
+    @pytest.mark.parametrize("layout", ["channels_last", "expanded"])
+    @pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
+    def test_strides_do_not_matter(self, operation: Any, layout: str) -> None:
+        form = LAYOUTS[layout]
+        inputs = {name: form(t) if t.ndim > 3 else t for name, t in operation.some()[-1].inputs.items()}
+        options = operation.some()[-1].options
+        got = evaluate(operation, inputs, options, backend="triton")
+        expected = evaluate(operation, inputs, options, backend="reference")
+        assert not disagreements(got, expected, layout)
+
+    @pytest.mark.parametrize("ndim", [2, 3])
+    def test_several_blocks(self, ndim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        (operation,) = (o for o in HERE if o.name == "warp")
+        sample = next(s for s in operation.big if s.inputs["image"].ndim == 2 + ndim)
+        part = (..., *[slice(18 if ndim == 2 else 7)] * ndim)
+        inputs = {name: t[part] for name, t in sample.inputs.items()}
+        expected = evaluate(operation, inputs, sample.options, backend="reference")
+        assert not disagreements(evaluate(operation, inputs, sample.options, backend="triton"), expected, "32-bit")
+        monkeypatch.setattr(triton_samplers, "index_of", lambda *tensors: tl.int64)
+        assert not disagreements(evaluate(operation, inputs, sample.options, backend="triton"), expected, "64-bit")
+
+    def test_tensors_beyond_32_bits(self) -> None:
+        """Offsets between channels, and between components, of more than 2^31, in memory that is hardly touched."""
+        far = 2**30 + 3
+        image = torch.empty(2 * far + 8, dtype=torch.int8).as_strided((1, 2, 2, 2, 2), (0, 2 * far, 4, 2, 1))
+        disp = torch.empty(2 * far + 8, dtype=torch.float16).as_strided((1, 3, 2, 2, 2), (0, far, 4, 2, 1))
+        image.copy_(torch.randint(-9, 9, image.shape))
+        disp.copy_(torch.randint(-1, 2, disp.shape))
+        assert triton_launch.index_of(image) == tl.int64
+        got = warping.warp(image, disp, "nearest", "border")
+        with l2rfast.backend("reference"):
+            expected = l2rfast.warp(image.contiguous(), disp.contiguous(), mode="nearest")
+        assert torch.equal(got, expected)
+
+    def test_images_of_several_dtypes_in_one_launch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        launches: list[Any] = []
+        launch = triton_samplers.launch
+        monkeypatch.setattr(triton_samplers, "launch", lambda *a, **k: (launches.append(a[0]), launch(*a, **k)))
+        disp = 2 * noise(2, 3, 3, 4, 2).float()
+        images = [noise(2, 2, 4, 3, 3).to(torch.bfloat16)]
+        dtypes = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16)
+        images += [(3 * noise(2, 1, 4, 3, 3)).to(dtype) for dtype in dtypes]
+        modes = ["linear"] + ["nearest"] * len(dtypes)
+        disp[0, 1, 0] = torch.nan
+        with l2rfast.backend("triton"):
+            got = l2rfast.warp_many(images, disp, modes=modes, padding="zeros")
+        assert len(launches) == 1
+        with l2rfast.backend("reference"):
+            expected = l2rfast.warp_many(images, disp, modes=modes, padding="zeros")
+        assert [g.dtype for g in got] == [image.dtype for image in images]
+        for g, e in zip(got[1:], expected[1:], strict=True):
+            torch.testing.assert_close(g, e, rtol=0, atol=0, equal_nan=True)
+
+    def test_only_the_gradients_asked_for_are_made(self) -> None:
+        image, disp = noise(1, 1, 4, 3), noise(1, 2, 4, 3)
+        both = warping.warp_backward(image, image, disp, "linear", "border", True, True)
+        for to_image, to_disp in ((True, False), (False, True), (False, False)):
+            got = warping.warp_backward(image, image, disp, "linear", "border", to_image, to_disp)
+            for g, b, asked in zip(got, both, (to_image, to_disp), strict=True):
+                assert torch.equal(g, b) if asked else g.shape == (0,)
+
+
+@pytest.fixture
+def deterministic() -> Any:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def reordered_sums(dtype: torch.dtype) -> list[Tensor]:
+    """The gradient to an image from the same samples in two orders."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.zeros(1, 1, 3, 3, 2, dtype=dtype)
+    where = 2 * torch.rand(1, 12, 7, 6, 3, dtype=dtype, generator=generator) - 1
+    grad = torch.randn(1, 1, 12, 7, 6, dtype=dtype, generator=generator)
+    return [
+        grid.grid_sample_backward(g, image, w, "linear", "zeros", True, True, False)[0]
+        for g, w in ((grad, where), (grad.flip(2, 3, 4), where.flip(1, 2, 3)))
+    ]
+
+
+class TestDeterministic:
+    """Sums in fixed point, interpreted."""
+
+    __test__ = INTERPRETED
+    pytestmark = NUMPY_WARNINGS
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_the_order_does_not_matter(self, dtype: torch.dtype, deterministic: None) -> None:
+        one, other = reordered_sums(dtype)
+        assert torch.equal(one, other)
+        torch.use_deterministic_algorithms(False)
+        one_floating, other_floating = reordered_sums(dtype)
+        assert not torch.equal(one_floating, other_floating)  # it does, by default: the test can tell
+        torch.testing.assert_close(one, one_floating, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("name", ["warp", "grid_sample", "affine_warp", "integrate_velocity"])
+    def test_values_are_those_of_the_reference(self, name: str, dtype: torch.dtype, deterministic: None) -> None:
+        (operation,) = (o for o in HERE if o.name == name)
+        for sample in operation.some()[:4]:
+            inputs = {n: t.to(dtype) for n, t in sample.inputs.items()}
+            got = [evaluate(operation, inputs, sample.options, backend="triton") for _ in range(2)]
+            assert same_bits(*got)
+            torch.use_deterministic_algorithms(False)  # of which the reference has none on some devices
+            exact = {n: t.double() for n, t in inputs.items()}
+            expected = evaluate(operation, exact, sample.options, backend="reference")
+            torch.use_deterministic_algorithms(True)
+            assert not disagreements(got[0], expected, sample.name)
+
+    @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+    def test_large_and_small_gradients(self, scale: float, deterministic: None) -> None:
+        image, disp = noise(1, 1, 4, 3).float(), noise(1, 2, 4, 3).float()
+        grad = noise(1, 1, 4, 3).float()
+        one, _ = warping.warp_backward(grad, image, disp, "linear", "border", True, False)
+        scaled, _ = warping.warp_backward(grad * scale, image, disp, "linear", "border", True, False)
+        torch.testing.assert_close(scaled / scale, one)
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_what_is_not_finite_stays_where_it_is(self, bad: float, deterministic: None) -> None:
+        image, disp = torch.zeros(1, 1, 6, 7), torch.full((1, 2, 6, 7), 0.25)
+        grad = noise(1, 1, 6, 7).float()
+        clean, _ = warping.warp_backward(
+            grad.index_fill(3, torch.tensor(3), 0), image, disp, "linear", "zeros", True, False
+        )
+        grad[0, 0, 2, 3] = bad
+        grad[0, 0, :2, 3] = grad[0, 0, 3:, 3] = 0
+        got, _ = warping.warp_backward(grad, image, disp, "linear", "zeros", True, False)
+        touched = torch.zeros_like(got, dtype=torch.bool)
+        touched[..., 2:4, 3:5] = True
+        assert torch.equal(got.isnan(), touched)
+        torch.testing.assert_close(got[~touched], clean[~touched])
+
+
+class NoGpu:
+    """What Triton asks a driver when it compiles: which GPU there is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_current_device(self) -> str:
+        return self.name
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return TARGETS[self.name]
+
+
+def spilled(kernel: Any, log: str) -> int:
+    """Bytes (NVIDIA) or registers (AMD) that the kernel spills; `log` is what was printed while it was compiled."""
+    if "amdgcn" in kernel.asm:
+        counts = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", kernel.asm["amdgcn"])
+    else:
+        counts = re.findall(r"(\d+) bytes spill", log)
+    assert len(counts) == 2
+    return sum(map(int, counts))
+
+
+class Compiler:
+    """Makes every launch compile its kernel, exactly as it would be compiled for that launch, and run nothing.
+
+    Attributes:
+        spills: of every kernel compiled, by name.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str) -> None:
+        self.spills: list[tuple[str, int]] = []
+        self._capfd = capfd
+        self._seen: set[int] = set()
+        monkeypatch.setattr(driver, "_active", NoGpu(name))
+        monkeypatch.setattr(triton.knobs.nvidia, "dump_ptxas_log", True)
+        monkeypatch.setattr(JITFunction, "__getitem__", lambda kernel, programs: self._compile(kernel, programs))
+
+    def _compile(self, function: Any, programs: Any) -> Callable[..., None]:
+        def run(*args: Any, **kwargs: Any) -> None:
+            kernel = function.run(*args, grid=programs, warmup=True, **kwargs)
+            log = self._capfd.readouterr().out
+            if id(kernel) not in self._seen:
+                self._seen.add(id(kernel))
+                self.spills.append((function.__name__, spilled(kernel, log)))
+
+        return run
+
+
+@pytest.fixture
+def compiler(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, request: Any
+) -> Compiler:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for kernels in (triton_samplers, jacobian):  # what another test compiled has no log any more
+        for value in vars(kernels).values():
+            if isinstance(value, JITFunction):
+                value.device_caches.clear()
+    return Compiler(monkeypatch, capfd, request.param)
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without memory, which is all that it takes to compile."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Every forward operator, on images and fields of that dtype."""
+    ndim = len(size)
+    image, labels, disp = meta(1, 2, *size, dtype=dtype), meta(1, 1, *size).short(), meta(1, ndim, *size, dtype=dtype)
+    warping.warp_many([image, labels], disp, [False, True], "border")
+    warping.warp_with_gradient(image, disp, "zeros")
+    grid.grid_sample(image, meta(1, *size, ndim, dtype=dtype), "linear", "symmetric", False)
+    affine.affine_warp(image, meta(1, ndim, ndim + 1, dtype=dtype), size, "linear", "border")
+    integration.compose(disp, disp)
+    jacobian.jacobian_determinant(disp)
+
+
+def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Every backward operator, on images and fields of that dtype."""
+    ndim = len(size)
+    image, disp = meta(1, 2, *size, dtype=dtype), meta(1, ndim, *size, dtype=dtype)
+    where, matrix = meta(1, *size, ndim, dtype=dtype), meta(1, ndim, ndim + 1, dtype=dtype)
+    warping.warp_backward(image, image, disp, "linear", "zeros", True, True)
+    warping.warp_backward(image, image, disp, "nearest", "border", True, False)
+    warping.warp_double_backward(image, image, disp, disp, "reflection")
+    grid.grid_sample_backward(image, image, where, "linear", "symmetric", False, True, True)
+    affine.affine_warp_backward(image, image, matrix, "linear", "zeros", True, True)
+    jacobian.jacobian_determinant_backward(disp[:, 0], disp)
+
+
+class TestCompiled:
+    """Kernels for GPUs that need not be there."""
+
+    __test__ = not INTERPRETED
+
+    @pytest.mark.parametrize("compiler", TARGETS, indirect=True)
+    def test_kernels_compile_without_spills(self, compiler: Compiler) -> None:
+        for size, dtype in (((160, 192, 224), torch.float32), ((512, 500), torch.bfloat16)):
+            sample_everywhere(size, dtype)
+            go_back_everywhere(size, dtype)
+        assert len(compiler.spills) == 24
+        assert {name: n for name, n in compiler.spills if n} == {}
+
+    @pytest.mark.parametrize("compiler", TARGETS, indirect=True)
+    def test_kernels_that_need_more_registers_compile_without_spills(
+        self, compiler: Compiler, deterministic: None
+    ) -> None:
+        """With sums in fixed point: in float64, and for tensors of more than 2^31 numbers."""
+        go_back_everywhere((33, 32, 31), torch.float64)
+        go_back_everywhere((1300, 1300, 1300), torch.float32)
+        assert len(compiler.spills) == 14
+        assert {name: n for name, n in compiler.spills if n} == {}
+
+    @pytest.mark.parametrize("compiler", ["sm_90", "gfx942"], indirect=True)
+    def test_spills_are_seen(self, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(triton_launch, "WARPS", 1)
+        monkeypatch.setattr(triton_samplers, "block_of", lambda dtype: 1024)
+        image, disp = meta(1, 2, 30, 30, 30), meta(1, 3, 30, 30, 30)
+        warping.warp_backward(image, image, disp, "linear", "zeros", True, True)
+        assert compiler.spills[0][1] > 0
+
+    def test_interpreted(self) -> None:
+        """The tests of values of this file, in a process where kernels are interpreted."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", __file__, "-p", "no:cacheprovider", "--tb=short"],
+            env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
