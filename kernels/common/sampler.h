@@ -79,9 +79,11 @@ void sample_linear(const Problem<ndim, Source, Index>& p,
   for_field<A>(job.dtype, [&](auto t) {
     using T = decltype(t);
     const T* const images = static_cast<const T*>(job.image);
-    p.each_channel(group, [&](int64_t c, const auto& taps, int64_t next_c, const auto& next) {
+    const auto soon = [&](int64_t c, const auto& taps) {
+      taps.prefetch(images + p.image.offset(taps.block.n, c), p.step);
+    };
+    p.each_channel(group, soon, [&](int64_t c, const auto& taps) {
       const Block& b = taps.block;
-      next.prefetch(images + p.image.offset(next.block.n, next_c), p.step);
       T* __restrict out = static_cast<T*>(job.result) + p.at(b, c);
       const A* __restrict plus = added(taps, c);
       const T* image = images + p.image.offset(b.n, c);
@@ -104,15 +106,17 @@ void sample_nearest(const Problem<ndim, Source, Index>& p,
                     std::span<const BlockNearest<ndim, typename Source::Real, Index>> group, const Job& job) {
   const auto copy = [&](auto t) {
     using T = decltype(t);
-    p.each_channel(group, [&](int64_t c, const auto& taps, auto...) {
-      const Block& b = taps.block;
-      const T* v = static_cast<const T*>(job.image) + p.image.offset(b.n, c);
-      T* __restrict out = static_cast<T*>(job.result) + p.at(b, c);
-      for (int i = 0; i < b.count; ++i) {
-        out[i] = taps.source[i] < 0 ? T(0) : v[taps.source[i]];
-        if constexpr (!std::is_integral_v<T>) out[i] = T(Sum<T>(out[i]) + Sum<T>(taps.poison[i]));
-      }
-    });
+    p.each_channel(
+        group, [](auto...) {},
+        [&](int64_t c, const auto& taps) {
+          const Block& b = taps.block;
+          const T* v = static_cast<const T*>(job.image) + p.image.offset(b.n, c);
+          T* __restrict out = static_cast<T*>(job.result) + p.at(b, c);
+          for (int i = 0; i < b.count; ++i) {
+            out[i] = taps.source[i] < 0 ? T(0) : v[taps.source[i]];
+            if constexpr (!std::is_integral_v<T>) out[i] = T(Sum<T>(out[i]) + Sum<T>(taps.poison[i]));
+          }
+        });
   };
   if (is_floating(job.dtype))
     for_field<typename Source::Real>(job.dtype, copy);
@@ -150,9 +154,11 @@ void backward_positions(const Tensor& grad, const Tensor& image, const Source& s
       const T *const images = read<T>(image), *const grads = read<T>(grad);
       p.template each_group<BlockTaps<ndim, A, Index, true>>([&](auto group) {
         std::vector<Sums> sums(group.size());
-        p.each_channel(group, [&](int64_t c, const auto& taps, int64_t next_c, const auto& next) {
+        const auto soon = [&](int64_t c, const auto& taps) {
+          taps.prefetch(images + p.image.offset(taps.block.n, c), p.step);
+        };
+        p.each_channel(group, soon, [&](int64_t c, const auto& taps) {
           const Block& b = taps.block;
-          next.prefetch(images + p.image.offset(next.block.n, next_c), p.step);
           auto& sum = sums[&taps - group.data()].by;
           const T* g = grads + p.at(b, c);
           const T* v = images + p.image.offset(b.n, c);
@@ -217,33 +223,38 @@ void by_slab(const Problem<ndim, Source, Index>& p, const Add& add) {
 template <int ndim, class A, class Index, class T>
 void spread_block(const BlockTaps<ndim, A, Index>& taps, const Index (&step)[ndim], const Slab<Index>& slab, const T* g,
                   A* image) {
-  constexpr int sides = ndim == 3 ? 2 : 1, apart = 8;
+  typedef A Pair __attribute__((vector_size(2 * sizeof(A)), aligned(alignof(A)), may_alias));
+  constexpr int rows = ndim == 3 ? 4 : 2, apart = 8;  // rows of the image that a sample adds to, half in each plane
   const int count = taps.block.count;
-  A share[sides][2][kBlock];
+  A share[rows][kBlock], along_x[kBlock][2];
   for (int i = 0, end = count; i < end; ++i) {
     const A value = taps.poison[i] == 0 ? A(g[i]) : A(0);
-    const A near = ndim == 3 ? value * taps.w0[0][i] : value, far = value * taps.w1[0][i];
-    share[0][0][i] = near * taps.w0[ndim - 2][i], share[0][1][i] = near * taps.w1[ndim - 2][i];
-    if constexpr (ndim == 3) share[1][0][i] = far * taps.w0[1][i], share[1][1][i] = far * taps.w1[1][i];
+    const A near = value * taps.w0[0][i], far = value * taps.w1[0][i];
+    along_x[i][0] = taps.w0[ndim - 1][i], along_x[i][1] = taps.w1[ndim - 1][i];
+    if constexpr (ndim == 3) {
+      share[0][i] = near * taps.w0[1][i], share[1][i] = near * taps.w1[1][i];
+      share[2][i] = far * taps.w0[1][i], share[3][i] = far * taps.w1[1][i];
+    } else {
+      share[0][i] = near, share[1][i] = far;
+    }
   }
-  const Index next[2] = {0, Index(step[0] > 0)};
-  const auto each = [&](const auto& add_pair) {
+  // By value: what is added might, for all the compiler knows, change what is read through references.
+  const Index next = step[0] > 0, sy = step[ndim - 2], sz = step[0];
+  const Index offset[4] = {0, sy, sz, Index(sz + sy)};
+  const auto each = [&, slab, next, image, count](const auto& add) {
     for (int start = 0; start < apart; ++start)
-      for (int i = start; i < count; i += apart)
-        for (int side = 0; side < sides; ++side)
-          for (int y = 0; y < 2; ++y)
-            if (slab.has(taps.plane[i] + next[ndim == 3 ? side : y]))
-              add_pair(image + taps.base[i] + side * step[0] + y * step[ndim - 2], i, share[side][y][i]);
+      for (int i = start; i < count; i += apart) {
+        A* const at = image + taps.base[i];
+        const Pair x = *reinterpret_cast<const Pair*>(along_x[i]);
+        const bool near = slab.has(taps.plane[i]), far = slab.has(taps.plane[i] + next);
+        for (int r = 0; r < rows; ++r)
+          if (r < rows / 2 ? near : far) add(at + offset[r], x * share[r][i]);
+      }
   };
-  if (step[ndim - 1] == 1) {
-    typedef A Pair __attribute__((vector_size(2 * sizeof(A)), aligned(alignof(A)), may_alias));
-    each([&](A* at, int i, A value) {
-      Pair& pair = *reinterpret_cast<Pair*>(at);
-      pair = pair + value * Pair{taps.w0[ndim - 1][i], taps.w1[ndim - 1][i]};
-    });
-  } else {  // a single voxel along x
-    each([&](A* at, int i, A value) { *at += value * (taps.w0[ndim - 1][i] + taps.w1[ndim - 1][i]); });
-  }
+  if (step[ndim - 1] == 1)
+    each([](A* at, Pair v) { *reinterpret_cast<Pair*>(at) += v; });
+  else  // a single voxel along x
+    each([](A* at, Pair v) { *at += v[0] + v[1]; });
 }
 
 // Adds the gradient to an image, of samples of which the cotangent is grad, to grad_image (in the usual order).
@@ -256,21 +267,24 @@ void backward_image(const Tensor& grad, const Source& source, const std::string&
     for_field<A>(grad.scalar_type(), [&](auto t) {
       using T = decltype(t);
       const T* const grads = read<T>(grad);
-      // Calls add(taps, g, v) with the cotangents of a block and the channel of the image, channel by channel.
-      const auto each_channel = [&](auto group, const auto& add) {
-        for (int64_t c = 0; c < p.channels; ++c)
-          for (const auto& taps : group) add(taps, grads + p.at(taps.block, c), to + p.image.offset(taps.block.n, c));
-      };
+      const auto at = [&](int64_t c, const auto& taps) { return to + p.image.offset(taps.block.n, c); };
       if (mode == "nearest")
         by_slab<BlockNearest<ndim, A, Index>>(p, [&](auto group, const Slab<Index>& slab) {
-          each_channel(group, [&](const auto& taps, const T* g, A* v) {
-            for (int i = 0; i < taps.block.count; ++i)
-              if (taps.source[i] >= 0 && slab.has(taps.plane[i])) v[taps.source[i]] += A(g[i]);
-          });
+          p.each_channel(
+              group, [](auto...) {},
+              [&](int64_t c, const auto& taps) {
+                const T* g = grads + p.at(taps.block, c);
+                for (int i = 0; i < taps.block.count; ++i)
+                  if (taps.source[i] >= 0 && slab.has(taps.plane[i])) at(c, taps)[taps.source[i]] += A(g[i]);
+              });
         });
       else
         by_slab<BlockTaps<ndim, A, Index>>(p, [&](auto group, const Slab<Index>& slab) {
-          each_channel(group, [&](const auto& taps, const T* g, A* v) { spread_block(taps, p.step, slab, g, v); });
+          p.each_channel(
+              group, [&](int64_t c, const auto& taps) { taps.prefetch(at(c, taps), p.step); },
+              [&](int64_t c, const auto& taps) {
+                spread_block(taps, p.step, slab, grads + p.at(taps.block, c), at(c, taps));
+              });
         });
     });
   });

@@ -95,7 +95,7 @@ struct Problem {
 
   // Rows of which the taps make a group. A channel is done for a whole group before the next: its rows are then still
   // in the cache, where those of many channels displace each other.
-  int64_t rows_of_group() const { return channels > 1 ? 16 : 2; }
+  int64_t rows_of_group() const { return std::clamp<int64_t>(channels, 4, 16); }
 
   // Calls f(group) for groups of Taps of the blocks of the output.
   template <class Taps, class F>
@@ -111,13 +111,17 @@ struct Problem {
     });
   }
 
-  // Calls f(c, taps, next c, next taps) for every channel and the taps of a group, channel by channel.
-  template <class Taps, class F>
-  L2RFAST_INLINE void each_channel(std::span<const Taps> group, const F& f) const {
+  // Calls f(c, taps) for every channel and the taps of a group, channel by channel; before each, soon(c, taps) with
+  // what comes next.
+  template <class Taps, class Soon, class F>
+  L2RFAST_INLINE void each_channel(std::span<const Taps> group, const Soon& soon, const F& f) const {
     for (int64_t c = 0; c < channels; ++c)
       for (size_t j = 0; j < group.size(); ++j) {
-        const bool last = j + 1 == group.size();
-        f(c, group[j], last ? (c + 1) % channels : c, group[last ? 0 : j + 1]);
+        if (j + 1 < group.size())
+          soon(c, group[j + 1]);
+        else if (c + 1 < channels)
+          soon(c + 1, group[0]);
+        f(c, group[j]);
       }
   }
 

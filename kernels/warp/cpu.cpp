@@ -160,19 +160,21 @@ std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad_, con
         const T* const grads = read<T>(grad);
         A* const sums = write<A>(to_image);
         by_slab<BlockTaps<ndim, A, Index, true>>(p, [&](auto group, const Slab<Index>& slab) {
-          p.each_channel(group, [&](int64_t c, const auto& taps, auto...) {
-            const Block& b = taps.block;
-            const T* g = grads + p.at(b, c);
-            A* to = sums + p.image.offset(b.n, c);
-            each_sample(p, taps, b, [&](int i, const auto& v, const auto& around) {
-              each_axis<ndim>([&](auto k) {
-                spread<1u << k.value, ndim>(A(g[i]) * v[k.value][i], around, p.step, [&](Index offset, A share) {
-                  const Index plane = taps.plane[i] + (offset >= p.step[0] && p.step[0] > 0);
-                  if (slab.has(plane)) to[taps.base[i] + offset] += share;
+          p.each_channel(
+              group, [](auto...) {},
+              [&](int64_t c, const auto& taps) {
+                const Block& b = taps.block;
+                const T* g = grads + p.at(b, c);
+                A* to = sums + p.image.offset(b.n, c);
+                each_sample(p, taps, b, [&](int i, const auto& v, const auto& around) {
+                  each_axis<ndim>([&](auto k) {
+                    spread<1u << k.value, ndim>(A(g[i]) * v[k.value][i], around, p.step, [&](Index offset, A share) {
+                      const Index plane = taps.plane[i] + (offset >= p.step[0] && p.step[0] > 0);
+                      if (slab.has(plane)) to[taps.base[i] + offset] += share;
+                    });
+                  });
                 });
               });
-            });
-          });
         });
       });
     });
