@@ -93,9 +93,12 @@ struct Problem {
     return n * out.rows() + in_stack / rows * out.h + first + in_stack % rows;
   }
 
-  // Rows of which the taps make a group. A channel is done for a whole group before the next: its rows are then still
-  // in the cache, where those of many channels displace each other.
-  int64_t rows_of_group() const { return std::clamp<int64_t>(channels, 4, 16); }
+  // Rows of which the taps make a group: some 4 to 16 blocks. A channel is done for a whole group before the next: its
+  // rows are then still in the cache, where those of many channels displace each other.
+  int64_t rows_of_group() const {
+    const int64_t blocks_of_row = (out.w + kBlock - 1) / kBlock;
+    return std::max<int64_t>(1, std::clamp<int64_t>(channels, 4, 16) / blocks_of_row);
+  }
 
   // Calls f(group) for groups of Taps of the blocks of the output.
   template <class Taps, class F>
