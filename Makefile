@@ -46,4 +46,7 @@ $(VENV)/.created: constraints.txt
 # an isolated build would download a second PyTorch to read its headers.
 $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
+	# is compared does not use.
+	$(BIN)/pip install -q -c constraints.txt --no-deps fireants
 	touch $@

@@ -103,6 +103,31 @@ def separable_local_ncc(a: Tensor, b: Tensor, window: int = 9, eps: float = 1e-5
     return (cross * cross / (var_a * var_b + eps)).mean()
 
 
+def compiled_separable_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
+    """The same, compiled by PyTorch; its first call does that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what PyTorch itself uses
+        import torch._inductor.compile_fx
+    compiled: Callable[[Tensor, Tensor], Tensor] = torch.compile(separable_local_ncc)
+    return compiled
+
+
+def monai_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
+    """MONAI's loss with a box of 9 voxels."""
+    from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+    loss: Callable[[Tensor, Tensor], Tensor] = LocalNormalizedCrossCorrelationLoss(kernel_size=9)
+    return loss
+
+
+def fireants_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
+    """FireANTs' loss in PyTorch with a box of 9 voxels."""
+    from fireants.losses.cc import LocalNormalizedCrossCorrelationLoss
+
+    loss: Callable[[Tensor, Tensor], Tensor] = LocalNormalizedCrossCorrelationLoss(kernel_size=9)
+    return loss
+
+
 def convexadam_mind(image: Tensor, radius: int, dilation: int) -> Tensor:
     """ConvexAdam's MINDSSC."""
     from convexAdam.convex_adam_utils import MINDSSC

@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import nn
+from . import losses, nn
 from ._dispatch import backend
 from ._info import info
 from .discrete import correlation, coupled_convex, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
 from .fields import compose, integrate_velocity, jacobian_determinant
 from .filters import box_average
-from .losses import local_ncc, warp_ssd
+from .lncc import local_ncc, warp_local_ncc
+from .losses import warp_ssd
 from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ __all__ = [
     "inverse_consistency",
     "jacobian_determinant",
     "local_ncc",
+    "losses",
     "mind_ssc",
     "nn",
     "register",
     "warp",
+    "warp_local_ncc",
     "warp_many",
     "warp_ssd",
     "warp_with_gradient",

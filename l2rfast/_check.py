@@ -15,11 +15,15 @@ def tensor(name: str, value: Tensor) -> None:
         raise InputError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
-def image(name: str, value: Tensor, *, floating: bool = True) -> int:
-    """Check an (N, C, *spatial) tensor and return its number of spatial dimensions (2 or 3)."""
+_SHAPES = {1: "(N, C, W)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+def image(name: str, value: Tensor, *, floating: bool = True, dims: Sequence[int] = (2, 3)) -> int:
+    """Check an (N, C, *spatial) tensor and return its number of spatial dimensions, one of ``dims``."""
     tensor(name, value)
-    if value.ndim not in (4, 5):
-        raise InputError(f"{name}: expected shape (N, C, H, W) or (N, C, D, H, W), got {tuple(value.shape)}")
+    if value.ndim - 2 not in dims:
+        shapes = " or ".join(_SHAPES[ndim] for ndim in dims)
+        raise InputError(f"{name}: expected shape {shapes}, got {tuple(value.shape)}")
     if value.numel() == 0:
         raise InputError(f"{name}: expected at least one element, got shape {tuple(value.shape)}")
     if floating and not value.is_floating_point():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _check
-from ._dispatch import Operator, needs_gradient, once_differentiable
+from ._dispatch import Operator, once_differentiable
 from .errors import InputError
-from .kernels.lncc import reference as lncc_reference
 from .kernels.warp_ssd import reference as warp_ssd_reference
-from .transforms import warp
+from .lncc import local_ncc
 
 
 def _fake_warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,36 +29,6 @@ def _warp_ssd_gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, None, T
     return None, None, grad.view(-1, *[1] * (gradient.ndim - 1)) * gradient
 
 
-def _fake_local_ncc(
-    a: Tensor, b: Tensor, radius: int, eps: float, to_a: bool, to_b: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        a.new_empty(a.shape[0]),
-        a.new_empty(a.shape if to_a else (0,)),
-        b.new_empty(b.shape if to_b else (0,)),
-    )
-
-
-def _local_ncc_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:])
-
-
-def _local_ncc_gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    once_differentiable("local_ncc")
-    gradients = (
-        grad.view(-1, *[1] * (g.ndim - 1)) * g if needed else None
-        for g, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:2], strict=True)
-    )
-    return *gradients, None, None, None, None
-
-
-_local_ncc = Operator(
-    lncc_reference.local_ncc,
-    fake=_fake_local_ncc,
-    backward=_local_ncc_gradient,
-    setup_context=_local_ncc_context,
-)
 _warp_ssd = Operator(
     warp_ssd_reference.warp_ssd,
     fake=_fake_warp_ssd,
@@ -100,49 +69,36 @@ def warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tenso
     return loss.to(disp.dtype), gradient.to(disp.dtype)
 
 
-def local_ncc(a: Tensor, b: Tensor, *, window: int = 9, eps: float = 1e-5) -> Tensor:
-    """Squared local normalised cross-correlation in [0, 1], 1 where one image is locally linear in the other.
+class LocalNCCLoss(nn.Module):
+    """Minus `l2rfast.local_ncc` of two images, to be minimised; the options are its own.
 
-    Args:
-        a, b: (N, C, *spatial) images of one shape, 2-D or 3-D, floating.
-        window: odd side of the cubic window in voxels; windows cut by the border count zeros outside.
-        eps: added to the product of the two variances, each a sum over the window (not a mean): what is below
-            its square root counts as flat.
-
-    Returns:
-        The mean over batch, channels and voxels of cross^2 / (var_a * var_b + eps), as in VoxelMorph
-        (Balakrishnan et al., TMI 2019): a scalar in the images' dtype. Differentiable in both; the gradients
-        are made in the same pass, only those that are needed. Sums are over values less their mean, so that an
-        offset common to the image costs no accuracy.
-
-    Raises:
-        InputError: shapes, dtypes or devices that differ, an even window, a negative eps.
+    Called as ``loss(a, b)`` or ``loss(a, b, mask)``.
     """
-    _check.image("a", a)
-    _check.image("b", b)
-    _check.same("a, b", a, b)
-    _check.at_least("window", window, 1)
-    if window % 2 == 0:
-        raise InputError(f"window: expected an odd number, got {window}")
-    if not eps > 0:
-        raise InputError(f"eps: expected a positive number, got {eps}")
-    dtype = _check.arithmetic_dtype(a)
-    value, _, _ = _local_ncc(a.to(dtype), b.to(dtype), window // 2, eps, needs_gradient(a), needs_gradient(b))
-    mean: Tensor = value.mean()
-    return mean.to(a.dtype)
 
+    def __init__(
+        self,
+        *,
+        window: int | Sequence[int] = 9,
+        weighting: str = "box",
+        reduction: str = "mean",
+        eps: float = 1e-5,
+        border: str = "zeros",
+        semantics: str = "voxelmorph",
+        smooth_nr: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {
+            "window": window,
+            "weighting": weighting,
+            "reduction": reduction,
+            "eps": eps,
+            "border": border,
+            "semantics": semantics,
+            "smooth_nr": smooth_nr,
+        }
 
-def local_ncc_gradient(fixed: Tensor, moving: Tensor, disp: Tensor, *, window: int = 9, eps: float = 1e-5) -> Tensor:
-    """Gradient of ``local_ncc(fixed, warp(moving, disp))`` to disp, for optimisers that do without autograd.
+    def forward(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        return -local_ncc(a, b, mask=mask, **self.options)
 
-    Args:
-        fixed: (N, C, *out), moving: (N, C, *in), disp: (N, ndim, *out) in voxels, all of one floating dtype.
-        window, eps: as in `local_ncc`.
-
-    Returns:
-        (N, ndim, *out).
-    """
-    disp = disp.detach().requires_grad_()
-    with torch.enable_grad():
-        value = local_ncc(fixed.detach(), warp(moving.detach(), disp), window=window, eps=eps)
-    return torch.autograd.grad(value, disp)[0]
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -7,9 +7,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import host_cuda
 import hypothesis
 import pytest
 import torch
+
+from l2rfast import _dispatch
 
 # The same examples every time, and no deadline: a busy machine is not a failure.
 hypothesis.settings.register_profile("l2rfast", derandomize=True, deadline=None, max_examples=30)
@@ -34,6 +37,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def _host_cuda(tmp_path_factory: pytest.TempPathFactory) -> None:
+    host_cuda.load(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def host(_host_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the backend "cuda" run on CPU tensors."""
+    monkeypatch.setitem(_dispatch._NATIVE, "cuda", "CPU")
 
 
 @pytest.fixture(scope="session")

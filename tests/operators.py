@@ -13,10 +13,11 @@ from typing import Any
 
 import samples
 import torch
-from samples import BIG, BIG_POWERS, EDGES, MODES, PADDINGS, POWERS, SHAPES, Sample, field, noise
+from samples import BIG, BIG_LINES, BIG_POWERS, EDGES, LINES, MODES, PADDINGS, POWERS, SHAPES, Sample, field, noise
 from torch import Tensor
 
 import l2rfast
+from l2rfast import lncc
 from l2rfast._dispatch import OPERATORS, _runs_on
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -83,6 +84,10 @@ def warp_many(image: Tensor, labels: Tensor, disp: Tensor, **options: Any) -> tu
     return l2rfast.warp_many([image, labels], disp, **options)
 
 
+def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    return l2rfast.local_ncc(a, b, mask=mask, **options)
+
+
 def integrate_velocity_keeping_fields(velocity: Tensor, steps: int) -> Tensor:
     return l2rfast.integrate_velocity(velocity, steps, keep=True)
 
@@ -122,6 +127,29 @@ def _not_sampled(image: str, where: str, good: Tensor, *, called: str = "") -> E
     yield {where: good.to("meta")}, f"{names}: expected one device"
     if called:
         yield from (({image: e[image]}, m.replace(image, called, 1)) for e, m in _not_tensors(image))
+
+
+def _not_windows() -> Errors:
+    """What no option of the local NCC may be."""
+    for window in (4, 0, -3, 2.5, "3", None, (3, 4), (3, 3, 3, 3), ()):
+        yield {"window": window}, "window: expected an odd number"
+    yield from _not_one_of(weighting=lncc.WEIGHTINGS, border=lncc.BORDERS, semantics=lncc.SEMANTICS)
+    yield {"semantics": "fireants", "weighting": "gaussian"}, "weighting: expected box or triangular"
+    for eps in (0.0, -0.1, math.nan):
+        yield {"eps": eps}, "eps: expected a positive number"
+    for smooth_nr in (-0.1, math.nan):
+        yield {"smooth_nr": smooth_nr}, "smooth_nr: expected 0 or a positive number"
+
+
+def _not_fitting(good: Tensor) -> Errors:
+    """What a fixed image (2, C, 5, 4), a moving one and a field may not be."""
+    yield from _not_tensors("fixed", "moving", "disp")
+    yield {"disp": noise(2, 3, 5, 5)}, "disp: expected one channel per spatial axis"
+    yield {"fixed": good}, "fixed: expected the channels of moving and the spatial shape"
+    yield {"moving": good[:1]}, "moving, disp: expected shapes that fit"
+    yield {"moving": good.float()}, "moving, disp: expected one dtype"
+    for name in ("fixed", "moving"):
+        yield {name: good.clone().requires_grad_()}, f"{name}: no gradient to it is implemented"
 
 
 _threads = torch.get_num_threads()
@@ -295,29 +323,37 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.local_ncc,
-        list(samples.noisy("a b", 3, SHAPES, window=[9, 3], eps=[0.1])),
-        list(samples.noisy("a b", 2, BIG, window=[9])),
+        list(samples.local_nccs(SHAPES | LINES)),
+        list(samples.local_nccs(BIG | BIG_LINES)),
+        [*_not_alike("a", "b", noise(2, 3, 5, 4)), *_not_windows()],
+        ("a", "b"),
+    ),
+    Operation(
+        masked_local_ncc,
+        list(samples.masked_local_nccs(SHAPES | LINES)),
+        list(samples.masked_local_nccs(BIG)),
         [
-            *_not_alike("a", "b", noise(2, 3, 5, 4)),
-            *_not_integers(window=1),
-            *[({"eps": eps}, "eps: expected a positive number") for eps in (0.0, -0.1, math.nan)],
-            ({"window": 4}, "window: expected an odd number"),
+            *[
+                ({"mask": value}, "mask: expected")
+                for value in (3, "all", noise(2, 2, 5, 4), noise(3, 1, 5, 4), noise(5, 4))
+            ],
+            ({"mask": noise(2, 1, 5, 4).to("meta")}, "mask: expected a tensor on cpu"),
         ],
         ("a", "b"),
+        made_of="local_ncc",
+    ),
+    Operation(
+        l2rfast.warp_local_ncc,
+        list(samples.warp_local_nccs(SHAPES)),
+        list(samples.warp_local_nccs(BIG)),
+        [*_not_fitting(noise(2, 1, 5, 4)), *_not_one_of(padding=PADDINGS), *_not_windows()],
+        ("disp",),
     ),
     Operation(
         l2rfast.warp_ssd,
         list(samples.warp_ssds(SHAPES)),
         list(samples.warp_ssds(BIG)),
-        [
-            *_not_tensors("fixed", "moving", "disp"),
-            ({"disp": noise(2, 3, 5, 5)}, "disp: expected one channel per spatial axis"),
-            ({"fixed": noise(2, 16, 5, 4)}, "fixed: expected the channels of moving and the spatial shape"),
-            ({"moving": noise(1, 16, 5, 4)}, "moving, disp: expected shapes that fit"),
-            ({"moving": noise(2, 16, 5, 4).float()}, "moving, disp: expected one dtype"),
-            ({"moving": noise(2, 16, 5, 4).requires_grad_()}, "moving: no gradient to it is implemented"),
-            ({"fixed": noise(2, 16, 5, 5).requires_grad_()}, "fixed: no gradient to it is implemented"),
-        ],
+        [*_not_fitting(noise(2, 16, 5, 4))],
         ("disp",),
     ),
 ]

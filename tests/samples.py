@@ -19,6 +19,8 @@ PADDINGS = ("border", "zeros", "reflection")
 EDGES = ("border", "zeros")
 # Sizes of 1 and 2 are where stencils and taps meet the border from both sides.
 SHAPES: Sizes = {2: [(5, 4), (1, 2), (2, 7), (1, 1)], 3: [(3, 4, 3), (1, 2, 6), (4, 1, 2), (1, 1, 1)]}
+LINES: Sizes = {1: [(7,), (2,), (1,)]}
+BIG_LINES: Sizes = {1: [(500,)]}
 # Several blocks of every loop in the kernels, and enough planes for several threads.
 BIG: Sizes = {2: [(70, 300)], 3: [(9, 40, 30)]}
 # Plus one with align_corners, they are the sizes whose positions in a normalised grid are exact in float32.
@@ -144,6 +146,40 @@ def noisy(names: str, channels: int | None, sizes: Sizes, **options: Iterable[An
     for size, *values in product(chain(*sizes.values()), *options.values()):
         inputs = {name: noise(2, channels or len(size), *size) for name in names.split()}
         yield Sample(_name(size, *values), inputs, dict(zip(options, values, strict=True)))
+
+
+def local_nccs(sizes: Sizes, channels: int = 3) -> Iterator[Sample]:
+    """Of noise, with every option in some combination."""
+    choices: list[dict[str, Any]] = [
+        {"window": 9, "eps": 0.1},
+        {"window": 3, "weighting": "gaussian", "border": "valid", "eps": 0.1},
+        {"window": (3, 1, 5), "border": "valid", "reduction": "none", "eps": 0.1},
+        {"window": 5, "weighting": "triangular", "semantics": "monai", "reduction": "sum", "eps": 0.01},
+        {"window": 3, "semantics": "monai", "smooth_nr": 0.2, "eps": 0.5},
+        {"window": 3, "semantics": "fireants", "smooth_nr": 0.1, "reduction": "none", "eps": 0.1},
+    ]
+    for size, chosen in product(chain(*sizes.values()), choices):
+        # MONAI's value of two voxels is 1, whatever they are, and its gradient nothing but rounding.
+        if chosen.get("semantics") == "monai" and math.prod(size) < 6:
+            continue
+        a, b = noise(2, channels, *size), noise(2, channels, *size)
+        window = chosen["window"]
+        options = chosen | {"window": window[: len(size)] if isinstance(window, tuple) else window}
+        yield Sample(_name(size, *options.values()), {"a": a, "b": b}, options)
+
+
+def masked_local_nccs(sizes: Sizes) -> Iterator[Sample]:
+    """With masks of every item, or of all."""
+    for i, sample in enumerate(local_nccs(sizes, 2)):
+        size = sample.inputs["a"].shape[2:]
+        mask = (uniform(1 + i % 2, 1, *size) < 0.7).double()
+        yield Sample(f"{sample.name}-masked", sample.inputs | {"mask": mask}, sample.options)
+
+
+def warp_local_nccs(sizes: Sizes) -> Iterator[Sample]:
+    for i, (case, options) in enumerate(_cases(sizes, padding=PADDINGS, window=(3, 5))):
+        fixed, moving = noise(2, 1 + i % 2, *case.out), case.image(1 + i % 2)
+        yield _sample(case, options | {"eps": 0.1}, fixed=fixed, moving=moving, disp=case.disp(finite=True))
 
 
 def warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:

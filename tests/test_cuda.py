@@ -6,29 +6,24 @@ without atomics; everything else, from the operator's arguments on, is what runs
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from host_cuda import ROOT, SOURCES, build
 from operators import OPERATIONS, Operation
 from samples import noise
 from test_operators import LAYOUTS, TOLERANCES, disagreements, evaluate
 from torch import Tensor
 
 import l2rfast
-from l2rfast import _dispatch
 from l2rfast._dispatch import OPERATORS
 
-ROOT = Path(__file__).parent.parent
-SOURCES = sorted(ROOT.glob("kernels/*/cuda.cu"))
 IMPLEMENTED = {name for source in SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
 HERE = [operation for operation in OPERATIONS if (operation.made_of or operation.name) in IMPLEMENTED]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -36,37 +31,6 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 pytestmark = pytest.mark.usefixtures("one_thread")
 each_operation = pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
-
-
-@cache
-def build() -> ModuleType:
-    """setup.py, which knows how to compile."""
-    spec = importlib.util.spec_from_file_location("l2rfast_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The kernels as C++ for the host, in the place of those for GPUs."""
-    output = tmp_path_factory.mktemp("cuda") / "host.so"
-    extension = build().extensions()[0]
-    command = ["g++", "-x", "c++", "-shared", "-fPIC", "-fvisibility=hidden", "-std=c++20", "-O1"]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
-    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    command += [f"-I{extension.include_dirs[0]}", *(f"-isystem{path}" for path in extension.include_dirs[1:])]
-    command += [*map(str, SOURCES), *(f"-L{path}" for path in extension.library_dirs), "-ltorch_cpu", "-o", str(output)]
-    subprocess.run(command, check=True)
-    torch.ops.load_library(output)  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture
-def host(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the backend "cuda" run on CPU tensors."""
-    monkeypatch.setitem(_dispatch._NATIVE, "cuda", "CPU")
 
 
 @pytest.fixture

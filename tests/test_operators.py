@@ -326,7 +326,7 @@ def test_opcheck(name: str, calls: dict[str, list[tuple[Any, ...]]]) -> None:
         return value
 
     by_ndim = {(args[0][0] if isinstance(args[0], list) else args[0]).ndim: args for args in calls[name]}
-    assert len(by_ndim) == 2
+    assert len(by_ndim) >= 2
     for args in by_ndim.values():
         torch.library.opcheck(getattr(torch.ops.l2rfast, name).default, tuple(map(fresh, args)))
 

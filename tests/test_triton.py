@@ -37,6 +37,7 @@ from l2rfast.kernels.common import triton_launch, triton_samplers  # noqa: E402
 from l2rfast.kernels.grid_sample import triton as grid  # noqa: E402
 from l2rfast.kernels.integrate_velocity import triton as integration  # noqa: E402
 from l2rfast.kernels.jacobian import triton as jacobian  # noqa: E402
+from l2rfast.kernels.lncc import triton as lncc  # noqa: E402
 from l2rfast.kernels.warp import triton as warping  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -110,6 +111,26 @@ class TestInterpreted:
         got = evaluate(operation, inputs, options, backend="triton")
         expected = evaluate(operation, inputs, options, backend="reference")
         assert not disagreements(got, expected, layout)
+
+    def test_local_ncc_in_several_slabs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lncc, "PLANES", 2)
+        monkeypatch.setattr(lncc, "VOXELS", 200)
+        (operation,) = (o for o in OPERATIONS if o.name == "masked_local_ncc")
+        shape = (2, 2, 9, 4, 5)
+        mask = (noise(2, 1, *shape[2:]) < 0.5).double()
+        inputs = {"a": noise(*shape), "b": noise(*shape), "mask": mask}
+        for options in ({"window": (5, 3, 1), "reduction": "none"}, {"window": 3, "weighting": "gaussian"}):
+            got = evaluate(operation, inputs, options, backend="triton")
+            expected = evaluate(operation, inputs, options, backend="reference")
+            assert not disagreements(got, expected, str(options))
+
+    def test_local_ncc_of_images_with_an_offset(self) -> None:
+        (operation,) = (o for o in OPERATIONS if o.name == "local_ncc")
+        inputs = {name: (noise(1, 1, 6, 7) + 1e4).float() for name in "ab"}
+        got = evaluate(operation, inputs, {"window": 3}, backend="triton")
+        exact = {name: t.double() for name, t in inputs.items()}
+        expected = evaluate(operation, exact, {"window": 3}, backend="reference")
+        assert not disagreements(got, expected, "offset")
 
     @pytest.mark.parametrize("ndim", [2, 3])
     def test_several_blocks(self, ndim: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +313,14 @@ def compiler(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, request: Any
 ) -> Compiler:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for kernels in (triton_samplers, jacobian):  # what another test compiled has no log any more
+    for kernels in (triton_samplers, jacobian, lncc):  # what another test compiled has no log any more
         for value in vars(kernels).values():
             if isinstance(value, JITFunction):
                 value.device_caches.clear()
     return Compiler(monkeypatch, capfd, request.param)
+
+
+MEASURE = ([0.0, 0.0, 1e-5, 1.0], False)  # constants of the local NCC, whether it averages
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -314,6 +338,7 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     affine.affine_warp(image, meta(1, ndim, ndim + 1, dtype=dtype), size, "linear", "border")
     integration.compose(disp, disp)
     jacobian.jacobian_determinant(disp)
+    lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
 
 
 def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -327,6 +352,8 @@ def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     grid.grid_sample_backward(image, image, where, "linear", "symmetric", False, True, True)
     affine.affine_warp_backward(image, image, matrix, "linear", "zeros", True, True)
     jacobian.jacobian_determinant_backward(disp[:, 0], disp)
+    mask = meta(1, 1, *size, dtype=torch.bool)
+    lncc.local_ncc(image, image, mask, image, [9] * ndim, [], "valid", *MEASURE, False, True, True)
 
 
 class TestCompiled:
@@ -339,7 +366,7 @@ class TestCompiled:
         for size, dtype in (((160, 192, 224), torch.float32), ((512, 500), torch.bfloat16)):
             sample_everywhere(size, dtype)
             go_back_everywhere(size, dtype)
-        assert len(compiler.spills) == 24
+        assert len(compiler.spills) == 58
         assert {name: n for name, n in compiler.spills if n} == {}
 
     @pytest.mark.parametrize("compiler", TARGETS, indirect=True)
@@ -349,7 +376,7 @@ class TestCompiled:
         """With sums in fixed point: in float64, and for tensors of more than 2^31 numbers."""
         go_back_everywhere((33, 32, 31), torch.float64)
         go_back_everywhere((1300, 1300, 1300), torch.float32)
-        assert len(compiler.spills) == 14
+        assert len(compiler.spills) == 51
         assert {name: n for name, n in compiler.spills if n} == {}
 
     @pytest.mark.parametrize("compiler", ["sm_90", "gfx942"], indirect=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
 
+import torch
 from torch import Tensor
 
 import l2rfast
@@ -13,24 +16,117 @@ from ..harness import OURS, Case, Contestant, Tensors
 from . import inputs
 from .inputs import Size
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-def local_ncc(size: Size) -> Case:
+MONAI = "MONAI's loss"
+FIREANTS = "FireANTs' loss"
+SEPARABLE = "PyTorch, separable convolutions"
+COMPILED = "the same under torch.compile"
+TARGETS = {MONAI: 60, FIREANTS: 45, SEPARABLE: 20, COMPILED: 8}
+
+
+def _images(size: Size) -> tuple[Tensor, Tensor]:
     a = inputs.image(size.dense, seed=1)
-    b = 0.7 * a + 0.3 * inputs.image(size.dense, seed=3)
+    return a, 0.7 * a + 0.3 * inputs.image(size.dense, seed=3)
 
-    def both(loss: Callable[[Tensor, Tensor], Tensor], *images: Tensor) -> Tensors:
-        return inputs.with_gradients(loss, images, to=(0, 1))
+
+def _peers() -> dict[str, tuple[Callable[[], Loss], dict[str, Any]]]:
+    """What makes each, and the options with which ours is minus the same, or the same."""
+    return {
+        MONAI: (peers.monai_local_ncc, {"semantics": "monai"}),
+        FIREANTS: (peers.fireants_local_ncc, {"semantics": "fireants", "smooth_nr": 1e-5}),
+        SEPARABLE: (lambda: peers.separable_local_ncc, {}),
+        COMPILED: (peers.compiled_separable_local_ncc, {}),
+    }
+
+
+def local_ncc(size: Size, to: Sequence[int], what: str, targets: dict[str, float]) -> Case:
+    a, b = _images(size)
+
+    def ours(a: Tensor, b: Tensor, **options: Any) -> Tensors:
+        return inputs.with_gradients(partial(l2rfast.local_ncc, **options), (a, b), to)
+
+    def peer(name: str) -> Contestant:
+        make, options = _peers()[name]
+        loss = cache(make)
+        sign = -1 if "loss" in name else 1
+        return Contestant(
+            lambda: inputs.with_gradients(loss(), (a, b), to),
+            canonical=lambda result: tuple(sign * x for x in result),
+            target=size.target(targets.get(name)),
+            reference=inputs.exact(partial(ours, **options), a, b),
+        )
 
     return Case(
-        "local NCC, forward and backward to both images",
-        f"Window 9, float32 {inputs.text(size.dense)}.",
-        inputs.nbytes(a, b, a, b),
-        {
-            OURS: Contestant(lambda: both(l2rfast.local_ncc, a, b)),
-            "PyTorch, separable convolutions": Contestant(lambda: both(peers.separable_local_ncc, a, b)),
-        },
-        inputs.exact(lambda *images: both(l2rfast.local_ncc, *images), a, b),
+        f"local NCC, {what}",
+        f"Window 9, float32 {inputs.text(size.dense)}. Every peer is checked in its own semantics.",
+        inputs.nbytes(a, b, *(a for _ in to)),
+        {OURS: Contestant(lambda: ours(a, b)), **{name: peer(name) for name in _peers()}},
+        inputs.exact(ours, a, b),
+        floor_target=size.target(6) if len(to) == 2 else None,
+        # Three volumes beside the two that are asked for.
+        memory_target=size.target(2.5) if len(to) == 2 else None,
     )
 
 
-FAMILIES: dict[str, list[Callable[[Size], Case]]] = {"local-ncc": [local_ncc]}
+def local_ncc_windows(size: Size) -> Case:
+    a, b = _images(size)
+
+    def ours(a: Tensor, b: Tensor, window: int) -> Tensors:
+        return inputs.with_gradients(partial(l2rfast.local_ncc, window=window), (a, b), to=(0, 1))
+
+    def contestant(window: int, target: float | None = None) -> Contestant:
+        run = partial(ours, window=window)
+        return Contestant(lambda: run(a, b), target=target, reference=inputs.exact(run, a, b))
+
+    return Case(
+        "local NCC, windows of 21 and of 5",
+        f"Forward and backward to both images, float32 {inputs.text(size.dense)}. The first line is window 21.",
+        inputs.nbytes(a, b, a, b),
+        {OURS: contestant(21), f"{OURS}, window 5": contestant(5, size.target(1 / 1.2))},
+        inputs.exact(partial(ours, window=21), a, b),
+    )
+
+
+def warp_local_ncc(size: Size) -> Case:
+    fixed, moving = _images(size)
+    disp = inputs.displacement(size.dense)
+
+    def ours(fixed: Tensor, moving: Tensor, disp: Tensor) -> Tensors:
+        loss, gradient = l2rfast.warp_local_ncc(fixed, moving, disp)
+        return loss[0], gradient
+
+    def separate(fixed: Tensor, moving: Tensor, disp: Tensor) -> Tensors:
+        def loss(disp: Tensor) -> Tensor:
+            return -l2rfast.local_ncc(fixed, l2rfast.warp(moving, disp))
+
+        return inputs.with_gradients(loss, (disp,), (0,))
+
+    def pytorch() -> Tensors:
+        leaf = disp.detach().requires_grad_()
+        grid = peers.sampling_grid(identity, leaf)
+        value = -peers.separable_local_ncc(fixed, peers.grid_sample(moving, grid))
+        return value.detach(), *torch.autograd.grad(value, leaf)
+
+    identity = peers.identity_grid(size.dense)
+    return Case(
+        "local NCC of a warped image, and its gradient to the field",
+        f"Window 9, trilinear, border repeated, float32 {inputs.text(size.dense)}, smooth field of 6 voxels.",
+        inputs.nbytes(fixed, moving, disp, disp),
+        {
+            OURS: Contestant(lambda: ours(fixed, moving, disp)),
+            f"{OURS}, warp and local_ncc": Contestant(lambda: separate(fixed, moving, disp)),
+            "F.grid_sample and separable convolutions": Contestant(pytorch),
+        },
+        inputs.exact(ours, fixed, moving, disp),
+    )
+
+
+FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
+    "local-ncc": [
+        partial(local_ncc, to=(0, 1), what="forward and backward to both images", targets=TARGETS),
+        partial(local_ncc, to=(1,), what="forward and backward to one image", targets={}),
+        local_ncc_windows,
+    ],
+    "warp-local-ncc": [warp_local_ncc],
+}

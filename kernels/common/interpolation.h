@@ -8,9 +8,11 @@
 #ifdef __CUDACC__
 #define L2RFAST_INLINE __host__ __device__ __forceinline__
 #define L2RFAST_LAMBDA
+#define L2RFAST_ROLLED _Pragma("unroll 1")  // the next loop: it saves registers
 #else
 #define L2RFAST_INLINE inline __attribute__((always_inline))
 #define L2RFAST_LAMBDA __attribute__((always_inline))
+#define L2RFAST_ROLLED
 #endif
 
 namespace l2rfast {

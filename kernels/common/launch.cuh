@@ -1,5 +1,6 @@
-// Runs a function of one voxel over all voxels of an output: on the GPU a thread each. Compiled as plain C++ it is a
-// loop on the host, for the tests to run the same functions, called the same way, where there is no GPU.
+// Runs a function of one voxel over all voxels of an output, on the GPU a thread each, or a function of a block of
+// threads over many blocks. Compiled as plain C++ these are loops on the host, for the tests to run the same functions,
+// called the same way, where there is no GPU.
 #pragma once
 
 #ifdef __CUDACC__
@@ -42,9 +43,20 @@ inline bool deterministic() {
   return torch::stable::detail::to<bool>(result);
 }
 
-#ifdef __CUDACC__
+constexpr int kThreads = 256;  // of a block
 
-constexpr int kThreads = 256;
+// What all threads of a block do between two barriers: f(thread).
+template <class F>
+L2RFAST_INLINE void all_threads(const F& f) {
+#ifdef __CUDA_ARCH__
+  f(int(threadIdx.x));
+  __syncthreads();
+#else
+  for (int thread = 0; thread < kThreads; ++thread) f(thread);
+#endif
+}
+
+#ifdef __CUDACC__
 
 // A block covers a tile of 32 x 4 x 2 voxels (2-D: 32 x 8), x fastest, so that its threads read the same few lines.
 // At least Body::resident blocks share a multiprocessor, which caps their registers at 65536 / 256 / resident.
@@ -62,23 +74,62 @@ __global__ void __launch_bounds__(kThreads, Body::resident)
   }
 }
 
-// On the stream that is current on the device of a tensor.
-template <class Body>
-void each_voxel(const Body& body, const Extent& e, const Tensor& on) {
-  if (e.items * e.d * e.h * e.w == 0) return;
+inline void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error)); }
+
+// f(stream), the one that is current on the device of a tensor.
+template <class F>
+void launch(const Tensor& on, const F& f) {
   const int32_t device = on.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  f(static_cast<cudaStream_t>(stream));
+  check(cudaGetLastError());
+}
+
+template <class Body>
+void each_voxel(const Body& body, const Extent& e, const Tensor& on) {
+  if (e.items * e.d * e.h * e.w == 0) return;
   const dim3 tile = e.d == 1 ? dim3(32, 8, 1) : dim3(32, 4, 2);
   const auto tiles = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
   const int64_t deep = tiles(e.d, tile.z), slabs = e.items * deep;
   STD_TORCH_CHECK(slabs <= int64_t(UINT32_MAX) - 65535, "expected fewer planes in the batch, got ", slabs);
   constexpr int64_t most = 65535;  // blocks along y and z; beyond, a block takes several tiles
   const dim3 blocks(tiles(e.w, tile.x), std::min(tiles(e.h, tile.y), most), std::min(slabs, most));
-  each_voxel_kernel<<<blocks, tile, 0, static_cast<cudaStream_t>(stream)>>>(body, e, uint32_t(deep));
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+  launch(on, [&](cudaStream_t stream) { each_voxel_kernel<<<blocks, tile, 0, stream>>>(body, e, uint32_t(deep)); });
+}
+
+template <class Body>
+__global__ void __launch_bounds__(kThreads, Body::resident)
+    each_block_kernel(const __grid_constant__ Body body, int64_t count, double* far, int64_t room) {
+  extern __shared__ double near[];
+  double* scratch = far ? far + blockIdx.x * room : near;
+  for (int64_t block = blockIdx.x; block < count; block += gridDim.x) body(block, scratch);
+}
+
+// body(block, scratch) for all blocks below `count`, each with `room` numbers that its threads share: in shared memory,
+// or where that is too small in global memory, of which the caches hold what is in use.
+template <class Body>
+void each_block(const Body& body, int64_t count, int64_t room, const Tensor& on) {
+  if (count == 0) return;
+  launch(on, [&](cudaStream_t stream) {
+    const auto attribute = [&](cudaDeviceAttr name) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, name, on.get_device_index()));
+      return int64_t(value);
+    };
+    const auto kernel = each_block_kernel<Body>;
+    const int64_t bytes = room * int64_t(sizeof(double));
+    if (bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+      const unsigned grid = unsigned(std::min<int64_t>(count, 1 << 30));
+      kernel<<<grid, kThreads, bytes, stream>>>(body, count, nullptr, room);
+    } else {
+      const int64_t grid = std::min(count, Body::resident * attribute(cudaDevAttrMultiProcessorCount));
+      const Tensor far = torch::stable::new_empty(on, {grid * room}, Dtype::Double);
+      kernel<<<unsigned(grid), kThreads, 0, stream>>>(body, count, write<double>(far), room);
+    }
+  });
 }
 
 #else
@@ -89,6 +140,12 @@ void each_voxel(const Body& body, const Extent& e, const Tensor&) {
     for (int32_t z = 0; z < e.d; ++z)
       for (int32_t y = 0; y < e.h; ++y)
         for (int32_t x = 0; x < e.w; ++x) body(voxel<Body::ndim>(n, z, y, x));
+}
+
+template <class Body>
+void each_block(const Body& body, int64_t count, int64_t room, const Tensor&) {
+  std::vector<double> scratch(room);
+  for (int64_t block = 0; block < count; ++block) body(block, scratch.data());
 }
 
 #endif

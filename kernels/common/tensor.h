@@ -80,6 +80,12 @@ inline Grid grid_of(const Tensor& t, int64_t ndim) {
   return {ndim == 3 ? t.size(n - 3) : 1, t.size(n - 2), t.size(n - 1), ndim == 3};
 }
 
+// The spatial size of an image (N, C, *spatial) with one to three axes; those absent have one voxel.
+inline Grid grid_of_all(const Tensor& t) {
+  const int64_t n = t.dim();
+  return {n == 5 ? t.size(2) : 1, n >= 4 ? t.size(n - 2) : 1, t.size(n - 1), n == 5};
+}
+
 // f(i) for every i below n, split between PyTorch's threads. Work items must not depend on how they
 // are split: that is what makes results the same bits for any number of threads.
 template <class F>

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "common/interpolation.h"
 
@@ -29,6 +32,26 @@ L2RFAST_INLINE Vector<A> load(const A* p) {
   return *reinterpret_cast<const Vector<A>*>(p);
 }
 
+template <class A>
+L2RFAST_INLINE void store(A* p, Vector<A> v) {
+  *reinterpret_cast<Vector<A>*>(p) = v;
+}
+
+// As many numbers of another type as a vector of A has lanes.
+template <class T, class A>
+struct Beside {
+  typedef T type __attribute__((vector_size(kLanes<A> * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <class A, class T>
+L2RFAST_INLINE Vector<A> load_as(const T* p) {
+  return __builtin_convertvector(*reinterpret_cast<const typename Beside<T, A>::type*>(p), Vector<A>);
+}
+template <class A, class T>
+L2RFAST_INLINE void store_as(T* p, Vector<A> v) {
+  using Narrow = typename Beside<T, A>::type;
+  *reinterpret_cast<Narrow*>(p) = __builtin_convertvector(v, Narrow);
+}
+
 // The first n of p as A, n lanes at most.
 template <class A, class T>
 L2RFAST_INLINE Vector<A> load_some(const T* p, int n) {
@@ -53,5 +76,38 @@ L2RFAST_INLINE void store_some(T* p, Vector<A> v, int n) {
   *reinterpret_cast<Vector<A>*>(lanes) = v;
   for (int i = 0; i < n; ++i) p[i] = T(lanes[i]);
 }
+
+// Lanes from `by` on of two vectors one after the other.
+template <int by, class V>
+L2RFAST_INLINE V shifted(V a, V b) {
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (i + by)...);
+  }(std::make_integer_sequence<int, sizeof(V) / sizeof(a[0])>{});
+}
+
+// Calls f with an odd number below `end` as a constant.
+template <int end, class F>
+L2RFAST_INLINE void for_odd(int n, const F& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    ((n == 2 * i + 1 ? f(std::integral_constant<int, 2 * i + 1>{}) : void()), ...);
+  }(std::make_integer_sequence<int, end / 2>{});
+}
+
+// Memory of whole cache lines: a vector that lies across two takes twice the time.
+template <class T>
+struct WholeLines {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+
+  WholeLines() = default;
+  template <class U>
+  WholeLines(const WholeLines<U>&) {}
+
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, line); }
+  bool operator==(const WholeLines&) const { return true; }
+};
+template <class T>
+using Aligned = std::vector<T, WholeLines<T>>;
 
 }  // namespace l2rfast

@@ -1,62 +1,115 @@
-"""Squared local normalised cross-correlation, and its gradients: the definition.
+"""Squared local normalised cross-correlation of two images, and its gradients: the definition.
 
-With window sums S[.] over the (2 radius + 1)^ndim box around x, zeros outside, W voxels,
+With S[.] the weighted sum over the window around x, w its weights, zero outside the image and the mask, and N the sum
+of the weights that count (`borders` below),
 
-    cross = S[ab] - S[a] S[b] / W,   var_a = S[aa] - S[a]^2 / W,   var_b likewise,
-    value(n) = mean over c, x of cross^2 / (var_a var_b + eps)
+    cross = S[ab] - S[a] S[b] / N,   var_a = S[aa] - S[a]^2 / N,   var_b likewise,   all / N if `averaged`,
+    value = (cross^2 + numerator) / (max(var_a, floor) max(var_b, floor) + eps),   at most `limit`.
 
-as in VoxelMorph (Balakrishnan et al., TMI 2019). With P = 2 cross / (var_a var_b + eps) and
-Q = 2 cross^2 var_a / (var_a var_b + eps)^2 at every window, the gradient by b is
+With numerator = floor = 0 that is the NCC of VoxelMorph (Balakrishnan et al., TMI 2019); other constants give that of
+MONAI and FireANTs. A window is flat where its standard deviation is below 1e-7 of the largest magnitude in its channel,
+what float32 does not resolve there: then var and cross are 0. With the factors of the derivatives by cross and by the
+variances,
 
-    S[P] a - S[P S[a]] / W - S[Q] b + S[Q S[b]] / W,   divided by the number of windows.
+    P = 2 cross / denominator,   Q_a = 2 value max(var_b, floor) / denominator where var_a > floor, else 0,
+
+(both / N if averaged, both 0 at the limit, both times what the loss asks of the window), the gradient by a is
+
+    S[P] b - S[Q_a] a + S[Q_a S[a] / N - P S[b] / N]   inside the mask.
+
+All is computed in float64: where intensities are large beside their variation in a window, variances are small
+differences of large sums.
 """
 
 from __future__ import annotations
+
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FLAT = 1e-14  # of a mean variance, in squares of the largest magnitude
 
-def _window_sum(x: Tensor, radius: int) -> Tensor:
-    ndim = x.ndim - 2
-    x = F.pad(x, [radius] * 2 * ndim)
-    for axis in range(2, 2 + ndim):
-        x = x.unfold(axis, 2 * radius + 1, 1).sum(-1)
+
+def window_sum(x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Weighted sums over the window around every voxel of x (N, C, *spatial), zeros outside; weights by axis."""
+    for axis, w in enumerate(weights, start=2):
+        size, radius = x.shape[axis], len(w) // 2
+        padded = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [radius, radius])
+        x = reduce(torch.add, (w[j] * padded.narrow(axis, j, size) for j in range(len(w))))
     return x
 
 
-def local_ncc(a: Tensor, b: Tensor, radius: int, eps: float, to_a: bool, to_b: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b (N, C, *spatial) -> value (N,), gradients to a and b (an empty tensor for one not asked for)."""
-    ndim = a.ndim - 2
-    volume = (2 * radius + 1) ** ndim
-    # Away from zero, where the differences below lose no digits; windows cut by the border are not indifferent
-    # to a shift, hence the shifts again beside the number of voxels outside.
-    shift_a, shift_b = (x.mean(dim=tuple(range(2, x.ndim)), keepdim=True) for x in (a, b))
-    a, b = a - shift_a, b - shift_b
-    sa, sb, saa, sbb, sab = (_window_sum(x, radius) for x in (a, b, a * a, b * b, a * b))
-    inside = _window_sum(torch.ones_like(a[:1, :1]), radius)
-    missing = 1 - inside / volume
-    cross = sab - sa * sb / volume + missing * (shift_b * sa + shift_a * sb + inside * shift_a * shift_b)
-    var_a = saa - sa * sa / volume + missing * shift_a * (2 * sa + inside * shift_a)
-    var_b = sbb - sb * sb / volume + missing * shift_b * (2 * sb + inside * shift_b)
-    var_a, var_b = var_a.clamp(min=0), var_b.clamp(min=0)
-    denominator = var_a * var_b + eps
-    value = (cross * cross / denominator).flatten(1).mean(1)
-    scale = 1 / a[0].numel()
-    p = 2 * scale * cross / denominator
-    q = p * cross / denominator
-    mean_a, mean_b = sa / volume - missing * shift_a, sb / volume - missing * shift_b
+def local_ncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    upstream: Tensor | None,
+    window: list[int],
+    weights: list[float],
+    borders: str,
+    constants: list[float],
+    averaged: bool,
+    windows: bool,
+    to_a: bool,
+    to_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b (N, C, *spatial) -> values, gradients to a and b (an empty tensor for one not asked for).
 
-    def gradient(x: Tensor, y: Tensor, mean_x: Tensor, mean_y: Tensor, var_y: Tensor) -> Tensor:
-        """By x: through cross with y, and through the variance of x, whose factor is that of y."""
-        qy = q * var_y
-        rest = _window_sum(qy * mean_x - p * mean_y, radius)
-        return _window_sum(p, radius) * y - _window_sum(qy, radius) * x + rest
+    Args:
+        mask: (1 or N, 1, *spatial), bool: the voxels that count, in windows and as centres of windows.
+        upstream: (N, C, *spatial): gradients are those of the values weighted by it; without, of their sum.
+        window: odd sides by axis.
+        weights: of the voxels of a window along each axis, one axis after the other, symmetric; empty: all 1.
+        borders: ``"zeros"``: what is outside the image counts in N as zeros; ``"valid"``: it does not.
+        constants: numerator, floor, eps, limit.
+        averaged: whether cross and variances are means over the window.
+        windows: whether to return the value of every window, (N, C, *spatial), or their sums (N,).
+    """
+    numerator, floor, eps, limit = constants
+    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
+    every = torch.tensor(weights or [1.0] * sum(window), dtype=torch.float64, device=a.device)
+    axes = torch.split(every, list(window))
+    inside = torch.ones_like(a[:1, :1], dtype=torch.float64) if mask is None else mask.double()
+    count = window_sum(inside, list(axes))
+    if borders == "zeros":
+        whole = reduce(torch.mul, (w.sum() for w in axes))
+        count = count + whole - window_sum(torch.ones_like(inside[:1]), list(axes))
+    share = torch.where(inside > 0, 1 / count, 0)  # elsewhere no window counts, and all of it may be outside the mask
+    a, b = (torch.where(inside > 0, x.double(), 0) for x in (a, b))
 
-    empty = a.new_zeros(0)
+    def sums(x: Tensor) -> Tensor:
+        return window_sum(x, list(axes))
+
+    mean_a, mean_b = sums(a) * share, sums(b) * share
+    cross = sums(a * b) - sums(a) * mean_b
+    var_a, var_b = sums(a * a) - sums(a) * mean_a, sums(b * b) - sums(b) * mean_b
+    flat_a, flat_b = (
+        v * share <= FLAT * x.flatten(2).square().amax(2).view(*x.shape[:2], *[1] * (x.ndim - 2))
+        for v, x in ((var_a, a), (var_b, b))
+    )
+    unit = share if averaged else (inside > 0).double()
+    var_a, var_b = torch.where(flat_a, 0, var_a * unit), torch.where(flat_b, 0, var_b * unit)
+    cross = torch.where(flat_a | flat_b, 0, cross * unit)
+    factor_a, factor_b = var_a.clamp(min=floor), var_b.clamp(min=floor)
+    denominator = factor_a * factor_b + eps
+    ratio = (cross * cross + numerator) / denominator
+    value = torch.where(inside > 0, ratio.clamp(max=limit), 0)
+    result = (value if windows else value.flatten(1).sum(1)).to(dtype)
+
+    asked = torch.where((inside > 0) & (ratio <= limit), unit if upstream is None else unit * upstream, 0)
+    p = 2 * asked * torch.where(flat_a | flat_b, 0, cross) / denominator
+    q_a = 2 * asked * ratio * torch.where(var_a > floor, factor_b, 0) / denominator
+    q_b = 2 * asked * ratio * torch.where(var_b > floor, factor_a, 0) / denominator
+
+    def gradient(own: Tensor, other: Tensor, q: Tensor, mean_own: Tensor, mean_other: Tensor) -> Tensor:
+        full = sums(p) * other - sums(q) * own + sums(q * mean_own - p * mean_other)
+        return torch.where(inside > 0, full, 0).to(dtype)
+
+    empty = a.new_zeros(0, dtype=dtype)
     return (
-        value,
-        gradient(a, b, mean_a, mean_b, var_b) if to_a else empty,
-        gradient(b, a, mean_b, mean_a, var_a) if to_b else empty,
+        result,
+        gradient(a, b, q_a, mean_a, mean_b) if to_a else empty,
+        gradient(b, a, q_b, mean_b, mean_a) if to_b else empty,
     )

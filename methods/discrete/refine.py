@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from l2rfast import box_average
-from l2rfast.losses import local_ncc_gradient, warp_ssd
+from l2rfast.lncc import warp_local_ncc
+from l2rfast.losses import warp_ssd
 
 # The gradient of a distance to a displacement field (1, ndim, *spatial) in voxels of its level.
 Gradient = Callable[[Tensor], Tensor]
@@ -94,4 +95,4 @@ def lncc_distance(fixed: Tensor, moving: Tensor, window: int) -> Gradient:
     """Minus the local NCC of images (1, 1, *spatial) of unit variance."""
     # A window counts as flat where its standard deviations are below some 6 % of the image's.
     eps = 1e-5 * float(window ** (fixed.ndim - 2)) ** 2
-    return lambda field: local_ncc_gradient(fixed, moving, field, window=window, eps=eps).neg_()
+    return lambda field: warp_local_ncc(fixed, moving, field, window=window, eps=eps)[1]

@@ -1,0 +1,35 @@
+"""Local normalised cross-correlation with a warped image, and its gradient to the field: the definition.
+
+    value(n) = scale(n) times the sum over windows of the local NCC of fixed and moving(n, c, x + disp(n, :, x))
+
+as in ``lncc/reference.py``, the gradient that of ``warp/reference.py``, linear interpolation.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..lncc.reference import local_ncc
+from ..warp.reference import warp, warp_backward
+
+
+def warp_local_ncc(
+    fixed: Tensor,
+    moving: Tensor,
+    disp: Tensor,
+    mask: Tensor | None,
+    scale: Tensor,
+    window: list[int],
+    weights: list[float],
+    borders: str,
+    constants: list[float],
+    averaged: bool,
+    padding: str,
+) -> tuple[Tensor, Tensor]:
+    """fixed (N, C, *out), moving (N, C, *in), disp (N, ndim, *out), scale (N,) -> values (N,), gradients to disp."""
+    warped = warp(moving, disp, "linear", padding)
+    options = (window, weights, borders, constants, averaged)
+    value, _, slope = local_ncc(fixed, warped, mask, None, *options, windows=False, to_a=False, to_b=True)
+    slope = scale.view(-1, *[1] * (slope.ndim - 1)) * slope.to(disp.dtype)
+    _, gradient = warp_backward(slope, moving, disp, "linear", padding, False, True)
+    return scale * value.to(disp.dtype), gradient
