@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 from . import losses, nn
 from ._dispatch import backend
 from ._info import info
-from .discrete import correlation, coupled_convex, inverse_consistency, mind_ssc
+from .correlation import correlation, lattice_correlation, lattice_steps, shift_labels
+from .discrete import discrete_displacement, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
 from .fields import compose, integrate_velocity, jacobian_determinant
 from .filters import box_average
 from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
+from .regularisation import coupled_convex, mean_field, min_convolution, soft_argmin
 from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
@@ -25,16 +27,23 @@ __all__ = [
     "compose",
     "correlation",
     "coupled_convex",
+    "discrete_displacement",
     "grid_sample",
     "info",
     "integrate_velocity",
     "inverse_consistency",
     "jacobian_determinant",
+    "lattice_correlation",
+    "lattice_steps",
     "local_ncc",
     "losses",
+    "mean_field",
+    "min_convolution",
     "mind_ssc",
     "nn",
     "register",
+    "shift_labels",
+    "soft_argmin",
     "warp",
     "warp_local_ncc",
     "warp_many",

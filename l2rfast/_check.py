@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -61,6 +62,39 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> None:
 def at_least(name: str, value: int, minimum: int) -> None:
     if not isinstance(value, int) or value < minimum:
         raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+
+
+def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> list[int]:
+    """Check an integer, or one for each axis, and return the latter."""
+    values = list(value) if isinstance(value, Sequence) else [value] * ndim
+    if len(values) != ndim or not all(isinstance(v, int) and v >= minimum for v in values):
+        raise InputError(f"{name}: expected an integer >= {minimum}, or {ndim} of them, got {value!r}")
+    return values
+
+
+def cost(name: str, value: Tensor, ndim: int | None = None) -> int:
+    """Check an (N, *search, *spatial) tensor and return its number of spatial dimensions."""
+    tensor(name, value)
+    if value.ndim not in ((5, 7) if ndim is None else (1 + 2 * ndim,)) or not value.is_floating_point():
+        raise InputError(
+            f"{name}: expected a floating (N, *search, *spatial) tensor, got {value.dtype} {tuple(value.shape)}"
+        )
+    if value.numel() == 0:
+        raise InputError(f"{name}: expected at least one element, got shape {tuple(value.shape)}")
+    return (value.ndim - 1) // 2
+
+
+def positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, which may be learnable, as a tensor () beside another."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or not value.is_floating_point():
+            raise InputError(f"{name}: expected one floating number, got {value.dtype} {tuple(value.shape)}")
+        if value.device != like.device:
+            raise InputError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")
+        return value.reshape(())
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name}: expected a positive number, got {value!r}")
+    return torch.tensor(float(value), dtype=arithmetic_dtype(like), device=like.device)
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:

@@ -1,21 +1,26 @@
-"""Discrete registration: descriptors, cost volumes and their optimisation."""
+"""Discrete registration: descriptors, the whole chain from features to displacements, and what makes fields agree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from . import _check
 from ._dispatch import Operator
+from .correlation import Lattice, at_control_points, lattice, lattice_costs
 from .errors import InputError
-from .kernels.correlation import reference as correlation_reference
-from .kernels.coupled_convex import reference as coupled_convex_reference
 from .kernels.mind_ssc import reference as mind_ssc_reference
+from .regularisation import METHODS, mean_field, min_convolution, soft_argmin
 from .transforms import warp
 
-# Of the squared distance to the smoothed field, in the order in which ConvexAdam uses them.
-COEFFICIENTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# PDD-Net's: scale and offset of the correlation, those of it and of the first estimate in the second, the sharpness.
+ALPHAS = (1.1337, 0.0761, 1.0533, -0.7469, 0.0728, 1.1337)
+MEMORY = ("normal", "low")
+_REACH = 2  # of a mean field, in control points
+_PLANES = 4  # of control points at once, where memory is to be low
 
 
 def _fake_mind_ssc(image: Tensor, radius: int, dilation: int, pool: int) -> Tensor:
@@ -23,21 +28,7 @@ def _fake_mind_ssc(image: Tensor, radius: int, dilation: int, pool: int) -> Tens
     return image.new_empty((image.shape[0], channels, *(s // pool for s in image.shape[2:])))
 
 
-def _fake_correlation(
-    fixed: Tensor, moving: Tensor, radius: int, dilation: int, padding: str, smoothing: int
-) -> Tensor:
-    spatial = fixed.shape[2:]
-    return fixed.new_empty((fixed.shape[0], *[2 * radius + 1] * len(spatial), *spatial))
-
-
-def _fake_coupled_convex(cost: Tensor, coefficients: list[float]) -> Tensor:
-    ndim = (cost.ndim - 1) // 2
-    return cost.new_empty((cost.shape[0], ndim, *cost.shape[1 + ndim :]))
-
-
 _mind_ssc = Operator(mind_ssc_reference.mind_ssc, fake=_fake_mind_ssc)
-_correlation = Operator(correlation_reference.correlation, fake=_fake_correlation)
-_coupled_convex = Operator(coupled_convex_reference.coupled_convex, fake=_fake_coupled_convex)
 
 
 def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, *, pool: int = 1) -> Tensor:
@@ -69,28 +60,67 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, *, pool: int = 1
     return result.to(image.dtype)
 
 
-def correlation(
+def _affine(cost: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    """scale * cost + offset, in the memory of the cost where no gradient needs what it was."""
+    if torch.is_grad_enabled() and (cost.requires_grad or scale.requires_grad):
+        cost = cost * scale
+    else:
+        cost *= scale
+    return cost if offset is None else cost.add_(offset)
+
+
+def _chain(
+    fixed: Tensor, moving: Tensor, on: Lattice, alphas: Tensor, weight: float | Tensor | None, method: str
+) -> Tensor:
+    """fixed (N, C, *grid) at the control points, moving (N, C, *spatial) -> displacements (N, ndim, *grid)."""
+
+    def regularised(cost: Tensor) -> Tensor:
+        return mean_field(min_convolution(cost, weight, method=method))
+
+    first, *rest = alphas.unbind()
+    cost = _affine(lattice_costs(fixed, moving, on, "ssd"), first, rest[0])
+    estimate = regularised(cost)
+    if len(alphas) == 6:
+        both = _affine(cost, rest[1]).add_(_affine(estimate, rest[2], rest[3]))
+        del cost, estimate
+        estimate = regularised(both)
+    displacement = soft_argmin(estimate, alphas[-1], dilation=on.steps)
+    assert isinstance(displacement, Tensor)
+    return displacement
+
+
+def discrete_displacement(
     fixed: Tensor,
     moving: Tensor,
-    radius: int,
+    grid_size: int | Sequence[int],
+    search_size: int | Sequence[int],
+    search_extent: float | Sequence[float],
+    alphas: Sequence[float] | Tensor = ALPHAS,
     *,
-    dilation: int = 1,
-    padding: str = "zeros",
-    smoothing: int = 0,
+    method: str = "pooled",
+    weight: float | Tensor | None = None,
+    align_corners: bool = False,
+    memory: str = "normal",
 ) -> Tensor:
-    """Dense cost volume: the sum over channels of squared differences for every displacement in a window.
+    """A displacement at every control point, from features: the layers of PDD-Net after its network (MICCAI 2019).
+
+        C0 = a1 + a0 * lattice_correlation(fixed, moving)
+        C1 = mean_field(min_convolution(C0))
+        C2 = a4 + a2 * C0 + a3 * C1
+        out = soft_argmin(mean_field(min_convolution(C2)), a5)
 
     Args:
         fixed, moving: (N, C, *spatial) features of one shape, 2-D or 3-D, floating.
-        radius: the window reaches ``radius * dilation`` voxels to each side, at least 0.
-        dilation: distance in voxels between displacements, at least 1.
-        padding: moving outside its volume: ``"zeros"`` or ``"border"``.
-        smoothing: this many box averages of width 3 (zeros outside) over the spatial axes of each displacement,
-            made in the same pass; 2 gives ConvexAdam's cost volume.
+        grid_size, search_size, search_extent, align_corners: of `lattice_correlation`.
+        alphas: a0 ... a5, or a0, a1 and a sharpness for a chain that ends after C1; numbers or a tensor of them, which
+            may be learnable.
+        method, weight: of `min_convolution`.
+        memory: ``"normal"`` holds whole cost volumes, and in training several for the backward pass; ``"low"`` the
+            costs of a few planes of control points at a time, and computes them again, with their neighbours, in the
+            backward pass. The displacements are the same.
 
     Returns:
-        (N, *search, *spatial): entry i of a search axis is the displacement ``(i - radius) * dilation`` voxels.
-        Not differentiable yet.
+        (N, ndim, *grid), in voxels of moving, in its dtype. Differentiable once, by features, alphas and weight.
 
     Raises:
         InputError: shapes, dtypes or devices that differ, or a parameter out of range.
@@ -98,42 +128,27 @@ def correlation(
     _check.image("fixed", fixed)
     _check.image("moving", moving)
     _check.same("fixed, moving", fixed, moving)
-    _check.at_least("radius", radius, 0)
-    _check.at_least("dilation", dilation, 1)
-    _check.at_least("smoothing", smoothing, 0)
-    _check.choice("padding", padding, ("zeros", "border"))
-    dtype = _check.arithmetic_dtype(fixed)
-    f, m = fixed.to(dtype), moving.to(dtype)
-    result: Tensor = _correlation(f, m, radius, dilation, padding, smoothing)
-    return result.to(fixed.dtype)
-
-
-def coupled_convex(cost: Tensor, coefficients: Sequence[float] = COEFFICIENTS) -> Tensor:
-    """A smooth displacement field of low cost, by alternating arg-min and smoothing (Heinrich et al., WBIR 2014).
-
-    Args:
-        cost: (N, *search, *spatial), odd search sizes, 2-D or 3-D, floating.
-        coefficients: weights of the squared distance to the smoothed field, one alternation each, positive.
-
-    Returns:
-        (N, ndim, *spatial) in steps of the search grid: multiply by the dilation and by the spacing of the
-        control points for voxels.
-
-    Raises:
-        InputError: a wrong shape or dtype, an even search size, a coefficient that is not positive.
-    """
-    _check.tensor("cost", cost)
-    if cost.ndim not in (5, 7) or not cost.is_floating_point():
-        raise InputError(
-            f"cost: expected a floating (N, *search, *spatial) tensor, got {cost.dtype} {tuple(cost.shape)}"
+    _check.choice("method", method, METHODS)
+    _check.choice("memory", memory, MEMORY)
+    on = lattice(moving.shape[2:], grid_size, search_size, search_extent, align_corners)
+    factors = alphas if isinstance(alphas, Tensor) else torch.tensor([float(a) for a in alphas], device=moving.device)
+    if factors.shape not in ((3,), (6,)) or not factors.is_floating_point():
+        raise InputError(f"alphas: expected 3 or 6 floating numbers, got {alphas!r}")
+    factors = factors.to(_check.arithmetic_dtype(moving))
+    at = at_control_points(fixed, on)
+    if memory == "normal":
+        return _chain(at, moving, on, factors, weight, method)
+    # Neighbours that mean fields reach are computed with a run of planes, and their displacements left out.
+    reach, planes = _REACH * (2 if len(factors) == 6 else 1), len(on.points[0])
+    runs = []
+    for begin in range(0, planes, _PLANES):
+        end = min(begin + _PLANES, planes)
+        low, high = max(begin - reach, 0), min(end + reach, planes)
+        part: Tensor = checkpoint(
+            _chain, at[:, :, low:high], moving, on.planes(low, high), factors, weight, method, use_reentrant=False
         )
-    if cost.numel() == 0 or any(s % 2 == 0 for s in cost.shape[1 : (cost.ndim + 1) // 2]):
-        raise InputError(f"cost: expected odd search sizes and no empty axis, got {tuple(cost.shape)}")
-    weights = [float(a) for a in coefficients]
-    if not all(a > 0 for a in weights):
-        raise InputError(f"coefficients: expected positive numbers, got {weights}")
-    result: Tensor = _coupled_convex(cost.to(_check.arithmetic_dtype(cost)), weights)
-    return result.to(cost.dtype)
+        runs.append(part[:, :, begin - low : end - low])
+    return torch.cat(runs, 2)
 
 
 def inverse_consistency(forward: Tensor, backward: Tensor, iterations: int = 15) -> tuple[Tensor, Tensor]:
@@ -162,4 +177,4 @@ def inverse_consistency(forward: Tensor, backward: Tensor, iterations: int = 15)
     return forward.to(dtype), backward.to(dtype)
 
 
-__all__ = ["COEFFICIENTS", "correlation", "coupled_convex", "inverse_consistency", "mind_ssc"]
+__all__ = ["ALPHAS", "discrete_displacement", "inverse_consistency", "mind_ssc"]

@@ -11,6 +11,8 @@ from . import _check
 from ._dispatch import Operator
 from .kernels.box import reference
 
+PADDINGS = ("border", "extended", "zeros")
+
 
 def _fake(image: Tensor, radius: int, passes: int, padding: str) -> Tensor:
     return torch.empty_like(image, memory_format=torch.contiguous_format)
@@ -28,6 +30,12 @@ _box_average_backward = Operator(reference.box_average_backward, fake=_fake)
 _box_average = Operator(reference.box_average, fake=_fake, backward=_gradient, setup_context=_context)
 
 
+def smoothed_gradient(grad: Tensor, passes: int) -> Tensor:
+    """The gradient (N, C, *spatial) to what was averaged so often over boxes of 3 with zeros outside."""
+    wide: Tensor = _box_average_backward(grad.to(_check.arithmetic_dtype(grad)), 1, passes, "zeros")
+    return wide.to(grad.dtype)
+
+
 def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str = "border") -> Tensor:
     """Average over boxes of ``2 * radius + 1`` voxels a side, ``passes`` times.
 
@@ -35,7 +43,8 @@ def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str
         image: (N, C, *spatial), 2-D or 3-D, floating; a displacement field as well.
         radius: half-width of the box in voxels, at least 0.
         passes: how often; three passes are close to a Gaussian of variance ``passes * radius * (radius + 1) / 3``.
-        padding: ``"border"`` repeats the border, ``"zeros"`` counts zeros outside.
+        padding: ``"border"`` repeats the border for every pass, ``"extended"`` once, before all of them, and
+            ``"zeros"`` counts zeros outside.
 
     Returns:
         The averages, of the same shape and dtype. Differentiable.
@@ -46,7 +55,7 @@ def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str
     _check.image("image", image)
     _check.at_least("radius", radius, 0)
     _check.at_least("passes", passes, 0)
-    _check.choice("padding", padding, ("border", "zeros"))
+    _check.choice("padding", padding, PADDINGS)
     if radius == 0 or passes == 0:
         return image.clone()
     result: Tensor = _box_average(image.to(_check.arithmetic_dtype(image)), radius, passes, padding)

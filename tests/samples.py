@@ -25,6 +25,11 @@ BIG_LINES: Sizes = {1: [(500,)]}
 BIG: Sizes = {2: [(70, 300)], 3: [(9, 40, 30)]}
 # Plus one with align_corners, they are the sizes whose positions in a normalised grid are exact in float32.
 POWERS: Sizes = {2: [(4, 2), (1, 8)], 3: [(2, 4, 2), (1, 2, 8)]}
+# Displacements, few and many, and control points.
+SEARCHES: Sizes = {2: [(3, 5), (1, 4)], 3: [(3, 2, 4)]}
+BIG_SEARCHES: Sizes = {2: [(9, 7)], 3: [(5, 3, 7)]}
+POINTS: Sizes = {2: [(3, 2), (1, 1)], 3: [(2, 1, 3)]}
+BIG_POINTS: Sizes = {2: [(17, 19)], 3: [(5, 8, 9)]}
 BIG_POWERS: Sizes = {2: [(64, 256)], 3: [(8, 32, 32)]}
 
 _generator = torch.Generator().manual_seed(0)
@@ -253,10 +258,41 @@ def inverses(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(_name(size), {"forward": field(size, size), "backward": field(size, size)}, {"iterations": 1})
 
 
+def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
+    return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
+
+
+def costs(searches: Sizes, sizes: Sizes, *numbers: str, **options: Iterable[Any]) -> Iterator[Sample]:
+    """Cost volumes, and a positive number for each name."""
+    for (search, size), *values in product(_searches(searches, sizes), *options.values()):
+        inputs = {"cost": noise(3, *search, *size)} | {name: 0.25 + uniform(1) for name in numbers}
+        yield Sample(_name(search, size, *values), inputs, dict(zip(options, values, strict=True)))
+
+
+def lattices(searches: Sizes, sizes: Sizes, channels: int = 3) -> Iterator[Sample]:
+    """Features, and as many control points along each axis as there are displacements along another."""
+    for (search, size), align, metric in product(_searches(searches, sizes), (False, True), ("ssd", "dot")):
+        inputs = {name: noise(2, channels, *size) for name in ("fixed", "moving")}
+        options = {"grid_size": search[::-1], "search_size": search, "search_extent": 0.43, "metric": metric}
+        yield Sample(_name(search, size, align, metric), inputs, options | {"align_corners": align})
+
+
+def label_shifts(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
+    for (search, size), padding in product(_searches(searches, sizes), EDGES):
+        inputs = {"probabilities": uniform(2, *search, *size), "labels": noise(2, 3, *size)}
+        yield Sample(_name(search, size, padding), inputs, {"padding": padding, "dilation": 2})
+
+
+def lattice_label_shifts(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
+    for (search, size), align in product(_searches(searches, sizes), (False, True)):
+        inputs = {"probabilities": uniform(2, *search, *search[::-1]), "labels": noise(2, 3, *size)}
+        yield Sample(_name(search, size, align), inputs, {"search_extent": 0.43, "align_corners": align})
+
+
 def coupled_convexes(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
     """Cost volumes without ties, in bfloat16 neither: an arg-min that differs is a bug."""
     # No multiple of a coefficient by a squared distance equals a difference of two costs.
     options = {"coefficients": (0.0137, 0.217, 0.83)}
-    for search, size in chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes)):
+    for search, size in _searches(searches, sizes):
         order = noise(2, math.prod(search), *size).argsort(1)
         yield Sample(_name(search, size), {"cost": (order / 4.0).double().reshape(2, *search, *size)}, options)

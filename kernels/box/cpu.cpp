@@ -10,13 +10,28 @@
 namespace l2rfast {
 namespace {
 
+// What a pass finds outside: zeros, the border, or, extended, what the passes before it made of a repeated border.
+enum class Padding { zeros, border, extended };
+
 struct Average {
   int64_t radius, passes;
-  Outside outside;
+  Padding padding;
 
   template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
-    for (int64_t i = 0; i < passes; ++i) average(block, length, inner, radius, outside, scratch);
+    const Outside outside = padding == Padding::zeros ? Outside::zero : Outside::border;
+    if (padding != Padding::extended) {
+      for (int64_t i = 0; i < passes; ++i) average(block, length, inner, radius, outside, scratch);
+      return;
+    }
+    const int64_t size = length * inner, reach = radius * passes;
+    std::vector<T> wide(size + 2 * reach * inner);
+    for (int64_t i = 0; i < length + 2 * reach; ++i)
+      std::copy_n(block + std::clamp<int64_t>(i - reach, 0, length - 1) * inner, inner, wide.data() + i * inner);
+    // What the ends of this get wrong does not come as far as the block.
+    for (int64_t i = 0; i < passes; ++i)
+      average(wide.data(), length + 2 * reach, inner, radius, Outside::zero, scratch);
+    std::copy_n(wide.data() + reach * inner, size, block);
   }
 };
 
@@ -24,24 +39,31 @@ struct Average {
 // beyond an end goes back to the end: averages of the block with room on both sides, the room then folded in.
 struct Adjoint {
   int64_t radius, passes;
-  Outside outside;
+  Padding padding;
 
   template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
-    if (outside == Outside::zero) return Average{radius, passes, outside}(block, length, inner, scratch);
-    const int64_t size = length * inner, pad = radius * inner;
+    if (padding == Padding::zeros)
+      Average{radius, passes, padding}(block, length, inner, scratch);
+    else if (padding == Padding::extended)
+      fold(block, length, inner, passes, scratch);
+    else
+      for (int64_t i = 0; i < passes; ++i) fold(block, length, inner, 1, scratch);
+  }
+
+  template <class T>
+  void fold(T* block, int64_t length, int64_t inner, int64_t together, std::vector<T>& scratch) const {
+    const int64_t size = length * inner, reach = radius * together, pad = reach * inner;
     std::vector<T> wide(size + 2 * pad);
-    for (int64_t i = 0; i < passes; ++i) {
-      std::fill(wide.begin(), wide.end(), T(0));
-      std::copy_n(block, size, wide.data() + pad);
-      average(wide.data(), length + 2 * radius, inner, radius, Outside::zero, scratch);
-      std::copy_n(wide.data() + pad, size, block);
-      for (int64_t k = 0; k < radius; ++k)
-        for (int64_t j = 0; j < inner; ++j) {
-          block[j] += wide[k * inner + j];
-          block[size - inner + j] += wide[pad + size + k * inner + j];
-        }
-    }
+    std::copy_n(block, size, wide.data() + pad);
+    for (int64_t i = 0; i < together; ++i)
+      average(wide.data(), length + 2 * reach, inner, radius, Outside::zero, scratch);
+    std::copy_n(wide.data() + pad, size, block);
+    for (int64_t k = 0; k < reach; ++k)
+      for (int64_t j = 0; j < inner; ++j) {
+        block[j] += wide[k * inner + j];
+        block[size - inner + j] += wide[pad + size + k * inner + j];
+      }
   }
 };
 
@@ -72,7 +94,10 @@ void filter(const T* image, T* result, int64_t volumes, Grid grid, const Filter&
 template <class Filter>
 Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string padding) {
   const Tensor image = packed(image_), result = empty_as(image, shape_of(image));
-  const Filter along{radius, passes, padding == "zeros" ? Outside::zero : Outside::border};
+  const Filter along{radius, passes,
+                     padding == "zeros"    ? Padding::zeros
+                     : padding == "border" ? Padding::border
+                                           : Padding::extended};
   for_real(image.scalar_type(), [&](auto t) {
     using T = decltype(t);
     filter(read<T>(image), write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2), along);

@@ -62,6 +62,14 @@ auto for_floating(Dtype dtype, F&& f) {
   return for_real(dtype, f);
 }
 
+// A number in any floating dtype.
+template <class R>
+R value_of(const Tensor& t) {
+  R value = 0;
+  for_floating(t.scalar_type(), [&](auto type) { value = R(*read<decltype(type)>(t)); });
+  return value;
+}
+
 // Sizes of the last `ndim` axes, as (D, H, W): a 2-D image is a 3-D one with a single plane and not deep.
 struct Grid {
   int64_t d = 1, h = 1, w = 1;
