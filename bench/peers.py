@@ -128,6 +128,60 @@ def fireants_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
+def unfolded_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
+    """The 2-D tutorial's correlation layer: PyTorch's unfold."""
+    width = 2 * radius + 1
+    patches = F.unfold(moving, width, padding=radius).view(1, -1, width**2, *moving.shape[2:])
+    return (fixed[:, :, None] - patches).square().sum(1).view(1, width, width, *fixed.shape[2:])
+
+
+class PDDNet:
+    """The layers of PDD-Net after its network, of the PyTorch operations that its public code is made of.
+
+    Costs are (1, control points, *search).
+    """
+
+    def __init__(self, grid: int, search: int, extent: float, alphas: tuple[float, ...]) -> None:
+        self.grid, self.search, self.alphas = grid, search, alphas
+        identity = torch.eye(3, 4)[None]
+        self.points = F.affine_grid(identity, [1, 1, grid, grid, grid], align_corners=False).view(1, -1, 1, 1, 3)
+        self.shifts = F.affine_grid(extent * identity, [1, 1, search, search, search], align_corners=False).view(
+            1, 1, -1, 1, 3
+        )
+
+    def correlation(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """A plane of control points at a time."""
+        costs = []
+        for points in self.points.split(self.grid**2, 1):
+            f = F.grid_sample(fixed, points, align_corners=False)
+            m = F.grid_sample(moving, points + self.shifts, padding_mode="border", align_corners=False)
+            costs.append((f - m).square().sum(1))
+        return torch.cat(costs, 1).view(1, -1, *[self.search] * 3)
+
+    def min_convolution(self, cost: Tensor) -> Tensor:
+        padded = F.pad(-cost, [3] * 6, mode="replicate")
+        least = -F.max_pool3d(padded, 3, stride=1)
+        return F.avg_pool3d(F.avg_pool3d(least, 3, stride=1), 3, stride=1)
+
+    def mean_field(self, cost: Tensor) -> Tensor:
+        by_displacement = cost.view(self.grid**3, -1).t().reshape(1, -1, *[self.grid] * 3)
+        padded = F.pad(by_displacement, [2] * 6, mode="replicate")
+        averaged = F.avg_pool3d(F.avg_pool3d(padded, 3, stride=1), 3, stride=1)
+        return averaged.view(-1, self.grid**3).t().reshape(cost.shape)
+
+    def soft_argmin(self, cost: Tensor, beta: float) -> Tensor:
+        """(1, control points, 3) in halves of the size, the last axis first."""
+        p = F.softmax(-beta * cost.view(self.grid**3, -1), 1)
+        return (p[:, :, None] * self.shifts.view(1, -1, 3)).sum(1)[None]
+
+    def chain(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        a = self.alphas
+        first = a[1] + a[0] * self.correlation(fixed, moving)
+        estimate = self.mean_field(self.min_convolution(first))
+        second = a[4] + a[2] * first + a[3] * estimate
+        return self.soft_argmin(self.mean_field(self.min_convolution(second)), a[5])
+
+
 def convexadam_mind(image: Tensor, radius: int, dilation: int) -> Tensor:
     """ConvexAdam's MINDSSC."""
     from convexAdam.convex_adam_utils import MINDSSC

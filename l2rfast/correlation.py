@@ -13,7 +13,6 @@ from torch import Tensor
 from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError, NotDifferentiableError
-from .filters import smoothed_gradient
 from .kernels.correlation import reference
 from .kernels.lattice_correlation import reference as lattice_reference
 from .transforms import affine_warp
@@ -44,24 +43,21 @@ def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(fixed, moving)
 
 
-def _to_both(ctx: Any, backward: Operator, grad: Tensor, *options: Any) -> tuple[Tensor | None, ...]:
+def _to_both(ctx: Any, backward: Operator, grad: Tensor) -> tuple[Tensor | None, ...]:
     needed, both = ctx.needs_input_grad[:2], ctx.saved_tensors
-    gradients = backward(grad, *both, *options, *needed)
+    gradients = backward(grad, *both, *ctx.options, *needed)
     each = (g.to(t.dtype) if n else None for g, t, n in zip(gradients, both, needed, strict=True))
     return *each, *[None] * len(ctx.options)
 
 
 def _correlation_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     once_differentiable("correlation")
-    radius, dilation, padding, smoothing, metric = ctx.options
-    if smoothing:
-        grad = smoothed_gradient(grad.flatten(1, len(radius)), smoothing).view(grad.shape)
-    return _to_both(ctx, _correlation_backward, grad, radius, dilation, padding, metric)
+    return _to_both(ctx, _correlation_backward, grad)
 
 
 def _lattice_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     once_differentiable("lattice_correlation")
-    return _to_both(ctx, _lattice_backward, grad, *ctx.options)
+    return _to_both(ctx, _lattice_backward, grad)
 
 
 def _second_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -96,7 +92,7 @@ _correlation_backward: Operator = Operator(
     reference.correlation_backward,
     fake=_fake_backward,
     backward=_second_gradient(
-        lambda fixed, moving, *window: _correlation(fixed, moving, *window, 0, "dot"),
+        lambda fixed, moving, *window: _correlation(fixed, moving, *window, "dot"),
         lambda *args: _correlation_backward(*args),
     ),
     setup_context=_second_context,
@@ -336,7 +332,7 @@ def shift_labels(
             f"probabilities: expected odd search sizes and the spatial size {tuple(labels.shape[2:])} of labels, got "
             f"shape {tuple(probabilities.shape)}"
         )
-    window = [s // 2 for s in search], dilation, padding
+    window = [s // 2 for s in search], dilation, padding, 0
     expected, _ = _correlation_backward(probabilities, nothing, labels, *window, "dot", True, False)
     return cast(Tensor, expected.to(labels.dtype))
 

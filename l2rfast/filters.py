@@ -30,12 +30,6 @@ _box_average_backward = Operator(reference.box_average_backward, fake=_fake)
 _box_average = Operator(reference.box_average, fake=_fake, backward=_gradient, setup_context=_context)
 
 
-def smoothed_gradient(grad: Tensor, passes: int) -> Tensor:
-    """The gradient (N, C, *spatial) to what was averaged so often over boxes of 3 with zeros outside."""
-    wide: Tensor = _box_average_backward(grad.to(_check.arithmetic_dtype(grad)), 1, passes, "zeros")
-    return wide.to(grad.dtype)
-
-
 def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str = "border") -> Tensor:
     """Average over boxes of ``2 * radius + 1`` voxels a side, ``passes`` times.
 

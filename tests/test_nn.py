@@ -26,10 +26,14 @@ class Case:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     text: str
+    learns: tuple[str, ...] = ()
 
 
 IMAGE, DISP = noise(2, 3, *SIZE), field(SIZE, SIZE)
 GRID, MATRIX = normalised(positions(SIZE, SIZE), SIZE, False), torch.eye(2, 3) + noise(2, 2, 3) / 10
+COST, EXACT = noise(2, 3, 5, *SIZE), l2rfast.nn.MinConvolution(0.3)
+assert EXACT.log_weight is not None
+LATTICE, ON = (3, (3, 5), 0.4), ("grid_size", "search_size", "search_extent")
 CASES = [
     Case(l2rfast.nn.Warp(), l2rfast.warp, (IMAGE, DISP), {}, "Warp(mode='linear', padding='border')"),
     Case(
@@ -83,6 +87,58 @@ CASES = [
         "IntegrateVelocity(steps=3, keep=True)",
     ),
     Case(l2rfast.nn.JacobianDeterminant(), l2rfast.jacobian_determinant, (DISP,), {}, "JacobianDeterminant()"),
+    Case(
+        l2rfast.nn.Correlation((1, 2), metric="dot", dilation=2, padding="border", smoothing=1),
+        l2rfast.correlation,
+        (IMAGE, IMAGE.flip(2)),
+        {"radius": (1, 2), "metric": "dot", "dilation": 2, "padding": "border", "smoothing": 1},
+        "Correlation(radius=(1, 2), metric='dot', dilation=2, padding='border', smoothing=1)",
+    ),
+    Case(
+        l2rfast.nn.LatticeCorrelation(*LATTICE, metric="dot", align_corners=True),
+        l2rfast.lattice_correlation,
+        (IMAGE, IMAGE.flip(2)),
+        dict(zip(ON, LATTICE, strict=True)) | {"metric": "dot", "align_corners": True},
+        "LatticeCorrelation(grid_size=3, search_size=(3, 5), search_extent=0.4, metric='dot', align_corners=True)",
+    ),
+    Case(
+        EXACT,
+        l2rfast.min_convolution,
+        (COST,),
+        {"weight": EXACT.log_weight.exp().detach()},
+        "MinConvolution(weight=0.3, method='exact')",
+        ("log_weight",),
+    ),
+    Case(
+        l2rfast.nn.MinConvolution(method="pooled"),
+        l2rfast.min_convolution,
+        (COST,),
+        {"method": "pooled"},
+        "MinConvolution(method='pooled')",
+    ),
+    Case(
+        l2rfast.nn.MeanField(radius=2, passes=1),
+        l2rfast.mean_field,
+        (COST,),
+        {"radius": 2, "passes": 1},
+        "MeanField(radius=2, passes=1)",
+    ),
+    Case(
+        l2rfast.nn.SoftArgmin(2.5, dilation=[1, 2]),
+        l2rfast.soft_argmin,
+        (COST,),
+        {"beta": 2.5, "dilation": [1, 2]},
+        "SoftArgmin(beta=2.5, dilation=[1, 2])",
+        ("beta",),
+    ),
+    Case(
+        l2rfast.nn.DiscreteDisplacement(*LATTICE, memory="low"),
+        l2rfast.discrete_displacement,
+        (IMAGE, IMAGE.flip(2)),
+        dict(zip(ON, LATTICE, strict=True)) | {"memory": "low"},
+        "DiscreteDisplacement(grid_size=3, search_size=(3, 5), search_extent=0.4, align_corners=False, memory='low')",
+        ("alphas",),
+    ),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text.replace("'", ""))
 
@@ -91,8 +147,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text.replace(
 def test_a_module_is_its_function(case: Case) -> None:
     assert torch.equal(case.module(*case.arguments), case.function(*case.arguments, **case.options))
     assert repr(case.module) == case.text
-    assert not case.module.state_dict()
-    assert not list(case.module.parameters())
+    assert tuple(case.module.state_dict()) == case.learns
+    assert tuple(name for name, _ in case.module.named_parameters()) == case.learns
 
 
 @each_case

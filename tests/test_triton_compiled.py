@@ -159,7 +159,7 @@ def search_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     cost, grad = meta(1, *search, *size, dtype=dtype), meta(1, *search, *size, dtype=dtype)
     for metric in ("ssd", "sad", "dot"):
         correlation.correlation(features, features, [5] * ndim, 1, "border", 0, metric)
-        correlation.correlation_backward(grad, features, features, [5] * ndim, 1, "zeros", metric, True, True)
+        correlation.correlation_backward(grad, features, features, [5] * ndim, 1, "zeros", 0, metric, True, True)
     of_lattice = small, features, [0.0] * 29 * ndim, [0.0] * 11 * ndim, search
     for metric in ("ssd", "dot"):
         lattice.lattice_correlation(*of_lattice, metric)

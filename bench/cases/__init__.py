@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..harness import Case
-from . import discrete, losses, warping
+from . import discrete, losses, probabilistic, warping
 from .inputs import SIZES, Size
 
 __all__ = ["FAMILIES", "SIZES", "Size"]
 
-FAMILIES: dict[str, list[Callable[[Size], Case]]] = {**warping.FAMILIES, **discrete.FAMILIES, **losses.FAMILIES}
+FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
+    **warping.FAMILIES,
+    **discrete.FAMILIES,
+    **probabilistic.FAMILIES,
+    **losses.FAMILIES,
+}

@@ -71,6 +71,31 @@ def coupled_convex(size: Size, radius: int) -> Case:
     )
 
 
+def convex(size: Size, radius: int) -> Case:
+    """Both, one after the other, as ConvexAdam's registration has them."""
+    fixed, moving = _features(size)
+    mesh = peers.search_mesh(radius)
+
+    def ours(fixed: Tensor, moving: Tensor) -> Tensor:
+        return l2rfast.coupled_convex(l2rfast.correlation(fixed, moving, radius, smoothing=2))
+
+    def theirs() -> Tensor:
+        cost, argmin = peers.convexadam_correlate(fixed, moving, radius, SPACING, size.discrete)
+        return peers.convexadam_coupled_convex(cost, argmin, mesh, SPACING, size.discrete)
+
+    return Case(
+        f"cost volume and coupled convex, half-width {radius}",
+        f"{_search(size, radius)}.",
+        inputs.nbytes(fixed, moving) + 3 * fixed[0, 0].nbytes,
+        {
+            OURS: Contestant(lambda: ours(fixed, moving)),
+            "convexAdam correlate, coupled_convex": Contestant(theirs, target=size.target(15)),
+        },
+        inputs.exact(ours, fixed, moving),
+        tolerance=2e-3,  # as above
+    )
+
+
 def mind_ssc(size: Size) -> Case:
     image = inputs.image(size.discrete, seed=1)
     return Case(
@@ -88,5 +113,6 @@ def mind_ssc(size: Size) -> Case:
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "cost-volume": [partial(cost_volume, radius=radius) for radius in RADII],
     "coupled-convex": [partial(coupled_convex, radius=radius) for radius in RADII],
+    "convex": [partial(convex, radius=radius) for radius in RADII],
     "mind-ssc": [mind_ssc],
 }

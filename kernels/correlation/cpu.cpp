@@ -7,39 +7,11 @@
 // loop is long, contiguous and without borders.
 
 #include "common/box.h"
+#include "common/metric.h"
 #include "common/tensor.h"
 
 namespace l2rfast {
 namespace {
-
-enum class Metric { ssd, sad, dot };
-
-// f(a metric as a constant): f(std::integral_constant<Metric, ...>{}).
-template <class F>
-void for_metric(const std::string& metric, const F& f) {
-  if (metric == "ssd") return f(std::integral_constant<Metric, Metric::ssd>{});
-  if (metric == "sad") return f(std::integral_constant<Metric, Metric::sad>{});
-  f(std::integral_constant<Metric, Metric::dot>{});
-}
-
-template <Metric metric, class R>
-R measured(R f, R m) {
-  if constexpr (metric == Metric::dot) return f * m;
-  if constexpr (metric == Metric::sad) return std::abs(f - m);
-  return (f - m) * (f - m);
-}
-
-// Its derivatives by both, times g.
-template <Metric metric, class R>
-void differentiated(R g, R f, R m, R& to_f, R& to_m) {
-  if constexpr (metric == Metric::dot) {
-    to_f = g * m, to_m = g * f;
-  } else {
-    const R difference = f - m;
-    to_f = metric == Metric::ssd ? 2 * g * difference : difference > 0 ? g : difference < 0 ? -g : R(0);
-    to_m = -to_f;
-  }
-}
 
 // Where displacements lead, and how features are laid out: (channels, D, H, W) with room at the end of rows, and moving
 // with room on all sides of axes that are searched.
@@ -149,8 +121,8 @@ void correlate(const Search& s, const T* fixed, const T* moving, int64_t smoothi
 }
 
 // The gradients of a channel, onto zeros.
-template <Metric metric, class T>
-void differentiate(const Search& s, const T* grad, const T* fixed, const T* moving, Sum<T>* to_fixed,
+template <Metric metric, class G, class T>
+void differentiate(const Search& s, const G* grad, const T* fixed, const T* moving, Sum<T>* to_fixed,
                    Sum<T>* to_moving) {
   using R = Sum<T>;
   const Grid grid = s.grid;
@@ -197,9 +169,27 @@ Tensor correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<int6
   return result;
 }
 
+// Averages of volumes are their own adjoint.
+template <class T>
+Tensor smoothed(const Tensor& grad, Grid grid, int64_t passes) {
+  using R = Sum<T>;
+  const Tensor result = torch::stable::new_empty(grad, shape_of(grad), dtype_of<R>);
+  const int64_t volume = grid.numel();
+  parallel_runs(grad.numel() / volume, [&](int64_t begin, int64_t end) {
+    std::vector<R> scratch;
+    for (int64_t e = begin; e < end; ++e) {
+      const T* from = read<T>(grad) + e * volume;
+      R* to = write<R>(result) + e * volume;
+      for (int64_t i = 0; i < volume; ++i) to[i] = R(from[i]);
+      for (int64_t i = 0; i < passes; ++i) average(to, grid, 1, Outside::zero, scratch);
+    }
+  });
+  return result;
+}
+
 std::tuple<Tensor, Tensor> correlation_backward(const Tensor& grad_, const Tensor& fixed_, const Tensor& moving_,
                                                 std::vector<int64_t> radius, int64_t dilation, std::string padding,
-                                                std::string metric_, bool to_fixed, bool to_moving) {
+                                                int64_t smoothing, std::string metric_, bool to_fixed, bool to_moving) {
   const Tensor grad = packed(grad_), fixed = packed(fixed_), moving = packed(moving_);
   const Search s(fixed, radius, dilation, padding);
   Tensor by_fixed, by_moving;
@@ -211,14 +201,19 @@ std::tuple<Tensor, Tensor> correlation_backward(const Tensor& grad_, const Tenso
         return torch::stable::new_zeros(like, asked ? shape_of(like) : std::vector<int64_t>{0}, dtype_of<R>);
       };
       by_fixed = room(to_fixed, fixed), by_moving = room(to_moving, moving);
-      const int64_t volume = s.grid.numel();
-      // Of a channel each: no two threads add to the same number.
-      parallel_each(fixed.size(0) * s.channels, [&](int64_t i) {
-        differentiate<decltype(metric)::value>(s, read<T>(grad) + i / s.channels * s.displacements() * volume,
-                                               read<T>(fixed) + i * volume, read<T>(moving) + i * volume,
-                                               to_fixed ? write<R>(by_fixed) + i * volume : nullptr,
-                                               to_moving ? write<R>(by_moving) + i * volume : nullptr);
-      });
+      const auto run = [&](const auto* costs) {
+        const int64_t volume = s.grid.numel();
+        // Of a channel each: no two threads add to the same number.
+        parallel_each(fixed.size(0) * s.channels, [&](int64_t i) {
+          differentiate<decltype(metric)::value>(s, costs + i / s.channels * s.displacements() * volume,
+                                                 read<T>(fixed) + i * volume, read<T>(moving) + i * volume,
+                                                 to_fixed ? write<R>(by_fixed) + i * volume : nullptr,
+                                                 to_moving ? write<R>(by_moving) + i * volume : nullptr);
+        });
+      };
+      if (smoothing == 0) return run(read<T>(grad));
+      const Tensor costs = smoothed<T>(grad, s.grid, smoothing);
+      run(read<R>(costs));
     });
   });
   return {by_fixed, by_moving};

@@ -34,20 +34,25 @@ def _shifted(padded: Tensor, radius: Sequence[int], dilation: int, size: Sequenc
         yield view
 
 
+def smoothed(volumes: Tensor, passes: int) -> Tensor:
+    """(N, C, *spatial), averaged over boxes of 3 with zeros outside: its own adjoint."""
+    average = F.avg_pool3d if volumes.ndim == 5 else F.avg_pool2d
+    for _ in range(passes):
+        volumes = average(F.pad(volumes, [1] * 2 * (volumes.ndim - 2)), 3, stride=1)
+    return volumes
+
+
 def correlation(
     fixed: Tensor, moving: Tensor, radius: Sequence[int], dilation: int, padding: str, smoothing: int, metric: str
 ) -> Tensor:
     """fixed, moving (N, C, *spatial) -> (N, *search, *spatial), 2 radius_k + 1 along search axis k."""
-    ndim, size, dtype = fixed.ndim - 2, fixed.shape[2:], fixed.dtype
+    size, dtype = fixed.shape[2:], fixed.dtype
     fixed, moving = (features.to(arithmetic_dtype(fixed)) for features in (fixed, moving))
-    average = F.avg_pool3d if ndim == 3 else F.avg_pool2d
     costs = []
     for m in _shifted(_padded(moving, radius, dilation, padding), radius, dilation, size):
         by_channel = {"ssd": lambda m: (fixed - m) ** 2, "sad": lambda m: (fixed - m).abs(), "dot": lambda m: fixed * m}
         cost = by_channel[metric](m).sum(1, keepdim=True)
-        for _ in range(smoothing):
-            cost = average(F.pad(cost, [1] * 2 * ndim), 3, stride=1)
-        costs.append(cost)
+        costs.append(smoothed(cost, smoothing))
     return torch.cat(costs, 1).reshape(fixed.shape[0], *[2 * r + 1 for r in radius], *size).to(dtype)
 
 
@@ -58,18 +63,18 @@ def correlation_backward(
     radius: Sequence[int],
     dilation: int,
     padding: str,
+    smoothing: int,
     metric: str,
     to_fixed: bool,
     to_moving: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients to fixed and moving of the costs before they are smoothed; empty where not asked for.
+    """Gradients to fixed and moving, in the dtype of the arithmetic; empty where not asked for.
 
-    In the dtype of the arithmetic.
     Where two features are equal, that of their absolute difference is 0.
     """
     size = fixed.shape[2:]
     grad, fixed, moving = (t.to(arithmetic_dtype(fixed)) for t in (grad, fixed, moving))
-    grads = grad.reshape(fixed.shape[0], -1, *size)
+    grads = smoothed(grad.reshape(fixed.shape[0], -1, *size), smoothing)
     padded = _padded(moving, radius, dilation, padding)
     by_fixed, by_padded = torch.zeros_like(fixed), torch.zeros_like(padded)
     shares = zip(

@@ -12,14 +12,13 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..common.sampling import arithmetic_dtype
 from ..common.triton_launch import block_of, index_of, launch, real_of
-from .reference import gathered
+from .reference import gathered, smoothed
 
 
 @triton.jit
@@ -169,21 +168,20 @@ def correlation(
     fixed: Tensor, moving: Tensor, radius: Sequence[int], dilation: int, padding: str, smoothing: int, metric: str
 ) -> Tensor:
     fixed, moving = fixed.contiguous(), moving.contiguous()
-    size, ndim, displacements = fixed.shape[2:], len(radius), prod(2 * r + 1 for r in radius)
+    size, displacements = fixed.shape[2:], prod(2 * r + 1 for r in radius)
     dtype = arithmetic_dtype(fixed) if smoothing else fixed.dtype
     result = fixed.new_empty((fixed.shape[0], displacements, *size), dtype=dtype)
     items = fixed.shape[0] * displacements
     _run(correlation_kernel, items, prod(size), (fixed, moving, result), fixed, radius, dilation, padding, metric)
-    average = F.avg_pool3d if ndim == 3 else F.avg_pool2d
-    for _ in range(smoothing):
-        result = average(result, 3, stride=1, padding=1)
-    return result.to(fixed.dtype).view(fixed.shape[0], *(2 * r + 1 for r in radius), *size)
+    return smoothed(result, smoothing).to(fixed.dtype).view(fixed.shape[0], *(2 * r + 1 for r in radius), *size)
 
 
 def correlation_backward(
-    grad: Tensor, fixed: Tensor, moving: Tensor, radius: Sequence[int], dilation: int, padding: str, metric: str,
-    to_fixed: bool, to_moving: bool,
+    grad: Tensor, fixed: Tensor, moving: Tensor, radius: Sequence[int], dilation: int, padding: str,
+    smoothing: int, metric: str, to_fixed: bool, to_moving: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if smoothing:
+        grad = smoothed(grad.flatten(1, len(radius)).to(arithmetic_dtype(fixed)), smoothing)
     grad, fixed, moving = grad.contiguous(), fixed.contiguous(), moving.contiguous()
     size, dtype, items = fixed.shape[2:], arithmetic_dtype(fixed), fixed.shape[0] * fixed.shape[1]
     options = (fixed, radius, dilation, padding, metric)

@@ -72,7 +72,7 @@ def coupled_convex(cost: Tensor, coefficients: list[float]) -> Tensor:
             INDEX=index_of(cost),
             BLOCK=block,
         )
-        return average(result, 3, stride=1, padding=1)
+        return average(F.pad(result, [1] * 2 * ndim), 3, stride=1)
 
     field = smoothed(None, None)
     for a in coefficients:

@@ -5,6 +5,7 @@
 // of n displacements n^2 sums and comparisons, vectors of control points at a time, beat the envelope's O(n) up to
 // `kDirect` displacements: it goes control point by control point, and jumps.
 
+#include "common/parabola.h"
 #include "common/tensor.h"
 #include "common/vectors.h"
 
@@ -23,12 +24,12 @@ struct Lines {
 template <class R>
 struct Minima {
   int64_t in, out;
-  R weight;  // of the parabola; pooled has none, and neighbours instead
-  bool pooled;
+  R weight;     // of the parabola
+  bool pooled;  // no parabola, but the neighbours of positions -2 ... in + 1, the border repeated
 
   int64_t first(int64_t d) const { return pooled ? std::clamp<int64_t>(d - 3, 0, in - 1) : 0; }
   int64_t last(int64_t d) const { return pooled ? std::clamp<int64_t>(d - 1, 0, in - 1) : in - 1; }
-  R penalty(int64_t steps) const { return pooled ? R(0) : weight * R(steps * steps); }
+  R penalty(int64_t steps) const { return pooled ? R(0) : parabola(weight, steps); }
 
   // to[d] = min over e of from[e] + penalty(d - e), and which e where `where` is not null.
   void run(Lines lines, const R* from, R* to, R* where) const {

@@ -45,10 +45,13 @@ def _penalty(size: int, weight: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _least(cost: Tensor, axis: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    line = cost.movedim(axis, -1)
-    totals = line.unsqueeze(-2) + _penalty(line.shape[-1], weight, cost)
-    where = totals.argmin(-1)
-    return totals.gather(-1, where.unsqueeze(-1)).squeeze(-1).movedim(-1, axis), where.movedim(-1, axis)
+    line, minima, places = cost.movedim(axis, -1), [], []
+    for penalty in _penalty(line.shape[-1], weight, cost):
+        totals = line + penalty
+        where = totals.argmin(-1, keepdim=True)
+        minima.append(totals.gather(-1, where))
+        places.append(where)
+    return torch.cat(minima, -1).movedim(-1, axis), torch.cat(places, -1).movedim(-1, axis)
 
 
 def _returned(grad: Tensor, where: Tensor, axis: int, size: int) -> Tensor:
