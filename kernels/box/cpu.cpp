@@ -2,25 +2,22 @@
 //
 // Floor: the image is read once and written once; (2 radius + 1) ndim additions a voxel and pass. Two sweeps
 // move it twice: all passes along x and y while a plane is in the cache, then all passes along z while a
-// slice across y is.
+// slice across y is. Volumes that fit the cache take all passes there.
 
 #include "common/box.h"
+#include "common/smoother.h"
 #include "common/tensor.h"
 
 namespace l2rfast {
 namespace {
 
-// What a pass finds outside: zeros, the border, or, extended, what the passes before it made of a repeated border.
-enum class Padding { zeros, border, extended };
-
 struct Average {
   int64_t radius, passes;
-  Padding padding;
+  Outside outside;
 
   template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
-    const Outside outside = padding == Padding::zeros ? Outside::zero : Outside::border;
-    if (padding != Padding::extended) {
+    if (outside != Outside::extended) {
       for (int64_t i = 0; i < passes; ++i) average(block, length, inner, radius, outside, scratch);
       return;
     }
@@ -39,13 +36,13 @@ struct Average {
 // beyond an end goes back to the end: averages of the block with room on both sides, the room then folded in.
 struct Adjoint {
   int64_t radius, passes;
-  Padding padding;
+  Outside outside;
 
   template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
-    if (padding == Padding::zeros)
-      Average{radius, passes, padding}(block, length, inner, scratch);
-    else if (padding == Padding::extended)
+    if (outside == Outside::zero)
+      Average{radius, passes, outside}(block, length, inner, scratch);
+    else if (outside == Outside::extended)
       fold(block, length, inner, passes, scratch);
     else
       for (int64_t i = 0; i < passes; ++i) fold(block, length, inner, 1, scratch);
@@ -91,16 +88,36 @@ void filter(const T* image, T* result, int64_t volumes, Grid grid, const Filter&
   });
 }
 
+constexpr int64_t kSmall = 1 << 16;  // numbers of a volume, margins included, that go through the cache as a whole
+
+template <class T>
+void smooth(const T* image, T* result, int64_t volumes, Grid grid, const Average& along) {
+  if (Smoother<T>::widened(grid, along.radius * along.passes).numel() > kSmall)
+    return filter(image, result, volumes, grid, along);
+  parallel_runs(volumes, [&](int64_t begin, int64_t end) {
+    Smoother<T> smoother(grid, along.radius, along.passes, along.outside);
+    for (int64_t i = begin; i < end; ++i) {
+      std::copy_n(image + i * grid.numel(), grid.numel(), result + i * grid.numel());
+      smoother(result + i * grid.numel());
+    }
+  });
+}
+
+template <class T>
+void smooth(const T* grad, T* result, int64_t volumes, Grid grid, const Adjoint& along) {
+  filter(grad, result, volumes, grid, along);
+}
+
 template <class Filter>
 Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string padding) {
   const Tensor image = packed(image_), result = empty_as(image, shape_of(image));
-  const Filter along{radius, passes,
-                     padding == "zeros"    ? Padding::zeros
-                     : padding == "border" ? Padding::border
-                                           : Padding::extended};
+  const Outside outside = padding == "zeros"    ? Outside::zero
+                          : padding == "border" ? Outside::border
+                                                : Outside::extended;
   for_real(image.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    filter(read<T>(image), write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2), along);
+    smooth(read<T>(image), write<T>(result), image.size(0) * image.size(1), grid_of(image, image.dim() - 2),
+           Filter{radius, passes, outside});
   });
   return result;
 }

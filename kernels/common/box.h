@@ -10,8 +10,9 @@
 
 namespace l2rfast {
 
-// What stands outside the image: its border voxel again, or 0 (which counts in the average).
-enum class Outside { border, zero };
+// What a pass finds outside the image: its border voxel again, or 0 (which counts in the average), or, extended, what
+// the passes before it made of a border that was repeated before all of them.
+enum class Outside { border, zero, extended };
 
 // Replaces a dense (length, inner) block by its averages over 2 radius + 1 neighbours along the first axis.
 // With the block padded at both ends, a step along that axis is a step of `inner` in memory: one loop serves
@@ -38,15 +39,6 @@ void average(T* __restrict block, int64_t length, int64_t inner, int64_t radius,
     for (int64_t k = 1; k < 2 * radius; ++k) add(to, from + k * inner, n);
     for (int64_t i = 0; i < n; ++i) to[i] *= scale;
   }
-}
-
-// The same along every axis of a dense volume.
-template <class T>
-void average(T* volume, Grid grid, int64_t radius, Outside outside, std::vector<T>& scratch) {
-  const int64_t plane = grid.h * grid.w;
-  for (int64_t row = 0; row < grid.rows(); ++row) average(volume + row * grid.w, grid.w, 1, radius, outside, scratch);
-  for (int64_t z = 0; z < grid.d; ++z) average(volume + z * plane, grid.h, grid.w, radius, outside, scratch);
-  if (grid.deep) average(volume, grid.d, plane, radius, outside, scratch);
 }
 
 }  // namespace l2rfast

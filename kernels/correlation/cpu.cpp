@@ -6,8 +6,8 @@
 // same row pitch, moving with its padding, so that a displacement is one offset for a whole plane and every
 // loop is long, contiguous and without borders.
 
-#include "common/box.h"
 #include "common/metric.h"
+#include "common/smoother.h"
 #include "common/tensor.h"
 
 namespace l2rfast {
@@ -91,6 +91,17 @@ struct Search {
   }
 };
 
+// Adds the costs of several channels, the sums of which stay in registers meanwhile.
+template <Metric metric, int together, class R>
+void add_costs(const R* __restrict f, int64_t next_f, const R* __restrict m, int64_t next_m, R* __restrict to,
+               int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    R total = to[i];
+    for (int k = 0; k < together; ++k) total += measured<metric>(f[k * next_f + i], m[k * next_m + i]);
+    to[i] = total;
+  }
+}
+
 template <Metric metric, class T>
 void correlate(const Search& s, const T* fixed, const T* moving, int64_t smoothing, T* result) {
   using R = Sum<T>;
@@ -101,19 +112,22 @@ void correlate(const Search& s, const T* fixed, const T* moving, int64_t smoothi
     s.space(fixed + c * grid.numel(), grid.rows(), spaced.data() + c * s.spaced());
   });
   parallel_runs(s.displacements(), [&](int64_t begin, int64_t end) {
-    std::vector<R> sum(s.plane()), cost(grid.numel()), scratch;
+    std::vector<R> sum(s.plane()), cost(grid.numel());
+    Smoother<R> smoother(grid, 1, smoothing, Outside::zero);
     for (int64_t e = begin; e < end; ++e) {
       for (int64_t z = 0; z < grid.d; ++z) {
         std::fill(sum.begin(), sum.end(), R(0));
-        for (int64_t c = 0; c < s.channels; ++c) {
-          const R *f = spaced.data() + s.fixed_at(c, z), *m = padded.data() + s.moving_at(c, z, e);
-          R* __restrict to = sum.data();
-          for (int64_t i = 0, n = s.plane(); i < n; ++i) to[i] += measured<metric>(f[i], m[i]);
-        }
+        const auto add = [&](auto together, int64_t c) {
+          add_costs<metric, together>(spaced.data() + s.fixed_at(c, z), s.spaced(),
+                                      padded.data() + s.moving_at(c, z, e), s.wide().numel(), sum.data(), s.plane());
+        };
+        int64_t c = 0;
+        for (; c + 4 <= s.channels; c += 4) add(std::integral_constant<int, 4>{}, c);
+        for (; c < s.channels; ++c) add(std::integral_constant<int, 1>{}, c);
         for (int64_t y = 0; y < grid.h; ++y)
           std::copy_n(sum.data() + y * s.pitch(), grid.w, cost.data() + (z * grid.h + y) * grid.w);
       }
-      for (int64_t i = 0; i < smoothing; ++i) average(cost.data(), grid, 1, Outside::zero, scratch);
+      smoother(cost.data());
       T* to = result + e * grid.numel();
       for (int64_t i = 0; i < grid.numel(); ++i) to[i] = T(cost[i]);
     }
@@ -176,12 +190,12 @@ Tensor smoothed(const Tensor& grad, Grid grid, int64_t passes) {
   const Tensor result = torch::stable::new_empty(grad, shape_of(grad), dtype_of<R>);
   const int64_t volume = grid.numel();
   parallel_runs(grad.numel() / volume, [&](int64_t begin, int64_t end) {
-    std::vector<R> scratch;
+    Smoother<R> smoother(grid, 1, passes, Outside::zero);
     for (int64_t e = begin; e < end; ++e) {
       const T* from = read<T>(grad) + e * volume;
       R* to = write<R>(result) + e * volume;
       for (int64_t i = 0; i < volume; ++i) to[i] = R(from[i]);
-      for (int64_t i = 0; i < passes; ++i) average(to, grid, 1, Outside::zero, scratch);
+      smoother(to);
     }
   });
   return result;

@@ -6,7 +6,7 @@
 // costs stream past, and the arg-min is kept in the pass that makes the values. Nothing of the size of the
 // cost volume is written.
 
-#include "common/box.h"
+#include "common/smoother.h"
 #include "common/tensor.h"
 
 namespace l2rfast {
@@ -67,10 +67,7 @@ void optimise(const Search<T>& search, Grid grid, const std::vector<double>& coe
     parallel_each(runs, [&](int64_t r) {
       search.least(r * kRun, std::min(kRun, search.points - r * kRun), a, field, least.data());
     });
-    parallel_each(3, [&](int64_t k) {
-      std::vector<T> scratch;
-      average(least.data() + k * search.points, grid, 1, Outside::zero, scratch);
-    });
+    parallel_each(3, [&](int64_t k) { Smoother<T>(grid, 1, 1, Outside::zero)(least.data() + k * search.points); });
     std::copy(least.begin(), least.end(), field);
   };
   step(0);
