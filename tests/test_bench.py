@@ -141,7 +141,8 @@ def test_an_incorrect_result_keeps_within_no_bound() -> None:
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_all_contestants_of_every_case_are_correct(family: str) -> None:
-    size = cases.Size((24, 20, 28), (24, 20, 28), full=True)
+    search = cases.Search((12, 10, 14), 5, 3, 0.25, 1e9, 1e9)
+    size = cases.Size((24, 20, 28), (24, 20, 28), (search, search), full=True)
     for make in cases.FAMILIES[family]:
         measured = measure(make(size), 1, copied_bytes=SMALL)
         assert OURS in measured.results

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from ..harness import Case
 from . import discrete, losses, probabilistic, warping
-from .inputs import SIZES, Size
+from .inputs import SIZES, Search, Size
 
-__all__ = ["FAMILIES", "SIZES", "Size"]
+__all__ = ["FAMILIES", "SIZES", "Search", "Size"]
 
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     **warping.FAMILIES,

@@ -18,11 +18,32 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Search:
+    """A lattice to search: the size of the features, control points and displacements along an axis, their reach.
+
+    Attributes:
+        memory, low: what the whole chain is meant to need at most, in bytes, and where it is to need little.
+    """
+
+    size: Shape
+    grid: int
+    width: int
+    extent: float
+    memory: float
+    low: float | None
+
+    @property
+    def lattice(self) -> tuple[int, int, float]:
+        return self.grid, self.width, self.extent
+
+
+@dataclass(frozen=True)
 class Size:
-    """How large the inputs are: ``dense`` of warping and losses, ``discrete`` of the images to search."""
+    """How large the inputs are: ``dense`` of warping and losses, ``discrete`` of the images to search densely."""
 
     dense: Shape
     discrete: Shape
+    searches: tuple[Search, Search]
     full: bool
 
     @property
@@ -37,8 +58,19 @@ class Size:
 
 
 SIZES = {
-    "quick": Size((80, 96, 112), (80, 64, 64), full=False),
-    "full": Size((160, 192, 224), (160, 128, 128), full=True),
+    "quick": Size(
+        (80, 96, 112),
+        (80, 64, 64),
+        (Search((32, 27, 43), 15, 7, 0.25, 0.6e9, 0.25e9), Search((38, 28, 47), 16, 9, 0.4, 1.2e9, None)),
+        full=False,
+    ),
+    # PDD-Net's first level of two, and its only one.
+    "full": Size(
+        (160, 192, 224),
+        (160, 128, 128),
+        (Search((64, 53, 85), 29, 11, 0.25, 0.6e9, 0.25e9), Search((77, 56, 95), 32, 15, 0.4, 1.2e9, None)),
+        full=True,
+    ),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,66 +14,41 @@ from l2rfast.discrete import ALPHAS
 from .. import peers
 from ..harness import OURS, Case, Contestant
 from . import inputs
-from .inputs import Shape, Size
+from .inputs import Search, Size
 
 PDDNET = "PyTorch, as PDD-Net"
 CHANNELS = 24
 
 
-@dataclass(frozen=True)
-class Level:
-    """A search of PDD-Net: the size of the features, control points and displacements along an axis, their reach.
-
-    Attributes:
-        memory, low: what the whole chain is meant to need at most, in bytes, and with ``memory="low"``.
-    """
-
-    size: Shape
-    grid: int
-    search: int
-    extent: float
-    memory: float
-    low: float | None
-
-    @property
-    def lattice(self) -> tuple[int, int, float]:
-        return self.grid, self.search, self.extent
-
-    @property
-    def text(self) -> str:
-        return (
-            f"{CHANNELS} features of {inputs.text(self.size)}, {self.grid}^3 control points, {self.search}^3 "
-            f"displacements up to {self.extent} of half the size"
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Of the cost volume."""
-        return 4 * self.grid**3 * self.search**3
-
-    def features(self) -> tuple[Tensor, Tensor]:
-        fixed, moving = (0.4 * (inputs.image(self.size, seed, CHANNELS) - 2) for seed in (1, 3))
-        return fixed, moving
-
-    def costs(self) -> Tensor:
-        return l2rfast.lattice_correlation(*self.features(), *self.lattice)
-
-    def peer(self) -> peers.PDDNet:
-        return peers.PDDNet(*self.lattice, ALPHAS)
-
-    def displacement(self, points: Tensor) -> Tensor:
-        """The peer's, as ours."""
-        halves = torch.tensor(self.size).to(points) / 2
-        return (points[0].flip(-1) * halves).t().reshape(1, 3, *[self.grid] * 3)
+def text(search: Search) -> str:
+    return (
+        f"{CHANNELS} features of {inputs.text(search.size)}, {search.grid}^3 control points, {search.width}^3 "
+        f"displacements up to {search.extent} of half the size"
+    )
 
 
-LEVELS = {
-    True: (
-        Level((64, 53, 85), 29, 11, 0.25, 0.6e9, 0.25e9),
-        Level((77, 56, 95), 32, 15, 0.4, 1.2e9, None),
-    ),
-    False: (Level((32, 27, 43), 15, 7, 0.25, 0.6e9, 0.25e9), Level((38, 28, 47), 16, 9, 0.4, 1.2e9, None)),
-}
+def nbytes(search: Search) -> int:
+    """Of the cost volume."""
+    return 4 * search.grid**3 * search.width**3
+
+
+def features(search: Search) -> tuple[Tensor, Tensor]:
+    fixed, moving = (0.4 * (inputs.image(search.size, seed, CHANNELS) - 2) for seed in (1, 3))
+    return fixed, moving
+
+
+def costs(search: Search) -> Tensor:
+    return l2rfast.lattice_correlation(*features(search), *search.lattice)
+
+
+def layers(search: Search) -> peers.PDDNet:
+    return peers.PDDNet(*search.lattice, ALPHAS)
+
+
+def displacement(search: Search, points: Tensor) -> Tensor:
+    """The peer's, as ours."""
+    halves = torch.tensor(search.size).to(points) / 2
+    return (points[0].flip(-1) * halves).t().reshape(1, 3, *[search.grid] * 3)
 
 
 def by_point(cost: Tensor) -> Tensor:
@@ -89,17 +63,17 @@ def by_displacement(cost: Tensor) -> Tensor:
 
 
 def lattice_correlation(size: Size) -> Case:
-    level = LEVELS[size.full][0]
-    fixed, moving = level.features()
-    peer = level.peer()
+    search = size.searches[0]
+    fixed, moving = features(search)
+    peer = layers(search)
 
     def ours(fixed: Tensor, moving: Tensor) -> Tensor:
-        return l2rfast.lattice_correlation(fixed, moving, *level.lattice)
+        return l2rfast.lattice_correlation(fixed, moving, *search.lattice)
 
     return Case(
         "lattice correlation",
-        level.text + ".",
-        inputs.nbytes(fixed, moving) + level.nbytes,
+        f"{text(search)}.",
+        inputs.nbytes(fixed, moving) + nbytes(search),
         {
             OURS: Contestant(lambda: ours(fixed, moving)),
             PDDNET: Contestant(
@@ -111,15 +85,15 @@ def lattice_correlation(size: Size) -> Case:
 
 
 def min_convolution(size: Size) -> Case:
-    level = LEVELS[size.full][0]
-    cost, peer = level.costs(), level.peer()
+    search = size.searches[0]
+    cost, peer = costs(search), layers(search)
     theirs = by_point(cost)
     pooled = partial(l2rfast.min_convolution, method="pooled")
     exact = partial(l2rfast.min_convolution, weight=0.3)
     return Case(
         "min-convolution",
-        f"{level.text}; the exact lower envelope, weight 0.3, beside its approximation by pooling.",
-        2 * level.nbytes,
+        f"{text(search)}; the exact lower envelope, weight 0.3, beside its approximation by pooling.",
+        2 * nbytes(search),
         {
             OURS: Contestant(lambda: exact(cost)),
             "l2rfast, pooled": Contestant(
@@ -136,13 +110,13 @@ def min_convolution(size: Size) -> Case:
 
 
 def mean_field(size: Size) -> Case:
-    level = LEVELS[size.full][0]
-    cost, peer = level.costs(), level.peer()
+    search = size.searches[0]
+    cost, peer = costs(search), layers(search)
     theirs = by_point(cost)
     return Case(
         "mean field",
-        level.text + ".",
-        2 * level.nbytes,
+        f"{text(search)}.",
+        2 * nbytes(search),
         {
             OURS: Contestant(lambda: l2rfast.mean_field(cost)),
             PDDNET: Contestant(lambda: peer.mean_field(theirs), lambda result: (by_displacement(result),)),
@@ -152,10 +126,10 @@ def mean_field(size: Size) -> Case:
 
 
 def soft_argmin(size: Size) -> Case:
-    level = LEVELS[size.full][0]
-    cost, peer = level.costs(), level.peer()
+    search = size.searches[0]
+    cost, peer = costs(search), layers(search)
     theirs = by_point(cost)
-    steps = l2rfast.lattice_steps(level.size, level.search, level.extent)
+    steps = l2rfast.lattice_steps(search.size, search.width, search.extent)
 
     def ours(cost: Tensor) -> Tensor:
         result = l2rfast.soft_argmin(cost, 1.0, dilation=steps)
@@ -164,34 +138,34 @@ def soft_argmin(size: Size) -> Case:
 
     return Case(
         "soft arg-min",
-        level.text + ".",
-        level.nbytes,
+        f"{text(search)}.",
+        nbytes(search),
         {
             OURS: Contestant(lambda: ours(cost)),
-            PDDNET: Contestant(lambda: peer.soft_argmin(theirs, 1.0), lambda result: (level.displacement(result),)),
+            PDDNET: Contestant(lambda: peer.soft_argmin(theirs, 1.0), lambda result: (displacement(search, result),)),
         },
         inputs.exact(ours, cost),
     )
 
 
 def chain(size: Size, which: int, memory: str) -> Case:
-    level = LEVELS[size.full][which]
-    fixed, moving = level.features()
-    peer = level.peer()
-    result = 12 * level.grid**3
+    search = size.searches[which]
+    fixed, moving = features(search)
+    peer = layers(search)
+    result = 12 * search.grid**3
 
     def ours(fixed: Tensor, moving: Tensor) -> Tensor:
-        return l2rfast.discrete_displacement(fixed, moving, *level.lattice, memory=memory)
+        return l2rfast.discrete_displacement(fixed, moving, *search.lattice, memory=memory)
 
-    bound = level.memory if memory == "normal" else level.low
+    bound = search.memory if memory == "normal" else search.low
     contestants = {OURS: Contestant(lambda: ours(fixed, moving))}
     if memory == "normal":
         contestants[PDDNET] = Contestant(
-            lambda: peer.chain(fixed, moving), lambda result: (level.displacement(result),), size.target(20)
+            lambda: peer.chain(fixed, moving), lambda result: (displacement(search, result),), size.target(20)
         )
     return Case(
-        f"discrete displacement, {level.grid} and {level.search}, {memory} memory",
-        f"{level.text}: correlation, min-convolution and mean field, both again, soft arg-min, without gradients.",
+        f"discrete displacement, {search.grid} and {search.width}, {memory} memory",
+        f"{text(search)}: correlation, min-convolution and mean field, both again, soft arg-min, without gradients.",
         inputs.nbytes(fixed, moving) + result,
         contestants,
         inputs.exact(ours, fixed, moving),
