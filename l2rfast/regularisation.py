@@ -114,7 +114,7 @@ def min_convolution(cost: Tensor, weight: float | Tensor | None = None, *, metho
     Args:
         cost: (N, *search, *spatial), 2-D or 3-D, floating, without NaN. A cost of infinity forbids a displacement.
         weight: of the squared distance in steps of the search grid; positive and finite, a number or a tensor of one,
-            which may be learnable. For ``"exact"`` only.
+            which may be learnable. Pooling has none and takes no notice of it.
         method: ``"exact"`` or ``"pooled"``.
 
     Returns:
@@ -122,15 +122,15 @@ def min_convolution(cost: Tensor, weight: float | Tensor | None = None, *, metho
         that was the least, the first of equal ones along an axis, and to the weight.
 
     Raises:
-        InputError: a wrong shape or dtype, a weight that is missing, not wanted or not positive.
+        InputError: a wrong shape or dtype, a weight that is missing or not positive.
     """
     _check.cost("cost", cost)
     _check.choice("method", method, METHODS)
-    if (weight is None) == (method == "exact"):
-        raise InputError(f"weight: expected one for method exact and none for pooled, got {weight!r} for {method}")
-    if weight is None:
+    if method == "pooled":
         pooled: Tensor = _pooled(cost)
         return pooled
+    if weight is None:
+        raise InputError("weight: expected a positive number for method exact, got None")
     exact: Tensor = _exact(cost, _check.positive("weight", weight, cost))
     return exact
 

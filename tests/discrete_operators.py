@@ -91,8 +91,7 @@ OPERATIONS = [
         [
             *not_costs("cost"),
             *not_positive("weight"),
-            ({"weight": None}, "weight: expected one for method exact"),
-            ({"method": "pooled"}, "weight: expected one for method exact and none for pooled"),
+            ({"weight": None}, "weight: expected a positive number for method exact"),
             *not_one_of(method=("exact", "pooled")),
         ],
         ("cost", "weight"),

@@ -250,7 +250,8 @@ def test_the_pooled_is_that_of_pooling_layers() -> None:
     flat = by_point(cost)[:, None]
     least = -F.max_pool3d(F.pad(-flat, [3] * 6, mode="replicate"), 3, stride=1)
     expected = F.avg_pool3d(F.avg_pool3d(least, 3, stride=1), 3, stride=1)
-    torch.testing.assert_close(by_point(l2rfast.min_convolution(cost, method="pooled")), expected[:, 0])
+    for weight in (None, 0.5):
+        torch.testing.assert_close(by_point(l2rfast.min_convolution(cost, weight, method="pooled")), expected[:, 0])
 
 
 def test_the_pooled_is_no_lower_envelope() -> None:
@@ -404,8 +405,7 @@ def test_a_smooth_motion_is_found() -> None:
         ({"alphas": torch.ones(6).long()}, "alphas: expected 3 or 6"),
         ({"method": "best"}, "method: expected one of exact, pooled"),
         ({"memory": "none"}, "memory: expected one of normal, low"),
-        ({"method": "exact"}, "weight: expected one for method exact"),
-        ({"weight": 0.5}, "weight: expected one for method exact and none for pooled"),
+        ({"method": "exact"}, "weight: expected a positive number for method exact"),
         ({"moving": torch.ones(1, 2, 9, 9)}, "fixed, moving: expected one shape"),
         ({"grid_size": 0}, "grid_size: expected an integer >= 1"),
         ({"search_extent": -1}, "search_extent: expected a number >= 0"),
