@@ -188,7 +188,9 @@ OPERATIONS = [
         l2rfast.box_average,
         list(samples.noisy("image", 3, SHAPES, radius=[1, 0], passes=[2, 0], padding=BOXES))
         + list(samples.noisy("image", 3, SHAPES, radius=[3], padding=BOXES)),
-        list(samples.noisy("image", 2, BIG, radius=[3], passes=[2], padding=BOXES)),
+        list(samples.noisy("image", 2, BIG, radius=[3], passes=[2], padding=BOXES))
+        # More than goes through the cache as a whole.
+        + list(samples.noisy("image", 1, {3: [(20, 60, 70)]}, radius=[2], passes=[2], padding=BOXES)),
         [*not_tensors("image"), *not_integers(radius=0, passes=0), *not_one_of(padding=BOXES)],
         ("image",),
     ),

@@ -16,6 +16,11 @@ struct Average {
   Outside outside;
 
   template <class T>
+  static void whole(Smoother<T>& smoother, T* volume) {
+    smoother(volume);
+  }
+
+  template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
     if (outside != Outside::extended) {
       for (int64_t i = 0; i < passes; ++i) average(block, length, inner, radius, outside, scratch);
@@ -37,6 +42,11 @@ struct Average {
 struct Adjoint {
   int64_t radius, passes;
   Outside outside;
+
+  template <class T>
+  static void whole(Smoother<T>& smoother, T* volume) {
+    smoother.adjoint(volume);
+  }
 
   template <class T>
   void operator()(T* block, int64_t length, int64_t inner, std::vector<T>& scratch) const {
@@ -90,22 +100,17 @@ void filter(const T* image, T* result, int64_t volumes, Grid grid, const Filter&
 
 constexpr int64_t kSmall = 1 << 16;  // numbers of a volume, margins included, that go through the cache as a whole
 
-template <class T>
-void smooth(const T* image, T* result, int64_t volumes, Grid grid, const Average& along) {
+template <class T, class Filter>
+void smooth(const T* image, T* result, int64_t volumes, Grid grid, const Filter& along) {
   if (Smoother<T>::widened(grid, along.radius * along.passes).numel() > kSmall)
     return filter(image, result, volumes, grid, along);
   parallel_runs(volumes, [&](int64_t begin, int64_t end) {
     Smoother<T> smoother(grid, along.radius, along.passes, along.outside);
     for (int64_t i = begin; i < end; ++i) {
       std::copy_n(image + i * grid.numel(), grid.numel(), result + i * grid.numel());
-      smoother(result + i * grid.numel());
+      Filter::whole(smoother, result + i * grid.numel());
     }
   });
-}
-
-template <class T>
-void smooth(const T* grad, T* result, int64_t volumes, Grid grid, const Adjoint& along) {
-  filter(grad, result, volumes, grid, along);
 }
 
 template <class Filter>

@@ -30,22 +30,37 @@ class Smoother {
   void operator()(T* volume) {
     for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(volume + i * grid_.w, grid_.w, row(i));
     for (int64_t pass = 0; pass < passes_; ++pass) {
-      if (pass == 0 || outside_ != Outside::extended) fill();
-      along(1);
-      along(wide_.w);
-      if (grid_.deep) along(wide_.h * wide_.w);
+      if (pass == 0 || outside_ != Outside::extended) fill(outside_ == Outside::zero);
+      average();
+    }
+    for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(row(i), grid_.w, volume + i * grid_.w);
+  }
+
+  // The adjoint. With zeros outside it is the same; with a repeated border, what reaches a margin is the border's.
+  void adjoint(T* volume) {
+    if (outside_ == Outside::zero) return (*this)(volume);
+    const int64_t together = outside_ == Outside::extended ? passes_ : 1;
+    for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(volume + i * grid_.w, grid_.w, row(i));
+    for (int64_t pass = 0; pass < passes_; ++pass) {
+      if (pass % together == 0) fill(true);
+      average();
+      if ((pass + 1) % together == 0) fold();
     }
     for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(row(i), grid_.w, volume + i * grid_.w);
   }
 
  private:
+  void average() {
+    along(1);
+    along(wide_.w);
+    if (grid_.deep) along(wide_.h * wide_.w);
+  }
   int64_t deep_margin() const { return grid_.deep ? margin_ : 0; }
   T* wide_row(int64_t z, int64_t y) { return from_.data() + guard_ + (z * wide_.h + y) * wide_.w; }
   T* row(int64_t i) { return wide_row(i / grid_.h + deep_margin(), i % grid_.h + margin_) + margin_; }
 
   // The margins, axis by axis.
-  void fill() {
-    const bool zero = outside_ == Outside::zero;
+  void fill(bool zero) {
     for (int64_t i = 0; i < grid_.rows(); ++i) {
       T* values = row(i);
       std::fill_n(values - margin_, margin_, zero ? T(0) : values[0]);
@@ -66,6 +81,24 @@ class Smoother {
       repeat(wide_row(k, 0), wide_row(margin_, 0), wide_.h * wide_.w);
       repeat(wide_row(margin_ + grid_.d + k, 0), wide_row(margin_ + grid_.d - 1, 0), wide_.h * wide_.w);
     }
+  }
+
+  // Its adjoint for a repeated border.
+  void fold() {
+    for (int64_t k = 0; k < deep_margin(); ++k) {
+      add(wide_row(margin_, 0), wide_row(k, 0), wide_.h * wide_.w);
+      add(wide_row(margin_ + grid_.d - 1, 0), wide_row(margin_ + grid_.d + k, 0), wide_.h * wide_.w);
+    }
+    for (int64_t z = deep_margin(); z < deep_margin() + grid_.d; ++z)
+      for (int64_t k = 0; k < margin_; ++k) {
+        add(wide_row(z, margin_), wide_row(z, k), wide_.w);
+        add(wide_row(z, margin_ + grid_.h - 1), wide_row(z, margin_ + grid_.h + k), wide_.w);
+      }
+    for (int64_t i = 0; i < grid_.rows(); ++i)
+      for (int64_t k = 0; k < margin_; ++k) {
+        row(i)[0] += row(i)[k - margin_];
+        row(i)[grid_.w - 1] += row(i)[grid_.w + k];
+      }
   }
 
   // Averages along the axis on which neighbours are `step` apart.
@@ -93,6 +126,8 @@ class Smoother {
         for (int64_t i = 0; i < reach; ++i) from[i] += from[i + ahead];
       }
       for (int64_t i = 0; i < n; ++i) to[i] *= scale;
+      std::fill_n(from_.begin(), guard_, T(0));  // as it was
+      std::fill_n(from_.end() - guard_, guard_, T(0));
     }
     from_.swap(to_);
   }
