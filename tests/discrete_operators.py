@@ -14,6 +14,8 @@ from torch import Tensor
 import l2rfast
 
 ODD: samples.Sizes = {2: [(3, 5), (1, 3)], 3: [(3, 1, 5)]}
+# Of displacements, and in reverse of control points: few, for the sake of the interpreter.
+LATTICES: samples.Sizes = {2: [(3, 4), (1, 2)], 3: [(3, 1, 2)]}
 METRICS = ("ssd", "sad", "dot")
 
 
@@ -74,7 +76,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.lattice_correlation,
-        list(samples.lattices(SEARCHES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3), (1, 1, 1)]})),
+        list(samples.lattices(LATTICES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3), (1, 1, 1)]})),
         list(samples.lattices({2: [(17, 5)], 3: [(3, 9, 5)]}, {2: [(30, 40)], 3: [(9, 12, 11)]})),
         [
             *not_alike("fixed", "moving", noise(2, 3, 5, 4)),
@@ -143,7 +145,7 @@ OPERATIONS = [
     ),
     Operation(
         shift_labels_on_a_lattice,
-        list(samples.lattice_label_shifts(SEARCHES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3)]})),
+        list(samples.lattice_label_shifts(LATTICES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3)]})),
         list(samples.lattice_label_shifts(BIG_SEARCHES, {2: [(30, 40)], 3: [(9, 12, 11)]})),
         [*not_extents()],
         ("probabilities", "labels"),

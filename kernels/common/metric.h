@@ -10,12 +10,16 @@ namespace l2rfast {
 
 enum class Metric { ssd, sad, dot };
 
+inline Metric metric_of(const std::string& name) {
+  return name == "ssd" ? Metric::ssd : name == "sad" ? Metric::sad : Metric::dot;
+}
+
 // f(a metric as a constant): f(std::integral_constant<Metric, ...>{}).
 template <class F>
-void for_metric(const std::string& metric, const F& f) {
-  if (metric == "ssd") return f(std::integral_constant<Metric, Metric::ssd>{});
-  if (metric == "sad") return f(std::integral_constant<Metric, Metric::sad>{});
-  f(std::integral_constant<Metric, Metric::dot>{});
+L2RFAST_INLINE auto for_metric(Metric metric, const F& f) {
+  if (metric == Metric::ssd) return f(std::integral_constant<Metric, Metric::ssd>{});
+  if (metric == Metric::sad) return f(std::integral_constant<Metric, Metric::sad>{});
+  return f(std::integral_constant<Metric, Metric::dot>{});
 }
 
 template <Metric metric, class R>

@@ -171,7 +171,7 @@ Tensor correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<int6
   for (const int64_t r : radius) shape.push_back(2 * r + 1);
   for (int64_t k = 2; k < fixed.dim(); ++k) shape.push_back(fixed.size(k));
   const Tensor result = empty_as(fixed, shape);
-  for_metric(metric_, [&](auto metric) {
+  for_metric(metric_of(metric_), [&](auto metric) {
     for_floating(fixed.scalar_type(), [&](auto t) {
       using T = decltype(t);
       const int64_t volume = s.channels * s.grid.numel();
@@ -207,7 +207,7 @@ std::tuple<Tensor, Tensor> correlation_backward(const Tensor& grad_, const Tenso
   const Tensor grad = packed(grad_), fixed = packed(fixed_), moving = packed(moving_);
   const Search s(fixed, radius, dilation, padding);
   Tensor by_fixed, by_moving;
-  for_metric(metric_, [&](auto metric) {
+  for_metric(metric_of(metric_), [&](auto metric) {
     for_floating(fixed.scalar_type(), [&](auto t) {
       using T = decltype(t);
       using R = Sum<T>;

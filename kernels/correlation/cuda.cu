@@ -17,9 +17,11 @@ struct Search {
   int32_t size[3], radius[3] = {}, dilation;
   int64_t channels, displacements = 1;
   bool border, deep;  // deep: not of planes
+  Metric metric;
 
-  Search(const Tensor& fixed, const std::vector<int64_t>& radii, int64_t dilation, const std::string& padding)
-      : dilation(int32_t(dilation)), channels(fixed.size(1)), border(padding == "border") {
+  Search(const Tensor& fixed, const std::vector<int64_t>& radii, int64_t dilation, const std::string& padding,
+         const std::string& metric)
+      : dilation(int32_t(dilation)), channels(fixed.size(1)), border(padding == "border"), metric(metric_of(metric)) {
     const Grid grid = grid_of(fixed, fixed.dim() - 2);
     deep = grid.deep;
     size[0] = int32_t(grid.d), size[1] = int32_t(grid.h), size[2] = int32_t(grid.w);
@@ -46,6 +48,15 @@ struct Search {
   L2RFAST_INLINE int32_t clamped(int32_t at, int axis) const {
     return at < 0 ? 0 : at >= size[axis] ? size[axis] - 1 : at;
   }
+  template <class R>
+  L2RFAST_INLINE R cost(R f, R m) const {
+    return for_metric(metric, [&](auto constant) { return measured<decltype(constant)::value>(f, m); });
+  }
+  // Its derivatives by both, times g.
+  template <class R>
+  L2RFAST_INLINE void slopes(R g, R f, R m, R& to_f, R& to_m) const {
+    for_metric(metric, [&](auto constant) { differentiated<decltype(constant)::value>(g, f, m, to_f, to_m); });
+  }
   // A channel of moving.
   template <class T>
   L2RFAST_INLINE Sum<T> at(const T* channel, const Voxel<3>& x) const {
@@ -56,7 +67,7 @@ struct Search {
 };
 
 // Items are displacements of items of the batch.
-template <Metric metric, class T, class To>
+template <class T, class To>
 struct Costs {
   static constexpr int ndim = 3, resident = sizeof(T) == 8 ? 3 : 4;
   Search s;
@@ -69,7 +80,8 @@ struct Costs {
     Sum<T> total = 0;
     for (int64_t c = 0; c < s.channels; ++c) {
       const int64_t channel = first + c * s.volume();
-      total += measured<metric>(Sum<T>(fetch(fixed + channel + s.flat(x))), s.at(moving + channel, there));
+      const Sum<T> f = Sum<T>(fetch(fixed + channel + s.flat(x))), m = s.at(moving + channel, there);
+      total += s.cost(f, m);
     }
     result[x.item * s.volume() + s.flat(x)] = To(total);
   }
@@ -98,7 +110,7 @@ struct Averages {
 };
 
 // Items are channels of items of the batch.
-template <Metric metric, class G, class T>
+template <class G, class T>
 struct ToFixed {
   static constexpr int ndim = 3, resident = 4;
   Search s;
@@ -113,15 +125,14 @@ struct ToFixed {
     Sum<T> total = 0;
     for (int64_t e = 0; e < s.displacements; ++e) {
       Sum<T> share, other;
-      differentiated<metric>(Sum<T>(fetch(costs + e * s.volume())), f, s.at(moving + channel, s.moved(x, e, 1)), share,
-                             other);
+      s.slopes(Sum<T>(fetch(costs + e * s.volume())), f, s.at(moving + channel, s.moved(x, e, 1)), share, other);
       total += share;
     }
     result[channel + at] = total;
   }
 };
 
-template <Metric metric, class G, class T>
+template <class G, class T>
 struct ToMoving {
   static constexpr int ndim = 3, resident = 3;
   Search s;
@@ -149,8 +160,8 @@ struct ToMoving {
             const Voxel<3> from = s.moved({x.item, {z, y, i}}, e, -1);
             if (!s.inside(from)) continue;
             Sum<T> other, share;
-            differentiated<metric>(Sum<T>(fetch(costs + e * s.volume() + s.flat(from))),
-                                   Sum<T>(fetch(fixed + channel + s.flat(from))), m, other, share);
+            s.slopes(Sum<T>(fetch(costs + e * s.volume() + s.flat(from))),
+                     Sum<T>(fetch(fixed + channel + s.flat(from))), m, other, share);
             total += share;
           }
     result[channel + at] = total;
@@ -172,57 +183,51 @@ Tensor smoothed(Tensor volumes, const Search& s, const Extent& extent, int64_t p
 }
 
 Tensor correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<int64_t> radius, int64_t dilation,
-                   std::string padding, int64_t smoothing, std::string metric_) {
+                   std::string padding, int64_t smoothing, std::string metric) {
   const Tensor fixed = packed(fixed_), moving = packed(moving_);
-  const Search s(fixed, radius, dilation, padding);
+  const Search s(fixed, radius, dilation, padding, metric);
   std::vector<int64_t> shape = {fixed.size(0)};
   for (const int64_t r : radius) shape.push_back(2 * r + 1);
   for (int64_t k = 2; k < fixed.dim(); ++k) shape.push_back(fixed.size(k));
   const Tensor result = empty_as(fixed, shape);
   const Extent extent = s.extent(fixed.size(0) * s.displacements);
-  for_metric(metric_, [&](auto metric) {
-    constexpr Metric kMetric = decltype(metric)::value;
-    for_floating(fixed.scalar_type(), [&](auto t) {
-      using T = decltype(t);
-      using R = Sum<T>;
-      if (smoothing == 0) {
-        each_voxel(Costs<kMetric, T, T>{s, read<T>(fixed), read<T>(moving), write<T>(result)}, extent, fixed);
-        return;
-      }
-      const Tensor costs = torch::stable::new_empty(fixed, shape, dtype_of<R>);
-      each_voxel(Costs<kMetric, T, R>{s, read<T>(fixed), read<T>(moving), write<R>(costs)}, extent, fixed);
-      const Tensor averages = smoothed<R>(costs, s, extent, smoothing - 1);
-      each_voxel(Averages<R, T>{s, read<R>(averages), write<T>(result)}, extent, fixed);
-    });
+  for_floating(fixed.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    using R = Sum<T>;
+    if (smoothing == 0) {
+      each_voxel(Costs<T, T>{s, read<T>(fixed), read<T>(moving), write<T>(result)}, extent, fixed);
+      return;
+    }
+    const Tensor costs = torch::stable::new_empty(fixed, shape, dtype_of<R>);
+    each_voxel(Costs<T, R>{s, read<T>(fixed), read<T>(moving), write<R>(costs)}, extent, fixed);
+    const Tensor averages = smoothed<R>(costs, s, extent, smoothing - 1);
+    each_voxel(Averages<R, T>{s, read<R>(averages), write<T>(result)}, extent, fixed);
   });
   return result;
 }
 
 std::tuple<Tensor, Tensor> correlation_backward(const Tensor& grad_, const Tensor& fixed_, const Tensor& moving_,
                                                 std::vector<int64_t> radius, int64_t dilation, std::string padding,
-                                                int64_t smoothing, std::string metric_, bool to_fixed, bool to_moving) {
+                                                int64_t smoothing, std::string metric, bool to_fixed, bool to_moving) {
   const Tensor grad = packed(grad_), fixed = packed(fixed_), moving = packed(moving_);
-  const Search s(fixed, radius, dilation, padding);
+  const Search s(fixed, radius, dilation, padding, metric);
   const Extent extent = s.extent(fixed.size(0) * fixed.size(1));
   Tensor by_fixed, by_moving;
-  for_metric(metric_, [&](auto metric) {
-    constexpr Metric kMetric = decltype(metric)::value;
-    for_floating(fixed.scalar_type(), [&](auto t) {
-      using T = decltype(t);
-      using R = Sum<T>;
-      const auto room = [](bool asked, const Tensor& like) {
-        return torch::stable::new_empty(like, asked ? shape_of(like) : std::vector<int64_t>{0}, dtype_of<R>);
-      };
-      by_fixed = room(to_fixed, fixed), by_moving = room(to_moving, moving);
-      const auto run = [&]<class G>(const G* g) {
-        const T *f = read<T>(fixed), *m = read<T>(moving);
-        if (to_fixed) each_voxel(ToFixed<kMetric, G, T>{s, g, f, m, write<R>(by_fixed)}, extent, fixed);
-        if (to_moving) each_voxel(ToMoving<kMetric, G, T>{s, g, f, m, write<R>(by_moving)}, extent, fixed);
-      };
-      if (smoothing == 0) return run(read<T>(grad));
-      const Tensor costs = smoothed<R, T>(grad, s, s.extent(fixed.size(0) * s.displacements), smoothing);
-      run(read<R>(costs));
-    });
+  for_floating(fixed.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    using R = Sum<T>;
+    const auto room = [](bool asked, const Tensor& like) {
+      return torch::stable::new_empty(like, asked ? shape_of(like) : std::vector<int64_t>{0}, dtype_of<R>);
+    };
+    by_fixed = room(to_fixed, fixed), by_moving = room(to_moving, moving);
+    const auto run = [&]<class G>(const G* g) {
+      const T *f = read<T>(fixed), *m = read<T>(moving);
+      if (to_fixed) each_voxel(ToFixed<G, T>{s, g, f, m, write<R>(by_fixed)}, extent, fixed);
+      if (to_moving) each_voxel(ToMoving<G, T>{s, g, f, m, write<R>(by_moving)}, extent, fixed);
+    };
+    if (smoothing == 0) return run(read<T>(grad));
+    const Tensor costs = smoothed<R, T>(grad, s, s.extent(fixed.size(0) * s.displacements), smoothing);
+    run(read<R>(costs));
   });
   return {by_fixed, by_moving};
 }
