@@ -75,7 +75,12 @@ def _chain(
     """fixed (N, C, *grid) at the control points, moving (N, C, *spatial) -> displacements (N, ndim, *grid)."""
 
     def regularised(cost: Tensor) -> Tensor:
-        return mean_field(min_convolution(cost, weight, method=method))
+        cost = min_convolution(cost, weight, method=method)
+        if torch.is_grad_enabled() and cost.requires_grad:
+            return mean_field(cost)
+        for part in torch.split(cost, 1, 1):  # in its own memory: a third volume is the largest that the chain needs
+            part.copy_(mean_field(part))
+        return cost
 
     first, *rest = alphas.unbind()
     cost = _affine(lattice_costs(fixed, moving, on, "ssd"), first, rest[0])
