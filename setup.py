@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -152,5 +152,11 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def packages() -> list[str]:
+    """The package with all folders of kernels and methods, which are of it, but not in its folder."""
+    found = find_packages(str(ROOT), include=["l2rfast*", "kernels*", "methods*"])
+    return [name if name.startswith("l2rfast") else f"l2rfast.{name}" for name in found]
+
+
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel})
+    setup(packages=packages(), ext_modules=extensions(), cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel})
