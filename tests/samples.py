@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain, product
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ BIG_SEARCHES: Sizes = {2: [(9, 7)], 3: [(5, 3, 7)]}
 POINTS: Sizes = {2: [(3, 2), (1, 1)], 3: [(2, 1, 3)]}
 BIG_POINTS: Sizes = {2: [(17, 19)], 3: [(5, 8, 9)]}
 BIG_POWERS: Sizes = {2: [(64, 256)], 3: [(8, 32, 32)]}
+
+P = ParamSpec("P")
 
 _generator = torch.Generator().manual_seed(0)
 
@@ -79,6 +83,17 @@ def noise(*shape: int) -> Tensor:
 
 def uniform(*shape: int) -> Tensor:
     return torch.rand(shape, dtype=torch.float64, generator=_generator)
+
+
+def seeded(samples: Callable[P, Iterator[Sample]]) -> Callable[P, Iterator[Sample]]:
+    """The same samples whatever other tests draw."""
+
+    @wraps(samples)
+    def own(*args: P.args, **kwargs: P.kwargs) -> Iterator[Sample]:
+        _generator.manual_seed(zlib.crc32(f"{samples.__name__} {args} {kwargs}".encode()))
+        yield from samples(*args, **kwargs)
+
+    return own
 
 
 def on_64ths(x: Tensor) -> Tensor:
@@ -146,6 +161,7 @@ def _sample(case: Case, options: dict[str, Any], **inputs: Tensor) -> Sample:
     return Sample(_name(case.name, *options.values()), inputs, options, case.smooth)
 
 
+@seeded
 def noisy(names: str, channels: int | None, sizes: Sizes, **options: Iterable[Any]) -> Iterator[Sample]:
     """Inputs of noise in so many channels (None: one per axis), for every size and combination of options."""
     for size, *values in product(chain(*sizes.values()), *options.values()):
@@ -153,6 +169,7 @@ def noisy(names: str, channels: int | None, sizes: Sizes, **options: Iterable[An
         yield Sample(_name(size, *values), inputs, dict(zip(options, values, strict=True)))
 
 
+@seeded
 def local_nccs(sizes: Sizes, channels: int = 3) -> Iterator[Sample]:
     """Of noise, with every option in some combination."""
     choices: list[dict[str, Any]] = [
@@ -173,6 +190,7 @@ def local_nccs(sizes: Sizes, channels: int = 3) -> Iterator[Sample]:
         yield Sample(_name(size, *options.values()), {"a": a, "b": b}, options)
 
 
+@seeded
 def masked_local_nccs(sizes: Sizes) -> Iterator[Sample]:
     """With masks of every item, or of all."""
     for i, sample in enumerate(local_nccs(sizes, 2)):
@@ -181,27 +199,32 @@ def masked_local_nccs(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(f"{sample.name}-masked", sample.inputs | {"mask": mask}, sample.options)
 
 
+@seeded
 def warp_local_nccs(sizes: Sizes) -> Iterator[Sample]:
     for i, (case, options) in enumerate(_cases(sizes, padding=PADDINGS, window=(3, 5))):
         fixed, moving = noise(2, 1 + i % 2, *case.out), case.image(1 + i % 2)
         yield _sample(case, options | {"eps": 0.1}, fixed=fixed, moving=moving, disp=case.disp(finite=True))
 
 
+@seeded
 def warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
     for case, options in _all(sizes, mode=MODES, padding=paddings):
         yield _sample(case, options, image=case.image(), disp=case.disp())
 
 
+@seeded
 def warps_of_two(sizes: Sizes, paddings: Sequence[str] = EDGES) -> Iterator[Sample]:
     for case, options in _all(sizes, modes=[("linear", "nearest"), ("linear", "linear")], padding=paddings):
         yield _sample(case, options, image=case.image(), labels=case.image(1), disp=case.disp())
 
 
+@seeded
 def warps_with_gradient(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
     for case, options in _all(sizes, padding=paddings):
         yield _sample(case, options, image=case.image(), disp=case.disp())
 
 
+@seeded
 def grids(sizes: Sizes, powers: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
     for align in (False, True):
         exact = {ndim: [tuple(s + align for s in size) for size in powers[ndim]] for ndim in powers}
@@ -213,6 +236,7 @@ def grids(sizes: Sizes, powers: Sizes, paddings: Sequence[str] = PADDINGS) -> It
             yield _sample(case, options, input=case.image(), grid=grid)
 
 
+@seeded
 def affine_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
     """Smooth: every position is an odd multiple of 2^-13. Otherwise on grid points, half-way and nowhere."""
     for case, options in _all(sizes, mode=MODES, padding=paddings):
@@ -228,11 +252,13 @@ def affine_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[S
         yield _sample(case, options, image=case.image(), matrix=matrix)
 
 
+@seeded
 def compositions(sizes: Sizes) -> Iterator[Sample]:
     for case, options in _all(sizes):
         yield _sample(case, options, outer=case.image(len(case.size)), inner=case.disp())
 
 
+@seeded
 def velocities(sizes: Sizes, steps: Iterable[int], *kinds: str) -> Iterator[Sample]:
     """One way: less than a voxel and of one sign, as all that is integrated from it: never on a grid point.
 
@@ -248,11 +274,13 @@ def velocities(sizes: Sizes, steps: Iterable[int], *kinds: str) -> Iterator[Samp
         yield Sample(_name(size, n, kind), {"velocity": velocity}, {"steps": n}, kind != "whole")
 
 
+@seeded
 def warp_ssds(sizes: Sizes) -> Iterator[Sample]:
     for (case, options), c in product(_cases(sizes), (16, 3)):  # 16: one vector of the kernel
         yield _sample(case, options, fixed=noise(2, c, *case.out), moving=case.image(c), disp=case.disp(finite=True))
 
 
+@seeded
 def inverses(sizes: Sizes) -> Iterator[Sample]:
     for size in chain(*sizes.values()):
         yield Sample(_name(size), {"forward": field(size, size), "backward": field(size, size)}, {"iterations": 1})
@@ -262,6 +290,7 @@ def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
     return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
 
 
+@seeded
 def costs(searches: Sizes, sizes: Sizes, *numbers: str, **options: Iterable[Any]) -> Iterator[Sample]:
     """Cost volumes, and a positive number for each name."""
     for (search, size), *values in product(_searches(searches, sizes), *options.values()):
@@ -269,6 +298,7 @@ def costs(searches: Sizes, sizes: Sizes, *numbers: str, **options: Iterable[Any]
         yield Sample(_name(search, size, *values), inputs, dict(zip(options, values, strict=True)))
 
 
+@seeded
 def lattices(searches: Sizes, sizes: Sizes, channels: int = 3) -> Iterator[Sample]:
     """Features, and as many control points along each axis as there are displacements along another."""
     for (search, size), align, metric in product(_searches(searches, sizes), (False, True), ("ssd", "dot")):
@@ -277,18 +307,21 @@ def lattices(searches: Sizes, sizes: Sizes, channels: int = 3) -> Iterator[Sampl
         yield Sample(_name(search, size, align, metric), inputs, options | {"align_corners": align})
 
 
+@seeded
 def label_shifts(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
     for (search, size), padding in product(_searches(searches, sizes), EDGES):
         inputs = {"probabilities": uniform(2, *search, *size), "labels": noise(2, 3, *size)}
         yield Sample(_name(search, size, padding), inputs, {"padding": padding, "dilation": 2})
 
 
+@seeded
 def lattice_label_shifts(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
     for (search, size), align in product(_searches(searches, sizes), (False, True)):
         inputs = {"probabilities": uniform(2, *search, *search[::-1]), "labels": noise(2, 3, *size)}
         yield Sample(_name(search, size, align), inputs, {"search_extent": 0.43, "align_corners": align})
 
 
+@seeded
 def coupled_convexes(searches: Sizes, sizes: Sizes) -> Iterator[Sample]:
     """Cost volumes without ties, in bfloat16 neither: an arg-min that differs is a bug."""
     # No multiple of a coefficient by a squared distance equals a difference of two costs.
