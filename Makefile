@@ -14,7 +14,7 @@ demo: $(VENV)/.built
 	$(BIN)/python -m l2rfast.cli.demo $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

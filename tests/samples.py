@@ -96,6 +96,16 @@ def seeded(samples: Callable[P, Iterator[Sample]]) -> Callable[P, Iterator[Sampl
     return own
 
 
+def by_point(cost: Tensor) -> Tensor:
+    """(1, *search, *grid) -> (points, *search)."""
+    return cost[0].flatten(3).movedim(-1, 0)
+
+
+def by_displacement(cost: Tensor) -> Tensor:
+    """(1, *search, *grid) -> (displacements, *grid)."""
+    return cost[0].flatten(0, 2)
+
+
 def on_64ths(x: Tensor) -> Tensor:
     """Such positions are exact in float32: every dtype has the same nearest voxels and the same slopes."""
     return torch.round(64 * x) / 64

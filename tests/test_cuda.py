@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from evaluation import LAYOUTS, TOLERANCES, disagreements, evaluate
 from host_cuda import ROOT, SOURCES, build
 from operators import OPERATIONS, Operation
 from samples import noise
-from test_operators import LAYOUTS, TOLERANCES, disagreements, evaluate
 from torch import Tensor
 
 import l2rfast

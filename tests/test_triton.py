@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from evaluation import LAYOUTS, TOLERANCES, disagreements, evaluate, same_bits
 from operators import OPERATIONS
 from samples import noise
-from test_operators import LAYOUTS, TOLERANCES, disagreements, evaluate, same_bits
 from torch import Tensor
 
 import l2rfast
