@@ -159,4 +159,8 @@ def packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    setup(packages=packages(), ext_modules=extensions(), cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel})
+    setup(
+        packages=packages(),
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
+    )
