@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OUT ?= demo
+SIZE ?= full
+REF ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench bench-compare clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -14,12 +16,13 @@ demo: $(VENV)/.built
 	$(BIN)/python -m l2rfast.cli.demo $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/python -m bench.headline --check
 	# The type checker does not read package-dir: show it the package as it is installed.
 	rm -rf build/package && mkdir -p build/package/l2rfast
 	ln -s $(CURDIR)/l2rfast/* $(CURDIR)/kernels $(CURDIR)/methods build/package/l2rfast/
@@ -30,9 +33,14 @@ format: $(VENV)/.built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(VENV)/.built
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[bench]'
-	$(BIN)/python -m bench
+# Every case beside its peers: SIZE=quick in some minutes, SIZE=full in about an hour, which rewrites the report.
+bench: $(VENV)/.benchmark
+	$(BIN)/python -m bench --size $(SIZE)
+	$(BIN)/python -m bench.headline
+
+# Ours alone, at a commit and as it is in this folder.
+bench-compare: $(VENV)/.benchmark
+	$(BIN)/python -m bench.compare $(REF)
 
 clean:
 	rm -rf $(VENV) build demo l2rfast/*.so *.egg-info
@@ -49,4 +57,9 @@ $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
 	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
 	# is compared does not use.
 	$(BIN)/pip install -q -c constraints.txt --no-deps fireants
+	touch $@
+
+# The peers that the tests do not need.
+$(VENV)/.benchmark: $(VENV)/.built
+	$(BIN)/pip install -q -c constraints.txt torch-interpol voxelmorph
 	touch $@

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,12 +18,14 @@ from l2rfast import InputError
 from . import cases, harness, machine, registration, report
 
 REGISTRATION = "registration"
-REPORTS = Path(__file__).with_name("reports")
+ROOT = Path(__file__).parent.parent
+REPORTS = ROOT / "bench" / "reports"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure l2rfast beside its peers.")
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the inputs (default: full)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
         "--only",
         action="append",
@@ -32,8 +35,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="(default: 7, of the registration 3; 1 at size quick)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     parser.add_argument(
-        "--out", type=Path, help="folder of the report (default: bench/reports; a temporary one for quick or --only)"
+        "--out", type=Path, help="folder of the report (default: bench/reports; build/bench for quick or --only)"
     )
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run measured")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing more after so many")
     return parser.parse_args(arguments)
 
 
@@ -42,38 +47,70 @@ def folder(arguments: argparse.Namespace) -> Path:
     if arguments.out is not None:
         return Path(arguments.out)
     complete = arguments.size == "full" and not arguments.only
-    return REPORTS if complete else Path(tempfile.mkdtemp(prefix="l2rfast-bench-"))
+    return REPORTS if complete else ROOT / "build" / "bench"
+
+
+def measured(family: str, arguments: argparse.Namespace, rounds: int) -> list[harness.Measurement]:
+    """The cases of a family, measured by pytest-benchmark in a process whose C allocator keeps what it once has.
+
+    So it is in a training loop after the first step. Otherwise chance decides which calls the system zeroes fresh
+    pages for, which takes longer than the fastest contestants.
+
+    Raises:
+        RuntimeError: something failed that is not a peer's absence or inaccuracy.
+    """
+    file = ROOT / "build" / "bench" / "measured" / f"{machine.device_name()}-{arguments.size}-{family}.json"
+    if not (arguments.resume and file.exists()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own = {"family": family, "size": arguments.size, "rounds": rounds}
+        own |= {"threads": arguments.threads, "device": arguments.device}
+        # pytest prints nothing of the cases; their warnings are the peers'.
+        command = [sys.executable, "-m", "pytest", "bench/test_cases.py", "-qq", "-p", "no:warnings"]
+        command += ["-p", "no:cacheprovider", "--benchmark-quiet", "--benchmark-disable-gc"]
+        command += [f"--{name}={value}" for name, value in own.items()]
+        new = file.with_suffix(".new")  # a run that is cut off leaves nothing to resume from
+        done = subprocess.run([*command, f"--benchmark-json={new}"], cwd=ROOT, env=os.environ | harness.KEEPING)
+        if done.returncode != 0:
+            raise RuntimeError(f"{family}: pytest ended with {done.returncode}")
+        new.rename(file)
+    entries = json.loads(file.read_text())["benchmarks"]
+    return [harness.Measurement.restored(entry["extra_info"]["measurement"]) for entry in entries]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
     full = arguments.size == "full"
-    chosen = arguments.only or [*cases.FAMILIES, REGISTRATION]
+    chosen = arguments.only or [*cases.FAMILIES, *([REGISTRATION] if arguments.device == "cpu" else [])]
     written = report.Report(arguments.size)
     start, others = time.perf_counter(), machine.seconds_of_others()
     print(report.table(["software", "version"], [list(item) for item in written.versions.items()]))
-    for family in cases.FAMILIES:
-        for builder in cases.FAMILIES[family] if family in chosen else []:
-            make = partial(builder, cases.SIZES[arguments.size])
-            measurement = harness.measure_apart(make, arguments.rounds or (7 if full else 1))
-            harness.measure_memory(measurement, make)
-            written.cases.append(measurement)
-            print(f"\n{report.case_section(measurement)}", flush=True)
+    failed = False
+    for family in (name for name in cases.FAMILIES if name in chosen):
+        if time.perf_counter() - start > 60 * arguments.minutes:
+            written.skipped[family] = f"not started within {arguments.minutes:g} minutes"
+            continue
+        try:
+            measurements = measured(family, arguments, arguments.rounds or (7 if full else 1))
+        except RuntimeError as error:
+            failed, written.skipped[family] = True, str(error)
+            continue
+        written.cases += measurements
+        print(f"\n{report.sections(measurements)}", flush=True)
     if REGISTRATION in chosen:
         try:
             written.registration = registration.compare(arguments.rounds or (3 if full else 1), full=full)
         except InputError as error:
             written.skipped[REGISTRATION] = str(error)
-            print(f"\nSkipped: {REGISTRATION} ({error}).")
         else:
             print(f"\n{report.registration_section(written.registration)}")
     busy = (machine.seconds_of_others() - others) / (time.perf_counter() - start)
     written.machine["processors kept busy by others"] = round(busy, 2)
-    out = folder(arguments)
-    written.write(out)
-    print(f"\nReport: {out / 'cpu.md'}")
-    return 0 if all(case.results[harness.OURS].correct for case in written.cases) else 1
+    for name, reason in written.skipped.items():
+        print(f"\nSkipped: {name} ({reason}).")
+    print(f"\nReport: {written.write(folder(arguments))}")
+    return 0 if not failed and all(case.results[harness.OURS].correct for case in written.cases) else 1
 
 
 if __name__ == "__main__":  # the processes that are started import this file as well

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -11,10 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
+import l2rfast
+
 from . import machine
 
 OURS = "l2rfast"
+TRITON = f"{OURS}, Triton"
 SLOW = 20.0  # seconds: what takes longer is timed in one round only
+BRIEF = 5e-3  # seconds on a GPU: as many calls as take that long are timed together, to hide the launching of them
 # glibc gives no memory back. With its cache of small blocks the pieces that aligning leaves over would stay between the
 # large blocks, which then would not be used again.
 KEEPING = {
@@ -46,6 +49,26 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a figure of ours is meant to be at most: of ``"x floor"``, ``"x memory"``, ``"GB"`` and ``"ms"``.
+
+    The figures: the time as a multiple of the floor, the memory of a call as one of its results, the memory, the time.
+    """
+
+    figure: str
+    bound: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a case stands in a series of them: of which, what grows along it, and how large that is here."""
+
+    series: str
+    axis: str
+    at: float | str
+
+
+@dataclass(frozen=True)
 class Case:
     """A computation on given inputs.
 
@@ -55,8 +78,8 @@ class Case:
         contestants: by name; ``"l2rfast"`` is ours, the others are its peers.
         reference: the result in float64.
         tolerance: largest relative error ||out - ref|| / ||ref|| of any output that counts as correct.
-        floor_target: how many times the floor l2rfast is meant to take at most.
-        memory_target: how many times the bytes of its results l2rfast is meant to need at most, the results included.
+        limits: on ours.
+        point: where the case is one of a series.
     """
 
     name: str
@@ -65,8 +88,8 @@ class Case:
     contestants: dict[str, Contestant]
     reference: Callable[[], Tensors]
     tolerance: float = 1e-5
-    floor_target: float | None = None
-    memory_target: float | None = None
+    limits: tuple[Limit, ...] = ()
+    point: Point | None = None
 
 
 @dataclass
@@ -77,14 +100,17 @@ class Result:
         error: the relative error of its worst output.
         correct: whether that is within the tolerance; if not, nothing more was measured.
         output_bytes: of its results.
-        extra_bytes: growth of the resident memory during a call, results included; None where it is not known.
-        seconds: of each round.
+        extra_bytes: growth of the resident memory during a call, or of what PyTorch has allocated on a GPU, results
+            included; None where it is not known.
+        calls: timed together in a round.
+        seconds: of a call, in each round.
     """
 
     error: float
     correct: bool
     output_bytes: int
     extra_bytes: int | None = None
+    calls: int = 1
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -102,7 +128,7 @@ class Measurement:
     """A case that has been measured.
 
     Attributes:
-        name, description, bytes, tolerance, floor_target, memory_target: of the case.
+        name, description, bytes, tolerance, limits, point: of the case.
         bandwidth: bytes per second that a copy read and wrote, measured just before.
         targets: of the contestants that have one.
         results: by contestant.
@@ -113,12 +139,25 @@ class Measurement:
     description: str
     bytes: int
     tolerance: float
-    floor_target: float | None
-    memory_target: float | None
+    limits: list[Limit]
+    point: Point | None
     bandwidth: float
     targets: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def restored(cls, content: dict[str, Any]) -> Measurement:
+        """What `asdict` made of one."""
+        point = content["point"]
+        return cls(
+            **content
+            | {
+                "limits": [Limit(**limit) for limit in content["limits"]],
+                "point": None if point is None else Point(**point),
+                "results": {name: Result(**result) for name, result in content["results"].items()},
+            }
+        )
 
     @property
     def floor(self) -> float:
@@ -145,62 +184,77 @@ class Measurement:
         ratio = self.ratio(name)
         return ratio is not None and ratio >= self.targets[name]
 
-    def floor_met(self) -> bool | None:
-        """Whether ours is as near to the floor as it is meant to be; None where that is not said."""
-        if self.floor_target is None:
-            return None
-        times = self.times_floor(OURS)
-        return times is not None and times <= self.floor_target
-
-    def memory_met(self) -> bool | None:
-        """Whether ours needs as little memory as it is meant to; None where that is not said, or not measured."""
+    def figure(self, name: str) -> float | None:
+        """The figure of ours that a limit is on; None where it was not measured."""
         ours = self.results[OURS]
-        if self.memory_target is None or (ours.correct and ours.times_output is None):
-            return None
-        return ours.times_output is not None and ours.times_output <= self.memory_target
+        figures = {
+            "x floor": self.times_floor(OURS),
+            "x memory": ours.times_output,
+            "GB": None if ours.extra_bytes is None else ours.extra_bytes / 1e9,
+            "ms": None if ours.median is None else 1e3 * ours.median,
+        }
+        return figures[name]
+
+    def kept(self, limit: Limit) -> bool | None:
+        """Whether ours keeps within a limit; None where that was not measured. No incorrect result does."""
+        value = self.figure(limit.figure)
+        if not self.results[OURS].correct:
+            return False
+        return None if value is None else value <= limit.bound
 
 
-def measure(case: Case, rounds: int, *, copied_bytes: int = 1 << 29) -> Measurement:
-    """Check every contestant, then time the correct ones in turns: A B C, A B C, ...; slow ones in the first only."""
-    measurement = Measurement(
-        case.name,
-        case.description,
-        case.bytes,
-        case.tolerance,
-        case.floor_target,
-        case.memory_target,
-        machine.copy_bandwidth(copied_bytes),
-        {name: contestant.target for name, contestant in case.contestants.items() if contestant.target is not None},
-    )
-    reference = case.reference()
-    for name, contestant in case.contestants.items():
-        try:
-            expected = contestant.reference() if contestant.reference else reference
-            measurement.results[name] = _check(contestant, expected, case.tolerance)
-        except ImportError as error:
-            measurement.skipped[name] = str(error)
-    del reference
-    correct = [name for name, result in measurement.results.items() if result.correct]
-    # The checks were the warm-up.
-    for _ in range(rounds):
-        for name in correct:
-            seconds = measurement.results[name].seconds
-            if not seconds or seconds[0] <= SLOW:
-                seconds.append(_seconds(case.contestants[name].run))
-    return measurement
+class Contest:
+    """A case whose contestants have been checked, and take turns: A B C, A B C, ...; slow ones in the first only.
 
-
-def measure_apart(make: Callable[[], Case], rounds: int) -> Measurement:
-    """`measure` the case that ``make`` makes, in a process of its own, whose C allocator keeps what it once has.
-
-    So it is in a training loop after the first step. Otherwise chance decides which calls the system zeroes fresh
-    pages for, which takes longer than the fastest contestants.
+    Our own turn is timed by whoever calls `ours`, between calls of `others`.
     """
-    return machine.in_a_fresh_process(_measure, make, rounds, **KEEPING)
 
+    def __init__(self, case: Case, *, copied_bytes: int = 1 << 29) -> None:
+        self._contestants = case.contestants | self._triton(case)
+        self.measurement = Measurement(
+            case.name,
+            case.description,
+            case.bytes,
+            case.tolerance,
+            list(case.limits),
+            case.point,
+            machine.copy_bandwidth(copied_bytes),
+            {name: contestant.target for name, contestant in case.contestants.items() if contestant.target is not None},
+        )
+        reference = case.reference()
+        for name, contestant in self._contestants.items():
+            try:
+                expected = contestant.reference() if contestant.reference else reference
+                self.measurement.results[name] = _check(contestant, expected, case.tolerance)
+            except ImportError as error:
+                self.measurement.skipped[name] = str(error)
+        self.calls = self.measurement.results[OURS].calls
 
-def _measure(make: Callable[[], Case], rounds: int) -> Measurement:
-    return measure(make(), rounds)
+    @staticmethod
+    def _triton(case: Case) -> dict[str, Contestant]:
+        """On a GPU, where ours is CUDA: the same in Triton beside it."""
+        ours = case.contestants[OURS]
+
+        def run() -> Any:
+            try:
+                with l2rfast.backend("triton"):
+                    return ours.run()
+            except l2rfast.BackendError as error:
+                raise ImportError(str(error)) from None
+
+        return {TRITON: Contestant(run, ours.canonical)} if machine.on_a_gpu() else {}
+
+    def ours(self) -> None:
+        """As many of our calls as make a round."""
+        run = self._contestants[OURS].run
+        for _ in range(self.calls):
+            run()
+
+    def others(self) -> None:
+        """A round of the correct peers, timed."""
+        for name, result in self.measurement.results.items():
+            if name != OURS and result.correct and (not result.seconds or result.seconds[0] <= SLOW):
+                result.seconds.append(machine.seconds(self._contestants[name].run, result.calls))
 
 
 def measure_memory(measurement: Measurement, make: Callable[[], Case]) -> None:
@@ -210,7 +264,9 @@ def measure_memory(measurement: Measurement, make: Callable[[], Case]) -> None:
     call seems to need depends on the calls before.
     """
     correct = [name for name, result in measurement.results.items() if result.correct]
-    growths = machine.in_a_fresh_process(_growths, make, correct, MALLOC_MMAP_THRESHOLD_=str(1 << 20))
+    growths = machine.in_a_fresh_process(
+        _growths, make, correct, MALLOC_MMAP_THRESHOLD_=str(1 << 20), GLIBC_TUNABLES=""
+    )
     for name, growth in zip(correct, growths, strict=True):
         measurement.results[name].extra_bytes = growth
 
@@ -232,14 +288,12 @@ def relative_error(outputs: Tensors, reference: Tensors) -> float:
 
 
 def _check(contestant: Contestant, reference: Tensors, tolerance: float) -> Result:
+    """The first call is the warm-up of the timed ones."""
     outputs = contestant.canonical(contestant.run())
     error = relative_error(outputs, reference)
-    return Result(error, error <= tolerance, sum(x.nbytes for x in outputs))
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    del result  # giving its memory back is not part of the computation
-    return seconds
+    result = Result(error, error <= tolerance, sum(x.nbytes for x in outputs))
+    del outputs
+    if result.correct and machine.on_a_gpu():
+        result.extra_bytes = machine.memory_growth(contestant.run)
+        result.calls = max(1, round(BRIEF / machine.seconds(contestant.run)))
+    return result

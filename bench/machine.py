@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,33 +22,83 @@ import l2rfast
 
 T = TypeVar("T")
 
-DISTRIBUTIONS = ("l2rfast", "torch", "numpy", "convexadam", "monai", "torch-interpol", "voxelmorph")
+DISTRIBUTIONS = (
+    *("l2rfast", "torch", "triton", "numpy"),
+    *("convexadam", "fireants", "monai", "neurite", "torch-interpol", "voxelmorph"),
+)
+ON_GPUS = ("fused-lncc", "cupy-cuda12x", "cupy-cuda13x")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def on_a_gpu() -> bool:
+    """Whether tensors are made there: on PyTorch's default device."""
+    return torch.get_default_device().type == "cuda"
+
+
+def device_name() -> str:
+    """Of the reports of this machine: ``cpu``, or that of the GPU."""
+    return re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower() if on_a_gpu() else "cpu"
 
 
 def describe() -> dict[str, Any]:
     """What the figures depend on, besides the software."""
+    clock = psutil.cpu_freq()
     return {
         "cpu": _cpu_model(),
         "cores": psutil.cpu_count(logical=False),
         "logical processors": psutil.cpu_count(),
+        "clock, MHz": round(clock.current) if clock else "not told",
         "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
         "threads": torch.get_num_threads(),
         "instruction set": l2rfast.info().instruction_set or "none: reference backend",
         "PyTorch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.release()}",
+    } | (_describe_gpu() if on_a_gpu() else {})
+
+
+def _describe_gpu() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_properties()
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,clocks.max.sm", "--format=csv,noheader"]
+    told = {}
+    if shutil.which(query[0]):
+        values = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+        told = dict(zip(("driver", "clock now", "memory clock now", "highest clock"), values, strict=True))
+    return {
+        "gpu": gpu.name,
+        "multiprocessors": gpu.multi_processor_count,
+        "gpu's memory, GB": round(gpu.total_memory / 1e9, 1),
+        "second-level cache, MB": round(gpu.L2_cache_size / 1e6),
+        "CUDA": torch.version.cuda,
+        **told,
     }
 
 
 def software() -> dict[str, str]:
     """Of Python, l2rfast, what it stands on and its peers."""
     found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
+    for distribution in DISTRIBUTIONS + (ON_GPUS if on_a_gpu() else ()):
         try:
-            found[name] = metadata.version(name)
+            found[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[distribution] = "not installed"
     return found
+
+
+def clock() -> float:
+    """Seconds, read when all that was asked of a GPU is done."""
+    if on_a_gpu():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(run: Callable[[], object], calls: int = 1) -> float:
+    """Of a call, of several made one after the other."""
+    start = clock()
+    for _ in range(calls):
+        result = run()
+    passed = clock() - start
+    del result  # giving its memory back is not part of the computation
+    return passed / calls
 
 
 def copy_bandwidth(size: int = 1 << 29, repetitions: int = 10) -> float:
@@ -55,12 +108,8 @@ def copy_bandwidth(size: int = 1 << 29, repetitions: int = 10) -> float:
     """
     source = torch.ones(size, dtype=torch.uint8)
     target = torch.zeros_like(source)
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        target.copy_(source)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size / min(seconds)
+    calls = 10 if on_a_gpu() else 1  # to hide the time of launching them
+    return 2 * size / min(seconds(lambda: target.copy_(source), calls) for _ in range(repetitions))
 
 
 def seconds_of_others() -> float:
@@ -90,7 +139,12 @@ def in_a_fresh_process(function: Callable[..., T], *arguments: Any, **environmen
 
 
 def memory_growth(run: Callable[[], object]) -> int | None:
-    """By how many bytes the resident memory grew at most during a call."""
+    """By how many bytes the resident memory grew at most during a call; or, on a GPU, what PyTorch has allocated."""
+    if on_a_gpu():
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - start
     reset_peak_memory()
     before = peak_memory()
     result = run()

@@ -71,6 +71,24 @@ def voxelmorph_integrate(velocity: Tensor, steps: int, identity: Tensor) -> Tens
     return result
 
 
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same, compiled by PyTorch; its first call does that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what PyTorch itself uses
+        import torch._inductor.compile_fx
+    result: Callable[..., Tensor] = torch.compile(function)
+    return result
+
+
+def cupy_map_coordinates(image: Tensor, positions: Tensor) -> Tensor:
+    """CuPy's map_coordinates of order 1 at positions (3, *shape) in voxels, the border repeated; one channel."""
+    import cupy
+    from cupyx.scipy.ndimage import map_coordinates
+
+    arrays = cupy.from_dlpack(image[0, 0]), cupy.from_dlpack(positions)
+    return torch.from_dlpack(map_coordinates(*arrays, order=1, mode="nearest"))[None, None]
+
+
 def monai_warp() -> Callable[[Tensor, Tensor], Tensor]:
     """MONAI's Warp, which keeps the identity grid after its first call, as pip installs it (no compiled extension)."""
     from monai.networks.blocks import Warp
@@ -103,20 +121,11 @@ def separable_local_ncc(a: Tensor, b: Tensor, window: int = 9, eps: float = 1e-5
     return (cross * cross / (var_a * var_b + eps)).mean()
 
 
-def compiled_separable_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
-    """The same, compiled by PyTorch; its first call does that."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what PyTorch itself uses
-        import torch._inductor.compile_fx
-    compiled: Callable[[Tensor, Tensor], Tensor] = torch.compile(separable_local_ncc)
-    return compiled
-
-
-def monai_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
-    """MONAI's loss with a box of 9 voxels."""
+def monai_local_ncc(window: int = 9) -> Callable[[Tensor, Tensor], Tensor]:
+    """MONAI's loss with a box."""
     from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-    loss: Callable[[Tensor, Tensor], Tensor] = LocalNormalizedCrossCorrelationLoss(kernel_size=9)
+    loss: Callable[[Tensor, Tensor], Tensor] = LocalNormalizedCrossCorrelationLoss(kernel_size=window)
     return loss
 
 
@@ -125,6 +134,28 @@ def fireants_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
     from fireants.losses.cc import LocalNormalizedCrossCorrelationLoss
 
     loss: Callable[[Tensor, Tensor], Tensor] = LocalNormalizedCrossCorrelationLoss(kernel_size=9)
+    return loss
+
+
+def neurite_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
+    """neurite's, which VoxelMorph uses, with a box of 9 voxels."""
+    from neurite.nn.functional import ncc
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        result: Tensor = ncc(a, b, window_size=9, eps=1e-5)  # of each item and channel
+        return result[0, 0]
+
+    return loss
+
+
+def fused_local_ncc(window: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """fused-lncc's loss, 1 - local NCC as MONAI has it; its gradient goes to the first image alone."""
+    from fused_lncc import fused_lncc_loss
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        result: Tensor = fused_lncc_loss(a, b, kernel_size=window)
+        return result
+
     return loss
 
 

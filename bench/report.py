@@ -1,4 +1,4 @@
-"""Writes what was measured: ``cpu.json`` for programs, ``cpu.md`` for people."""
+"""Writes what was measured on a device: ``<device>.json`` for programs, ``<device>.md`` and its pictures for people."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import charts
 from .harness import OURS, Measurement, Result
-from .machine import describe, software
+from .machine import describe, device_name, software
 from .registration import Comparison
 
 EXPLANATION = """\
-Times are medians [fastest, slowest] of interleaved rounds, each case in a process whose C allocator keeps the memory
-that it once has (glibc's, with neither mmap nor trimming nor tcache), much as it does in a training loop after the
-first step, so that no contestant's time is the system's for zeroing fresh pages. What takes more than 20 s is timed
-once. The *floor* is the time that moving the fewest possible bytes takes, every input read once and every output
-written once, at the bandwidth of the fastest of ten large copies made just before the case. *Error* is
-||out - ref|| / ||ref|| of the worst output against the float64 reference, taken before any timing; a contestant that
-is not correct is not timed. *Memory* is the growth of the resident memory during a call, results included, and how
-many times the size of the results that is, in a process whose allocator gives memory back. *l2rfast is faster* says
-how many times. A *target* in l2rfast's own row bounds its time, or its memory, as multiples of the floor and of the
-size of the results."""
+pytest-benchmark times ours; before each of its rounds every peer has a turn. Times are medians [fastest, slowest] of
+the rounds; what takes more than 20 s is timed once. The *floor* is the time that moving the fewest possible bytes
+takes, every input read once and every output written once, at the bandwidth of the fastest of ten large copies made
+just before the case. *Error* is ||out - ref|| / ||ref|| of the worst output against the float64 reference, taken
+before any timing; a contestant that is not correct is not timed. *l2rfast is faster* says how many times. A *target*
+in l2rfast's own row bounds its time, or its memory: as multiples of the floor and of the size of the results, in ms
+and in GB."""
+
+ON_CPUS = """\
+A family of cases is a process whose C allocator keeps the memory that it once has (glibc's, with neither mmap nor
+trimming nor tcache), much as it does in a training loop after the first step, so that no contestant's time is the
+system's for zeroing fresh pages. *Memory* is the growth of the resident memory during a call, results included, and
+how many times the size of the results that is, in another process, whose allocator gives memory back."""
+
+ON_GPUS = """\
+A family of cases is a process. Where a call takes less than 5 ms, as many are timed together as take that long, and
+the clock is read when the GPU has done them all. *Memory* is the growth of what PyTorch has allocated during a call,
+results included, and how many times the size of the results that is."""
 
 VERDICTS = {True: "met", False: "**not met**", None: "not measured"}
 
@@ -35,6 +44,7 @@ class Report:
     """One run of the benchmark."""
 
     size: str
+    device: str = field(default_factory=device_name)
     machine: dict[str, Any] = field(default_factory=describe)
     versions: dict[str, str] = field(default_factory=software)
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
@@ -42,17 +52,22 @@ class Report:
     registration: Comparison | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
-        """Write ``cpu.json`` and ``cpu.md``."""
+    def write(self, folder: Path) -> Path:
+        """Write ``<device>.json``, ``<device>.md`` and, in a folder ``<device>``, its pictures; where the second is."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cpu.json").write_text(json.dumps(self.content(), indent=1, allow_nan=False) + "\n")
-        (folder / "cpu.md").write_text(self.markdown())
+        pictures = charts.draw(self.cases, folder / self.device)
+        json_file, file = (folder / f"{self.device}.{kind}" for kind in ("json", "md"))
+        json_file.write_text(json.dumps(self.content(), indent=1, allow_nan=False) + "\n")
+        file.write_text(self.markdown({name: f"{self.device}/{path.name}" for name, path in pictures.items()}))
+        return file
 
     def content(self) -> dict[str, Any]:
         """All that was measured, and what follows from it."""
         content = asdict(self)
         for case, entry in zip(self.cases, content["cases"], strict=True):
-            entry |= {"floor": case.floor, "floor_met": case.floor_met(), "memory_met": case.memory_met()}
+            entry["floor"] = case.floor
+            for limit, said in zip(case.limits, entry["limits"], strict=True):
+                said |= {"measured": case.figure(limit.figure), "met": case.kept(limit)}
             for name, result in entry["results"].items():
                 result["median"] = case.results[name].median
                 result["times_floor"] = case.times_floor(name)
@@ -65,15 +80,17 @@ class Report:
         rounded: dict[str, Any] = _rounded(content)
         return rounded
 
-    def markdown(self) -> str:
-        """Tables for people."""
+    def markdown(self, pictures: dict[str, str]) -> str:
+        """Tables for people, with pictures of these families and series."""
+        gpu = self.device != "cpu"
         parts = [
-            "# Benchmark on the CPU",
+            f"# Benchmark on {'a GPU' if gpu else 'the CPU'}",
             f"Size {self.size}, {self.date}. Targets: {self._targets()}.",
             table(["machine", ""], [[name, str(value)] for name, value in self.machine.items()]),
             table(["software", "version"], [list(item) for item in self.versions.items()]),
             EXPLANATION,
-            *map(case_section, self.cases),
+            ON_GPUS if gpu else ON_CPUS,
+            sections(self.cases, pictures),
         ]
         if self.registration is not None:
             parts.append(registration_section(self.registration))
@@ -88,6 +105,38 @@ class Report:
         if not met:
             return "none, they are for the full size"
         return ", ".join(f"{met.count(verdict)} {text}" for verdict, text in VERDICTS.items())
+
+
+def sections(cases: list[Measurement], pictures: dict[str, str] | None = None) -> str:
+    """Every case, those of a series together, with pictures of these names after the sections of these cases."""
+    series: dict[str, list[Measurement]] = {}
+    for case in cases:
+        series.setdefault(case.point.series if case.point else case.name, []).append(case)
+    parts = []
+    for name, group in series.items():
+        parts.append(series_section(group) if group[0].point else case_section(group[0]))
+        if pictures and name in pictures:
+            parts.append(f"![{name}]({pictures[name]})")
+    return "\n\n".join(parts)
+
+
+def series_section(cases: list[Measurement]) -> str:
+    """A series: a column for every case, milliseconds and how many times the floor they are."""
+    points = [case.point for case in cases if case.point]
+    names = list(dict.fromkeys(name for case in cases for name in case.results))
+    head = [f"contestant, ms (x floor); {points[0].axis}:", *(str(point.at) for point in points)]
+    skipped = {name: reason for case in cases for name, reason in case.skipped.items()}
+    rows = [[name, *(_cell_of_series(case, name) for case in cases)] for name in names]
+    return "\n\n".join([f"## {points[0].series}", cases[0].description, table(head, rows), *_skipped(skipped)])
+
+
+def _cell_of_series(case: Measurement, name: str) -> str:
+    if name not in case.results:
+        return "-"
+    result = case.results[name]
+    if result.median is None:
+        return f"**incorrect**: {result.error:.1e}"
+    return f"{digits(1e3 * result.median)} ({_or_dash(case.times_floor(name))})"
 
 
 def case_section(case: Measurement) -> str:
@@ -122,10 +171,7 @@ def _cells(case: Measurement, name: str, result: Result) -> list[str]:
 def _case_verdicts(case: Measurement) -> list[tuple[str, str, bool | None]]:
     """Per target: the contestant beside which it stands, the bound and whether it is met, None if not measured."""
     verdicts = [(name, f">= {times:g}", case.met(name)) for name, times in case.targets.items()]
-    if case.floor_target is not None:
-        verdicts.append((OURS, f"<= {case.floor_target:g} x floor", case.floor_met()))
-    if case.memory_target is not None:
-        verdicts.append((OURS, f"<= {case.memory_target:g} x memory", case.memory_met()))
+    verdicts += [(OURS, f"<= {limit.bound:g} {limit.figure}", case.kept(limit)) for limit in case.limits]
     return verdicts
 
 

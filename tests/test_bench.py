@@ -7,6 +7,7 @@ import mmap
 import platform
 import resource
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,31 @@ from torch import Tensor
 
 from bench import __main__ as command
 from bench import cases, harness, machine, registration, report
-from bench.harness import OURS, Case, Contestant, measure
+from bench.harness import OURS, Case, Contest, Contestant, Limit, Measurement, Point
 from bench.registration import PEER, TARGETS, Comparison, Run
 from l2rfast import InputError
 
 SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
+SMALL_EDGES = (8, 9, 10, 11, 12, 13)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def case(floor_target: float | None = None, memory_target: float | None = None, **contestants: Contestant) -> Case:
+def case(*limits: Limit, point: Point | None = None, **contestants: Contestant) -> Case:
     reference = (torch.full((4,), 2.0).double(),)
-    return Case("sum", "One and one.", 8, contestants, lambda: reference, 1e-5, floor_target, memory_target)
+    name = f"sum {point.at}" if point else "sum"
+    return Case(name, "One and one.", 8, contestants, lambda: reference, 1e-5, limits, point)
+
+
+def measure(measured: Case, rounds: int) -> Measurement:
+    """As pytest-benchmark does it: a turn of the others before each of ours."""
+    contest = Contest(measured, copied_bytes=SMALL)
+    ours = contest.measurement.results[OURS]
+    for _ in range(rounds):
+        contest.others()
+        seconds = machine.seconds(contest.ours)
+        ours.seconds += [seconds] if ours.correct else []
+    return contest.measurement
 
 
 def adds(value: float) -> Callable[[], Tensor]:
@@ -34,7 +48,7 @@ def adds(value: float) -> Callable[[], Tensor]:
 
 
 def test_an_incorrect_contestant_is_shown_with_its_error_and_not_timed() -> None:
-    measured = measure(case(l2rfast=Contestant(adds(1)), wrong=Contestant(adds(2), target=2)), 2, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(1)), wrong=Contestant(adds(2), target=2)), 2)
     wrong = measured.results["wrong"]
     assert not wrong.correct
     assert wrong.error == pytest.approx(0.5)
@@ -45,7 +59,7 @@ def test_an_incorrect_contestant_is_shown_with_its_error_and_not_timed() -> None
 
 
 def test_nothing_is_compared_with_ours_when_ours_is_incorrect() -> None:
-    measured = measure(case(l2rfast=Contestant(adds(2)), peer=Contestant(adds(1), target=2)), 1, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(2)), peer=Contestant(adds(1), target=2)), 1)
     assert measured.results["peer"].correct
     assert measured.ratio("peer") is None
     assert measured.met("peer") is False
@@ -62,22 +76,22 @@ def test_contestants_take_turns_after_the_checks() -> None:
     def contestant(name: str) -> Contestant:
         return Contestant(lambda: calls.append(name) or torch.full((4,), 2.0))
 
-    measure(case(l2rfast=contestant("a"), peer=contestant("b"), other=contestant("c")), 3, copied_bytes=SMALL)
-    assert calls[-9:] == ["a", "b", "c"] * 3
-    assert calls[:3] == ["a", "b", "c"]
+    measure(case(l2rfast=contestant("a"), peer=contestant("b"), other=contestant("c")), 3)
+    assert calls == ["a", "b", "c", *["b", "c", "a"] * 3]
 
 
 def test_a_slow_contestant_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([1.0, 21.0, 2.0, 3.0])
-    monkeypatch.setattr(harness, "_seconds", lambda run: next(seconds))
-    measured = measure(case(l2rfast=Contestant(adds(1)), slow=Contestant(adds(1))), 3, copied_bytes=SMALL)
+    seconds = iter([21.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(machine, "copy_bandwidth", lambda size: 1e9)
+    monkeypatch.setattr(machine, "seconds", lambda run, calls=1: next(seconds))
+    measured = measure(case(l2rfast=Contestant(adds(1)), slow=Contestant(adds(1))), 3)
     assert measured.results[OURS].seconds == [1, 2, 3]
     assert measured.results["slow"].seconds == [21]
 
 
 def test_a_result_is_brought_into_the_layout_of_the_reference() -> None:
     peer = Contestant(lambda: (torch.full((2, 2), 2.0), "more"), lambda result: (result[0].flatten(),))
-    measured = measure(case(l2rfast=Contestant(adds(1)), peer=peer), 1, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(1)), peer=peer), 1)
     assert measured.results["peer"].correct
 
 
@@ -85,17 +99,22 @@ def test_an_absent_package_is_skipped_with_the_reason() -> None:
     def absent() -> Tensor:
         raise ImportError("No module named 'peer'")
 
-    measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(absent, target=2)), 1, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(absent, target=2)), 1)
     assert measured.skipped == {"peer": "No module named 'peer'"}
     assert measured.met("peer") is None
     assert "Skipped: peer (No module named 'peer')." in report.case_section(measured)
-    assert "0 met, 0 **not met**, 1 not measured" in report.Report("full", cases=[measured]).markdown()
+    assert "0 met, 0 **not met**, 1 not measured" in report.Report("full", cases=[measured]).markdown({})
+
+
+def growth_of_a_tensor(size: int) -> int | None:
+    torch.ones(2 * size, dtype=torch.uint8)  # a peak before the call does not count
+    return machine.memory_growth(lambda: torch.ones(size, dtype=torch.uint8))
 
 
 def test_memory_growth_is_that_of_the_call() -> None:
+    """In a process of its own, as the benchmark measures it: here, free memory of other tests may serve the call."""
     size = 64 << 20
-    torch.ones(2 * size, dtype=torch.uint8)  # a peak before the call does not count
-    growth = machine.memory_growth(lambda: torch.ones(size, dtype=torch.uint8))
+    growth = machine.in_a_fresh_process(growth_of_a_tensor, size)
     assert growth is None or 0.9 * size < growth < 1.5 * size
 
 
@@ -120,33 +139,56 @@ def test_wrong_integers_are_incorrect() -> None:
 
 
 def test_a_case_can_bound_our_own_time_and_memory() -> None:
-    bounded = case(floor_target=1e9, memory_target=1.05, l2rfast=Contestant(adds(1)), peer=Contestant(adds(1)))
-    measured = measure(bounded, 1, copied_bytes=SMALL)
-    assert (measured.floor_met(), measured.memory_met()) == (True, None)  # the memory is not yet measured
+    limits = Limit("x floor", 1e9), Limit("x memory", 1.05), Limit("ms", 1e-9), Limit("GB", 1)
+    measured = measure(case(*limits, l2rfast=Contestant(adds(1)), peer=Contestant(adds(1))), 1)
+    assert [measured.kept(limit) for limit in limits] == [True, None, False, None]  # the memory is not yet measured
     measured.results[OURS].extra_bytes = 17
     measured.results["peer"].extra_bytes = 16
     section = report.case_section(measured)
     assert section.count("<= 1e+09 x floor: met, <= 1.05 x memory: **not met**") == 1
     assert "0.0 (1.06 x)" in section
-    assert "1 met, 1 **not met**, 0 not measured" in report.Report("full", cases=[measured]).markdown()
+    assert "2 met, 2 **not met**, 0 not measured" in report.Report("full", cases=[measured]).markdown({})
     measured.results[OURS].extra_bytes = 16
-    assert measured.memory_met() is True
+    assert measured.kept(limits[1]) is True
 
 
-def test_an_incorrect_result_keeps_within_no_bound() -> None:
-    bounded = case(floor_target=1e9, memory_target=1e9, l2rfast=Contestant(adds(2)))
-    measured = measure(bounded, 1, copied_bytes=SMALL)
-    assert (measured.floor_met(), measured.memory_met()) == (False, False)
+def test_an_incorrect_result_keeps_within_no_limit() -> None:
+    limits = Limit("x floor", 1e9), Limit("x memory", 1e9)
+    measured = measure(case(*limits, l2rfast=Contestant(adds(2))), 1)
+    assert [measured.kept(limit) for limit in limits] == [False, False]
+
+
+def test_a_measurement_survives_json() -> None:
+    point = Point("sums", "numbers", 4)
+    measured = measure(case(Limit("ms", 1), point=point, l2rfast=Contestant(adds(1), target=2)), 2)
+    assert Measurement.restored(json.loads(json.dumps(asdict(measured)))) == measured
+
+
+def test_cases_of_a_series_share_a_table_and_a_picture(tmp_path: Path) -> None:
+    points = [Point("sums", "numbers", n) for n in (4, 8)]
+    slow = {"l2rfast": Contestant(adds(1)), "peer": Contestant(adds(1))}
+    wrong = {"l2rfast": Contestant(adds(1)), "peer": Contestant(adds(2))}
+    series = [measure(case(point=p, **c), 1) for p, c in zip(points, (slow, wrong), strict=True)]
+    alone = measure(case(l2rfast=Contestant(adds(1))), 1)
+    file = report.Report("quick", cases=[*series, alone]).write(tmp_path)
+    text = file.read_text()
+    assert "| contestant, ms (x floor); numbers: | 4 | 8 |" in text
+    assert "**incorrect**: 5.0e-01 |" in text
+    assert sorted(path.name for path in (tmp_path / "cpu").iterdir()) == ["sum.png", "sums.png"]
+    assert "![sums](cpu/sums.png)" in text
+    assert (tmp_path / "cpu" / "sums.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_all_contestants_of_every_case_are_correct(family: str) -> None:
     search = cases.Search((12, 10, 14), 5, 3, 0.25, 1e9, 1e9)
-    size = cases.Size((24, 20, 28), (24, 20, 28), (search, search), full=True)
+    size = cases.Size((24, 20, 28), (24, 20, 28), (search, search), (1, 2, (9, 8, 7)), SMALL_EDGES, 16, full=True)
     for make in cases.FAMILIES[family]:
-        measured = measure(make(size), 1, copied_bytes=SMALL)
+        measured = measure(make(size), 1)
         assert OURS in measured.results
-        assert all(result.correct for result in measured.results.values()), measured
+        # Window sums of squares lose the variance of small windows: then such a peer is shown as incorrect.
+        assert all(result.correct or result.error < 1e-3 for result in measured.results.values()), measured
+        assert all(result.correct for name, result in measured.results.items() if name.startswith(OURS)), measured
 
 
 def comparison() -> Comparison:
@@ -166,7 +208,7 @@ def test_registration_figures_are_medians_and_ratios_of_medians() -> None:
 
 def test_the_report_tells_which_targets_are_met(tmp_path: Path) -> None:
     easy, hard = Contestant(adds(1), target=1e-9), Contestant(adds(1), target=1e9)
-    measured = measure(case(l2rfast=Contestant(adds(1)), easy=easy, hard=hard), 2, copied_bytes=SMALL)
+    measured = measure(case(l2rfast=Contestant(adds(1)), easy=easy, hard=hard), 2)
     report.Report("quick", cases=[measured], registration=comparison()).write(tmp_path)
     text = (tmp_path / "cpu.md").read_text()
     assert ">= 1e-09: met" in text
@@ -205,6 +247,4 @@ def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest
 def test_only_a_complete_run_writes_over_the_committed_report() -> None:
     assert command.folder(command.parse([])) == command.REPORTS
     for arguments in (["--size", "quick"], ["--only", "warp"]):
-        folder = command.folder(command.parse(arguments))
-        assert folder != command.REPORTS
-        folder.rmdir()
+        assert command.folder(command.parse(arguments)) != command.REPORTS

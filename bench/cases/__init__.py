@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..harness import Case
-from . import discrete, losses, probabilistic, warping
+from . import discrete, growth, losses, probabilistic, warping
 from .inputs import SIZES, Search, Size
 
 __all__ = ["FAMILIES", "SIZES", "Search", "Size"]
@@ -15,4 +15,5 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     **discrete.FAMILIES,
     **probabilistic.FAMILIES,
     **losses.FAMILIES,
+    **growth.FAMILIES,
 }

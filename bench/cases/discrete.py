@@ -42,7 +42,7 @@ def cost_volume(size: Size, radius: int) -> Case:
             "convexAdam correlate": Contestant(
                 lambda: peers.convexadam_correlate(fixed, moving, radius, SPACING, size.discrete),
                 lambda result: (peers.from_convexadam(result[0]),),
-                size.target(10),
+                size.on_cpu(10),
             ),
         },
         inputs.exact(ours, fixed, moving),
@@ -62,7 +62,7 @@ def coupled_convex(size: Size, radius: int) -> Case:
             OURS: Contestant(lambda: l2rfast.coupled_convex(cost)),
             "convexAdam coupled_convex": Contestant(
                 lambda: peers.convexadam_coupled_convex(their_cost, argmin, mesh, SPACING, size.discrete),
-                target=size.target(10),
+                target=size.on_cpu(10),
             ),
         },
         inputs.exact(l2rfast.coupled_convex, cost),
@@ -89,7 +89,7 @@ def convex(size: Size, radius: int) -> Case:
         inputs.nbytes(fixed, moving) + 3 * fixed[0, 0].nbytes,
         {
             OURS: Contestant(lambda: ours(fixed, moving)),
-            "convexAdam correlate, coupled_convex": Contestant(theirs, target=size.target(15)),
+            "convexAdam correlate, coupled_convex": Contestant(theirs, target=size.on_cpu(15)),
         },
         inputs.exact(ours, fixed, moving),
         tolerance=2e-3,  # as above

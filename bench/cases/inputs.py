@@ -12,7 +12,8 @@ from torch import Tensor
 
 import l2rfast
 
-from ..harness import Tensors
+from .. import machine
+from ..harness import Limit, Tensors
 
 Shape = tuple[int, int, int]
 
@@ -22,7 +23,7 @@ class Search:
     """A lattice to search: the size of the features, control points and displacements along an axis, their reach.
 
     Attributes:
-        memory, low: what the whole chain is meant to need at most, in bytes, and where it is to need little.
+        memory, low: what the whole chain is meant to need at most, in GB, and where it is to need little.
     """
 
     size: Shape
@@ -39,11 +40,22 @@ class Search:
 
 @dataclass(frozen=True)
 class Size:
-    """How large the inputs are: ``dense`` of warping and losses, ``discrete`` of the images to search densely."""
+    """How large the inputs are.
+
+    Attributes:
+        dense, discrete: of warping and losses; of the images to search densely.
+        searches: on lattices.
+        many: items and channels of a batch, and its size.
+        edges: of the cubes that show how cost grows with the size.
+        middle: of the cubes that show how it grows with anything else.
+    """
 
     dense: Shape
     discrete: Shape
     searches: tuple[Search, Search]
+    many: tuple[int, int, Shape]
+    edges: tuple[int, int, int, int, int, int]
+    middle: int
     full: bool
 
     @property
@@ -52,23 +64,38 @@ class Size:
         d, h, w = self.dense
         return d // 2, h // 2, w // 2
 
-    def target(self, bound: float | None) -> float | None:
-        """Targets are for the full size only."""
-        return bound if self.full else None
+    def on_cpu(self, bound: float | None) -> float | None:
+        """A target for CPUs; targets are for the full size only."""
+        return bound if self.full and not machine.on_a_gpu() else None
+
+    def on_gpu(self, bound: float | None) -> float | None:
+        """A target for GPUs."""
+        return bound if self.full and machine.on_a_gpu() else None
+
+
+def limits(**bounds: float | None) -> tuple[Limit, ...]:
+    """Those that apply, on ``x_floor``, ``x_memory``, ``GB`` and ``ms``."""
+    return tuple(Limit(name.replace("_", " "), bound) for name, bound in bounds.items() if bound is not None)
 
 
 SIZES = {
     "quick": Size(
         (80, 96, 112),
         (80, 64, 64),
-        (Search((32, 27, 43), 15, 7, 0.25, 0.6e9, 0.25e9), Search((38, 28, 47), 16, 9, 0.4, 1.2e9, None)),
+        (Search((32, 27, 43), 15, 7, 0.25, 0.6, 0.25), Search((38, 28, 47), 16, 9, 0.4, 1.2, None)),
+        (1, 4, (48, 48, 48)),
+        (16, 24, 32, 40, 48, 64),
+        48,
         full=False,
     ),
     # PDD-Net's first level of two, and its only one.
     "full": Size(
         (160, 192, 224),
         (160, 128, 128),
-        (Search((64, 53, 85), 29, 11, 0.25, 0.6e9, 0.25e9), Search((77, 56, 95), 32, 15, 0.4, 1.2e9, None)),
+        (Search((64, 53, 85), 29, 11, 0.25, 0.6, 0.25), Search((77, 56, 95), 32, 15, 0.4, 1.2, None)),
+        (2, 16, (128, 128, 128)),
+        (64, 96, 128, 192, 256, 384),
+        128,
         full=True,
     ),
 }
@@ -77,7 +104,8 @@ SIZES = {
 def noise(shape: Shape, channels: int, spacing: int, seed: int) -> Tensor:
     """(1, channels, *shape) random numbers, independent every ``spacing`` voxels and linear between."""
     coarse = [math.ceil(s / spacing) + 1 for s in shape]
-    values = torch.randn(1, channels, *coarse, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)  # of the CPU: the same numbers on every device
+    values = torch.randn(1, channels, *coarse, generator=generator, device="cpu").to(torch.get_default_device())
     return F.interpolate(values, size=shape, mode="trilinear", align_corners=True)
 
 

@@ -20,6 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 MONAI = "MONAI's loss"
 FIREANTS = "FireANTs' loss"
+NEURITE = "neurite's NCC"
+FUSED = "fused-lncc's loss"
 SEPARABLE = "PyTorch, separable convolutions"
 COMPILED = "the same under torch.compile"
 TARGETS = {MONAI: 60, FIREANTS: 45, SEPARABLE: 20, COMPILED: 8}
@@ -35,8 +37,9 @@ def _peers() -> dict[str, tuple[Callable[[], Loss], dict[str, Any]]]:
     return {
         MONAI: (peers.monai_local_ncc, {"semantics": "monai"}),
         FIREANTS: (peers.fireants_local_ncc, {"semantics": "fireants", "smooth_nr": 1e-5}),
+        NEURITE: (peers.neurite_local_ncc, {}),
         SEPARABLE: (lambda: peers.separable_local_ncc, {}),
-        COMPILED: (peers.compiled_separable_local_ncc, {}),
+        COMPILED: (lambda: peers.compiled(peers.separable_local_ncc), {}),
     }
 
 
@@ -53,7 +56,7 @@ def local_ncc(size: Size, to: Sequence[int], what: str, targets: dict[str, float
         return Contestant(
             lambda: inputs.with_gradients(loss(), (a, b), to),
             canonical=lambda result: tuple(sign * x for x in result),
-            target=size.target(targets.get(name)),
+            target=size.on_cpu(targets.get(name)),
             reference=inputs.exact(partial(ours, **options), a, b),
         )
 
@@ -63,9 +66,39 @@ def local_ncc(size: Size, to: Sequence[int], what: str, targets: dict[str, float
         inputs.nbytes(a, b, *(a for _ in to)),
         {OURS: Contestant(lambda: ours(a, b)), **{name: peer(name) for name in _peers()}},
         inputs.exact(ours, a, b),
-        floor_target=size.target(6) if len(to) == 2 else None,
-        # Three volumes beside the two that are asked for.
-        memory_target=size.target(2.5) if len(to) == 2 else None,
+        # In memory: three volumes beside the two that are asked for.
+        limits=inputs.limits(x_floor=size.on_cpu(6), x_memory=size.on_cpu(2.5)) if len(to) == 2 else (),
+    )
+
+
+def local_ncc_of_many(size: Size, to: Sequence[int], what: str) -> Case:
+    """Of a batch with many channels, on GPUs; beside fused-lncc, in whose semantics all are checked."""
+    items, channels, shape = size.many
+    a, b = (inputs.image(shape, seed, items * channels).unflatten(1, (items, channels))[0] for seed in (1, 3))
+    b = 0.7 * a + 0.3 * b
+
+    def ours(a: Tensor, b: Tensor) -> Tensors:
+        return inputs.with_gradients(partial(l2rfast.local_ncc, window=7, semantics="monai"), (a, b), to)
+
+    def peer(make: Callable[[], Loss], one: float, target: float | None = None) -> Contestant:
+        """Of a loss that is ``one`` minus the local NCC."""
+        loss = cache(make)
+        return Contestant(
+            lambda: inputs.with_gradients(loss(), (a, b), to),
+            canonical=lambda result: (one - result[0], *(-x for x in result[1:])),
+            target=size.on_gpu(target),
+        )
+
+    return Case(
+        f"local NCC of {items} items of {channels} channels, {what}",
+        f"Window 7, float32 {inputs.text(shape)}, as MONAI defines it.",
+        inputs.nbytes(a, b, *(a for _ in to)),
+        {
+            OURS: Contestant(lambda: ours(a, b)),
+            **({FUSED: peer(lambda: peers.fused_local_ncc(7), 1, 2)} if to == (0,) else {}),
+            MONAI: peer(lambda: peers.monai_local_ncc(7), 0),
+        },
+        inputs.exact(ours, a, b),
     )
 
 
@@ -83,7 +116,7 @@ def local_ncc_windows(size: Size) -> Case:
         "local NCC, windows of 21 and of 5",
         f"Forward and backward to both images, float32 {inputs.text(size.dense)}. The first line is window 21.",
         inputs.nbytes(a, b, a, b),
-        {OURS: contestant(21), f"{OURS}, window 5": contestant(5, size.target(1 / 1.2))},
+        {OURS: contestant(21), f"{OURS}, window 5": contestant(5, size.on_cpu(1 / 1.2))},
         inputs.exact(partial(ours, window=21), a, b),
     )
 
@@ -129,4 +162,8 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
         local_ncc_windows,
     ],
     "warp-local-ncc": [warp_local_ncc],
+    "local-ncc-many": [
+        partial(local_ncc_of_many, to=(0,), what="forward and backward to one image"),
+        partial(local_ncc_of_many, to=(0, 1), what="forward and backward to both"),
+    ],
 }

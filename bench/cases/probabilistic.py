@@ -77,7 +77,7 @@ def lattice_correlation(size: Size) -> Case:
         {
             OURS: Contestant(lambda: ours(fixed, moving)),
             PDDNET: Contestant(
-                lambda: peer.correlation(fixed, moving), lambda result: (by_displacement(result),), size.target(30)
+                lambda: peer.correlation(fixed, moving), lambda result: (by_displacement(result),), size.on_cpu(30)
             ),
         },
         inputs.exact(ours, fixed, moving),
@@ -97,7 +97,7 @@ def min_convolution(size: Size) -> Case:
         {
             OURS: Contestant(lambda: exact(cost)),
             "l2rfast, pooled": Contestant(
-                lambda: pooled(cost), target=size.target(0.9), reference=inputs.exact(pooled, cost)
+                lambda: pooled(cost), target=size.on_cpu(1), reference=inputs.exact(pooled, cost)
             ),
             PDDNET: Contestant(
                 lambda: peer.min_convolution(theirs),
@@ -161,7 +161,7 @@ def chain(size: Size, which: int, memory: str) -> Case:
     contestants = {OURS: Contestant(lambda: ours(fixed, moving))}
     if memory == "normal":
         contestants[PDDNET] = Contestant(
-            lambda: peer.chain(fixed, moving), lambda result: (displacement(search, result),), size.target(20)
+            lambda: peer.chain(fixed, moving), lambda result: (displacement(search, result),), size.on_cpu(20)
         )
     return Case(
         f"discrete displacement, {search.grid} and {search.width}, {memory} memory",
@@ -169,13 +169,13 @@ def chain(size: Size, which: int, memory: str) -> Case:
         inputs.nbytes(fixed, moving) + result,
         contestants,
         inputs.exact(ours, fixed, moving),
-        memory_target=None if bound is None else size.target(bound / result),
+        limits=inputs.limits(GB=size.on_cpu(bound), ms=size.on_gpu(10) if which == 0 and memory == "normal" else None),
     )
 
 
 def tutorial(size: Size) -> Case:
     shape = (80, 64) if size.full else (40, 32)
-    fixed, moving = (torch.randn(1, CHANNELS, *shape, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    fixed, moving = (inputs.image((1, *shape), seed, CHANNELS)[:, :, 0] for seed in (1, 3))
 
     def ours(fixed: Tensor, moving: Tensor) -> Tensor:
         return l2rfast.correlation(fixed, moving, 5)
@@ -186,7 +186,7 @@ def tutorial(size: Size) -> Case:
         inputs.nbytes(fixed, moving) + 4 * 11**2 * fixed[0, 0].numel(),
         {
             OURS: Contestant(lambda: ours(fixed, moving)),
-            "F.unfold": Contestant(lambda: peers.unfolded_correlation(fixed, moving, 5), target=size.target(10)),
+            "F.unfold": Contestant(lambda: peers.unfolded_correlation(fixed, moving, 5), target=size.on_cpu(10)),
         },
         inputs.exact(ours, fixed, moving),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import l2rfast
 
-from .. import peers
+from .. import machine, peers
 from ..harness import OURS, Case, Contestant, Tensors
 from . import inputs
 from .inputs import Size
@@ -22,7 +22,10 @@ GRADIENTS = {"image and field": (0, 1), "the field": (1,)}  # indices of (image,
 
 PYTORCH = "F.grid_sample, grid prepared"
 VOXELMORPH = "VoxelMorph's layer"
+VOXELMORPH_COMPILED = f"{VOXELMORPH} under torch.compile"
 MONAI = "MONAI Warp"
+MONAI_COMPILED = f"{MONAI} under torch.compile"
+CUPY = "CuPy map_coordinates, positions prepared"
 INTERPOL = "torch-interpol grid_pull"
 PREPARED = "Each peer has what its interface lets it have prepared of the sampling grid."
 
@@ -55,13 +58,18 @@ def _samplers(disp: Tensor, *names: str) -> dict[str, Sampler]:
     """
     identity = peers.identity_grid(disp.shape[2:])
     monai = cache(peers.monai_warp)
+    voxelmorph = partial(peers.voxelmorph_transform, identity=identity[0])
+    compiled = cache(lambda: peers.compiled(voxelmorph)), cache(lambda: peers.compiled(monai()))
     make: dict[str, Callable[[], Sampler]] = {
         OURS: lambda: Sampler(l2rfast.warp, disp),
         PYTORCH: lambda: Sampler(
             peers.grid_sample, peers.sampling_grid(identity, disp).contiguous(), peers.grid_to_disp
         ),
-        VOXELMORPH: lambda: Sampler(partial(peers.voxelmorph_transform, identity=identity[0]), disp),
+        VOXELMORPH: lambda: Sampler(voxelmorph, disp),
+        VOXELMORPH_COMPILED: lambda: Sampler(lambda image, disp: compiled[0]()(image, disp), disp),
         MONAI: lambda: Sampler(lambda image, disp: monai()(image, disp), disp),
+        MONAI_COMPILED: lambda: Sampler(lambda image, disp: compiled[1]()(image, disp), disp),
+        CUPY: lambda: Sampler(peers.cupy_map_coordinates, (identity + disp)[0]),
         INTERPOL: lambda: Sampler(
             peers.interpol_pull,
             (identity + disp).movedim(1, -1).contiguous(),
@@ -82,17 +90,19 @@ def _description(size: Size) -> str:
 def warp(size: Size, channels: int) -> Case:
     image, disp = inputs.image(size.dense, 1, channels), inputs.displacement(size.dense)
     targets = {PYTORCH: 8.0} | ({VOXELMORPH: 14.0} if channels == 1 else {})
+    names = [PYTORCH, VOXELMORPH, MONAI, INTERPOL]
+    if channels == 1:
+        names += [VOXELMORPH_COMPILED, MONAI_COMPILED, *([CUPY] if machine.on_a_gpu() else [])]
     return Case(
         _name("warp", channels),
         f"{_description(size)} {PREPARED}",
         inputs.nbytes(image, disp, image),
         {
-            name: Contestant(partial(sampler.run, image, sampler.where), target=size.target(targets.get(name)))
-            for name, sampler in _samplers(disp, PYTORCH, VOXELMORPH, MONAI, INTERPOL).items()
+            name: Contestant(partial(sampler.run, image, sampler.where), target=size.on_cpu(targets.get(name)))
+            for name, sampler in _samplers(disp, *names).items()
         },
         inputs.exact(l2rfast.warp, image, disp),
-        floor_target=size.target(2.5),
-        memory_target=size.target(1.05),
+        limits=inputs.limits(x_floor=size.on_cpu(2.5) or size.on_gpu(1.5), x_memory=size.on_cpu(1.05)),
     )
 
 
@@ -110,13 +120,14 @@ def warp_gradient(size: Size, channels: int, to: str, targets: dict[str, float])
             name: Contestant(
                 partial(gradients, sampler.run, (image, sampler.where), weight=weight),
                 sampler.canonical,
-                size.target(targets.get(name)),
+                size.on_cpu(targets.get(name)),
             )
             for name, sampler in _samplers(disp, *targets).items()
         },
         inputs.exact(
             lambda image, disp, weight: gradients(l2rfast.warp, (image, disp), weight=weight), image, disp, weight
         ),
+        limits=inputs.limits(x_floor=size.on_gpu(3)),
     )
 
 
@@ -138,7 +149,7 @@ def integrate_velocity(size: Size) -> Case:
             f"{OURS}, keep=True": Contestant(lambda: both(l2rfast.integrate_velocity, velocity, weight, keep=True)),
             "voxelmorph integrate_vec": Contestant(
                 lambda: both(partial(peers.voxelmorph_integrate, identity=identity), velocity, weight),
-                target=size.target(8),
+                target=size.on_cpu(8),
             ),
         },
         inputs.exact(partial(both, l2rfast.integrate_velocity), velocity, weight),
@@ -159,7 +170,7 @@ def affine_warp(size: Size) -> Case:
         {
             OURS: Contestant(lambda: l2rfast.affine_warp(image, matrix)),
             "F.affine_grid and F.grid_sample": Contestant(
-                lambda: peers.affine_sample(image, normalised), target=size.target(10)
+                lambda: peers.affine_sample(image, normalised), target=size.on_cpu(10)
             ),
         },
         inputs.exact(l2rfast.affine_warp, image, matrix),

@@ -1,0 +1,77 @@
+"""Draws what was measured: bars beside the floor, and how cost grows along a series."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .harness import OURS, Measurement
+
+MINE, PEER, FLOOR = "#1b6ca8", "#b8bec5", "#c0392b"
+
+
+def draw(cases: list[Measurement], folder: Path) -> dict[str, Path]:
+    """A PNG for every series and every case that stands alone; their files, by its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    series: dict[str, list[Measurement]] = {}
+    for case in cases:
+        series.setdefault(case.point.series if case.point else case.name, []).append(case)
+    files = {}
+    for name, group in series.items():
+        height = 3.6 if group[0].point else 0.9 + 0.36 * len(group[0].results)
+        figure = Figure(figsize=(7, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        (_lines if group[0].point else _bars)(figure.add_subplot(), group)
+        figure.suptitle("\n".join(textwrap.wrap(name, 80)), fontsize=10)
+        files[name] = folder / ("-".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) + ".png")
+        # Without the version of matplotlib: a picture of the same figures is the same file.
+        figure.savefig(files[name], dpi=110, metadata={"Software": None})
+    return files
+
+
+def _bars(axes: Axes, cases: list[Measurement]) -> None:
+    """A bar for each contestant of the one case, the floor as a line."""
+    (case,) = cases
+    timed = {name: 1e3 * result.median for name, result in case.results.items() if result.median is not None}
+    bars = axes.barh(list(timed), list(timed.values()), color=[MINE if n.startswith(OURS) else PEER for n in timed])
+    axes.bar_label(bars, fmt=" {:.3g} ms", fontsize=8)
+    axes.axvline(1e3 * case.floor, color=FLOOR, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_xlim(0.5e3 * case.floor, 6 * max(timed.values(), default=1e3 * case.floor))
+    axes.invert_yaxis()
+    axes.set_xlabel("ms (dashed: the floor)", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _lines(axes: Axes, cases: list[Measurement]) -> None:
+    """A line for each contestant over the points of the series, and the floor's."""
+    points = [case.point for case in cases if case.point]
+    numeric = all(isinstance(point.at, int | float) for point in points)
+    for name in dict.fromkeys(name for case in cases for name in case.results):
+        timed = [
+            (p.at if numeric else str(p.at), 1e3 * seconds)
+            for p, case in zip(points, cases, strict=True)
+            if name in case.results and (seconds := case.results[name].median) is not None
+        ]
+        mine = name.startswith(OURS)
+        x, y = zip(*timed, strict=True) if timed else ((), ())
+        axes.plot(x, y, marker="o", label=name, linewidth=2 if name == OURS else 1, color=MINE if mine else None)
+        axes.lines[-1].set_linestyle("-" if name == OURS or not mine else ":")
+    floors = [1e3 * case.floor for case in cases]
+    at = [point.at if numeric else str(point.at) for point in points]
+    axes.plot(at, floors, color=FLOOR, linestyle="--", label="floor")
+    if numeric:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(at, [str(a) for a in at])
+        axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.set_xlabel(points[0].axis, fontsize=8)
+    axes.set_ylabel("ms", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
