@@ -6,9 +6,10 @@ CPP := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -nam
 OUT ?= demo
 SIZE ?= full
 REF ?= HEAD
+GPU_PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench bench-compare clean
+.PHONY: demo test lint format bench bench-compare test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -38,9 +39,16 @@ bench: $(VENV)/.benchmark
 	$(BIN)/python -m bench --size $(SIZE)
 	$(BIN)/python -m bench.headline
 
-# Ours alone, at a commit and as it is in this folder.
+# Ours alone, at a commit and as it is in this folder: SIZE=quick or full.
 bench-compare: $(VENV)/.benchmark
-	$(BIN)/python -m bench.compare $(REF)
+	$(BIN)/python -m bench.compare $(REF) --size $(SIZE)
+
+# On a machine with a GPU, nvcc and a PyTorch for it, which GPU_PYTHON has; offline, in parts, each resumed.
+test-gpu:
+	$(GPU_PYTHON) -m bench.gpu --only build --only test --only sanitize
+
+bench-gpu:
+	$(GPU_PYTHON) -m bench.gpu
 
 clean:
 	rm -rf $(VENV) build demo l2rfast/*.so *.egg-info

@@ -11,7 +11,10 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -112,15 +115,30 @@ def extensions() -> list[Extension]:
 
 
 class BuildLibraries(build_ext):
-    """Plain shared libraries without a Python ABI tag, instruction sets built in parallel."""
+    """Plain shared libraries without a Python ABI tag, on all processors: every file of every library is a job."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
 
+    def build_extensions(self) -> None:
+        compile_one = self.compiler.compile
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+            def compile_all(sources: list[str], **options: Any) -> list[str]:
+                compiled = pool.map(lambda source: compile_one([source], **options), sources)
+                return [file for files in compiled for file in files]
+
+            self.compiler.compile = compile_all
+            super().build_extensions()
+
     def build_extension(self, ext: Extension) -> None:
         if ext.name != CUDA:
-            return super().build_extension(ext)
+            # The same sources are compiled for several instruction sets at a time: their objects must not meet.
+            own = copy(self)
+            own.build_temp = str(Path(self.build_temp, ext.name))
+            return build_ext.build_extension(own, ext)
         output = Path(self.get_ext_fullpath(ext.name))
         if not self.force and not newer_group([*ext.sources, *ext.depends], str(output), "newer"):
             return None

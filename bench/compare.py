@@ -61,7 +61,9 @@ def times(package: Path, arguments: argparse.Namespace) -> Times:
     command += ["--threads", str(arguments.threads), *(f"--only={family}" for family in arguments.only or [])]
     environment = os.environ | harness.KEEPING | {"PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
     # Not in the project's folder, whose l2rfast would come first.
-    done = subprocess.run(command, cwd=BUILT, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, cwd=BUILT, env=environment, text=True, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise SystemExit(f"{package.name}: its package cannot be timed by the cases of this folder, see above")
     result: Times = json.loads(done.stdout)
     return result
 
@@ -109,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.time:
         print(json.dumps(timed(arguments)))
         return 0
-    packages = installed(arguments.ref), installed(None)
+    try:
+        packages = installed(arguments.ref), installed(None)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{arguments.ref}: no such commit, or it cannot be built ({error})") from None
     rounds = [[times(package, arguments) for package in packages] for _ in range(arguments.rounds)]
     before, now = zip(*rounds, strict=True)
     print(compared(list(before), list(now)))

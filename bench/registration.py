@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 import l2rfast
-from l2rfast import data, metrics
-from l2rfast.cli.demo import STRUCTURES
 
 from . import machine
 
@@ -148,6 +146,10 @@ def compare(rounds: int, *, full: bool) -> Comparison:
 
 def load_pair(step: int = 1) -> Pair:
     """The images, (D, H, W) float32 from 0 to 255, and their labels."""
+    # Here, as they bring packages that a machine for the layers alone may lack.
+    from l2rfast import data
+    from l2rfast.cli.demo import STRUCTURES
+
     pair = {}
     for name, (file, key) in FILES.items():
         values = np.load(data.path(file), allow_pickle=False)[key][::step, ::step, ::step]
@@ -172,5 +174,8 @@ def _run(method: str, step: int) -> Run:
 
 def _dice(pair: Pair, field: Tensor) -> float:
     """Mean over the structures of the overlap of the fixed labels and the warped moving ones."""
+    from l2rfast import metrics
+    from l2rfast.cli.demo import STRUCTURES
+
     warped = l2rfast.warp(pair["moving_labels"][None, None], field, mode="nearest")[0, 0]
     return fmean(metrics.dice(pair["fixed_labels"], warped, STRUCTURES).values())

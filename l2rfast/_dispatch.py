@@ -131,7 +131,11 @@ class Operator:
         if find_spec("triton") is None or find_spec(module) is None:
             return None
         function: Callable[..., Any] | None = getattr(importlib.import_module(module), self.name, None)
-        return function
+        if function is None:
+            return None
+        launch = importlib.import_module("l2rfast.kernels.common.triton_launch")
+        result: Callable[..., Any] = launch.in_tuned_shape(self.name, function)
+        return result
 
     def _run(self, *args: Any) -> Any:
         first = next(arg[0] if isinstance(arg, list) else arg for arg in args if isinstance(arg, Tensor | list))

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import torch
+
+from bench.build import build_script
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(ROOT.glob("kernels/*/cuda.cu"))
 
 
-@cache
-def build() -> ModuleType:
-    """setup.py, which knows how to compile."""
-    spec = importlib.util.spec_from_file_location("l2rfast_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def load(folder: Path) -> None:
     """Builds them in a folder and registers them for CPU tensors, as operators of ``torch.ops.l2rfast_cuda``."""
     output = folder / "host.so"
-    extension = build().extensions()[0]
+    extension = build_script().extensions()[0]
     command = ["g++", "-x", "c++", "-shared", "-fPIC", "-fvisibility=hidden", "-std=c++20", "-O1"]
     command += ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
     command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,17 @@ sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider", "--tb=short"]))
     done = python(script, test, "-k", "cpp-float32", folder=TESTS, ATEN_CPU_CAPABILITY=name)
     assert f"library: {name}\n" in done.stdout
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set")
+@pytest.mark.parametrize(("name", "registers"), [("default", "[yz]mm"), ("avx2", "zmm")])
+def test_a_library_has_no_instructions_of_a_better_processor(name: str, registers: str) -> None:
+    library = PACKAGE / f"_cpp_{name}.so"
+    if not library.exists():
+        pytest.skip(f"no kernels were built for {name}")
+    code = subprocess.run(["objdump", "-d", library], check=True, capture_output=True, text=True).stdout
+    assert re.search("[xyz]mm", code)
+    assert not re.search(registers, code)
 
 
 def test_a_package_without_kernels_works_and_says_so_once(tmp_path: Path) -> None:

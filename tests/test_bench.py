@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import mmap
 import platform
 import resource
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from bench import __main__ as command
-from bench import cases, harness, machine, registration, report
+from bench import cases, compare, gpu, harness, headline, machine, report, tune
 from bench.harness import OURS, Case, Contest, Contestant, Limit, Measurement, Point
 from bench.registration import PEER, TARGETS, Comparison, Run
-from l2rfast import InputError
+from l2rfast import InputError, data
+from l2rfast.kernels.common.triton_launch import Shape, shape
 
 SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
 SMALL_EDGES = (8, 9, 10, 11, 12, 13)
@@ -233,7 +237,7 @@ def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest
     def absent(name: str) -> Path:
         raise InputError(f"{name}: not found")
 
-    monkeypatch.setattr(registration.data, "path", absent)
+    monkeypatch.setattr(data, "path", absent)
     arguments = ["--size", "quick", "--only", "mind-ssc", "--only", "registration", "--threads", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())
@@ -248,3 +252,74 @@ def test_only_a_complete_run_writes_over_the_committed_report() -> None:
     assert command.folder(command.parse([])) == command.REPORTS
     for arguments in (["--size", "quick"], ["--only", "warp"]):
         assert command.folder(command.parse(arguments)) != command.REPORTS
+
+
+def test_the_headline_is_that_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headline, "ROOT", tmp_path)
+    reports = tmp_path / "bench" / "reports"
+    reports.mkdir(parents=True)
+    content = json.loads((command.REPORTS / "cpu.json").read_text())
+    (reports / "cpu.json").write_text(json.dumps(content))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{headline.START}\n{headline.END}\nafter\n")
+    assert headline.main(["--check"]) == 1
+    assert headline.main([]) == headline.main(["--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert text.count("| warp, 1 channel |") == 1
+    next(case for case in content["cases"] if case["name"] == "mean field")["results"][OURS]["median"] *= 2
+    (reports / "cpu.json").write_text(json.dumps(content))
+    assert headline.main(["--check"]) == 1
+    assert readme.read_text() == text  # it only compares
+
+
+def test_two_commits_are_compared_round_by_round() -> None:
+    before: list[compare.Times] = [{"a": 2.0}, {"a": 6.0}, {"a": 4.0}]
+    now: list[compare.Times] = [{"a": 1.0, "new": 1e-3}, {"a": 2.0, "new": 1e-3}, {"a": 4.0, "new": 1e-3}]
+    rows = compare.compared(before, now).splitlines()
+    assert "| a | 4000 | 2000 | 2.00 [1.00, 3.00] |" in rows
+    assert "| new | - | 1.00 | - |" in rows
+
+
+def test_what_is_timed_of_a_commit_is_every_case_that_it_can_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(size: cases.Size) -> Case:
+        raise AttributeError("module 'l2rfast' has no attribute 'later'")
+
+    made = case(l2rfast=Contestant(adds(1)))
+    monkeypatch.setattr(cases, "FAMILIES", {"sums": [lambda size: made, absent]})
+    found = compare.timed(argparse.Namespace(only=None, size="quick"))
+    assert list(found) == ["sum"]
+
+
+def test_the_fastest_shape_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[Shape] = []
+    monkeypatch.setattr(machine, "seconds", lambda run, calls=1: (run(), 1.0 / shape().warps)[1])
+    shapes = [Shape(128, 2), Shape(256, 8), Shape(512, 4)]
+    best, taken = tune.fastest(lambda: launched.append(shape()), shapes)
+    assert best == Shape(256, 8)
+    assert taken == {Shape(128, 2): 1 / 2, Shape(256, 8): 1 / 8, Shape(512, 4): 1 / 4}
+    assert set(launched) == set(shapes)
+
+
+def test_a_part_that_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    python = [sys.executable, "-c"]
+    parts = {
+        "good": ([[*python, "print('ran')"]], 60),
+        "absent": ([["no-such-tool"]], 60),
+        "slow": ([[*python, "import time; time.sleep(60)"]], 1),
+        "bad": ([[*python, "raise SystemExit(3)"]], 60),
+    }
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(gpu, "DONE", tmp_path)
+    assert gpu.main([]) == 1
+    told = capfd.readouterr().out
+    assert "absent: skipped: there is no no-such-tool" in told
+    assert "slow: stopped after 1 s" in told
+    assert "bad: FAILED" in told
+    assert gpu.main(["--only", "good"]) == 0
+    again = capfd.readouterr().out
+    assert (told.count("\nran\n"), again.count("\nran\n")) == (1, 0)
+    assert "good: done before" in again
+    assert gpu.main(["--only", "good", "--again"]) == 0
+    assert capfd.readouterr().out.count("\nran\n") == 1

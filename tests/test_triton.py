@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from l2rfast.kernels.common import triton_launch, triton_samplers  # noqa: E402
+from l2rfast.kernels.common.triton_launch import USUAL, Shape, in_tuned_shape, shaped, tuned_shape  # noqa: E402
 from l2rfast.kernels.grid_sample import triton as grid  # noqa: E402
 from l2rfast.kernels.lncc import triton as lncc  # noqa: E402
 from l2rfast.kernels.warp import triton as warping  # noqa: E402
@@ -63,6 +65,27 @@ def test_a_chain_is_gone_back_over_with_few_fields() -> None:
     assert steps < 40 * 39 / 4
 
 
+def test_an_operator_is_launched_in_the_shape_tuned_for_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tuned.json"
+    file.write_text('{"GPU A": {"warp": [512, 8]}}')
+    monkeypatch.setattr(triton_launch, "TUNED", file)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU A")
+    tuned_shape.cache_clear()
+    image = types.SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(triton_launch, "Tensor", types.SimpleNamespace)
+
+    warp, compose = (in_tuned_shape(name, lambda image: triton_launch.shape()) for name in ("warp", "compose"))
+    assert warp(image) == Shape(512, 8)
+    assert compose(image) == USUAL
+    for forced in (Shape(64, 2), USUAL):
+        with shaped(forced):
+            assert warp(image) == forced
+    assert triton_launch.shape() == USUAL
+    tuned_shape.cache_clear()
+
+
 class TestInterpreted:
     """Values, on CPU tensors."""
 
@@ -96,6 +119,14 @@ class TestInterpreted:
         got = evaluate(operation, inputs, options, backend="triton")
         expected = evaluate(operation, inputs, options, backend="reference")
         assert not disagreements(got, expected, layout)
+
+    @pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
+    def test_every_shape_of_a_launch_gives_the_same(self, operation: Any) -> None:
+        sample = operation.some()[-1]
+        with shaped(Shape(block=32, warps=1)):  # several programs even here
+            got = evaluate(operation, sample.inputs, sample.options, backend="triton")
+        expected = evaluate(operation, sample.inputs, sample.options, backend="reference")
+        assert not disagreements(got, expected, sample.name)
 
     def test_local_ncc_in_several_slabs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lncc, "PLANES", 2)

@@ -1,0 +1,308 @@
+"""``python -m bench.aot``: compiles every Triton kernel and CUDA file for several GPUs, none of which need be there.
+
+It writes what each kernel takes of a GPU to ``bench/reports/aot.md``; the tests do the same and compare.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from l2rfast.kernels.affine_warp import triton as affine
+from l2rfast.kernels.box import triton as box
+from l2rfast.kernels.common import triton_samplers, triton_sums
+from l2rfast.kernels.correlation import triton as correlation
+from l2rfast.kernels.coupled_convex import triton as coupled
+from l2rfast.kernels.grid_sample import triton as grid
+from l2rfast.kernels.integrate_velocity import triton as integration
+from l2rfast.kernels.jacobian import triton as jacobian
+from l2rfast.kernels.lattice_correlation import triton as lattice
+from l2rfast.kernels.lncc import triton as lncc
+from l2rfast.kernels.min_convolution import triton as minima
+from l2rfast.kernels.soft_argmin import triton as soft
+from l2rfast.kernels.warp import triton as warping
+
+from .build import build_script
+from .report import table
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "bench" / "reports" / "aot.md"
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
+MODULES = (box, correlation, coupled, jacobian, lattice, lncc, minima, soft, triton_samplers, triton_sums)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel as it was compiled for one kind of launch on one GPU.
+
+    Attributes:
+        registers: of a thread (NVIDIA), vector registers of a lane (AMD).
+        shared: bytes of a block.
+        spills: bytes (NVIDIA) or registers (AMD) that go to memory for want of registers.
+    """
+
+    kernel: str
+    target: str
+    registers: int
+    shared: int
+    spills: int
+
+
+EXPLANATION = """\
+What `python -m bench.aot` finds, and the tests compare: for each kernel how many kinds of launch (dtypes, dimensions,
+options) were compiled, and for each GPU the fewest and the most registers of a thread (of a lane, vector registers, on
+gfx942), the largest shared memory of a block in bytes that is known when compiling, and what is spilled in all. No GPU
+is needed for that, and none has run."""
+
+# --- Triton
+
+
+class NoGpu:
+    """What Triton asks a driver when it compiles: which GPU there is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_current_device(self) -> str:
+        return self.name
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return TARGETS[self.name]
+
+
+def _built(name: str, target: str, kernel: Any, log: str) -> Built:
+    """`log` is what was printed while it was compiled."""
+    if "amdgcn" in kernel.asm:
+        registers = re.findall(r"\.vgpr_count:\s*(\d+)", kernel.asm["amdgcn"])
+        spills = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", kernel.asm["amdgcn"])
+    else:
+        registers, spills = re.findall(r"Used (\d+) registers", log), re.findall(r"(\d+) bytes spill", log)
+    (count,), (first, second) = map(int, registers), map(int, spills)
+    return Built(name, target, count, kernel.metadata.shared, first + second)
+
+
+@contextmanager
+def compiling(target: str) -> Iterator[list[Built]]:
+    """Has every launch compile its kernel, exactly as it would be compiled for that launch, and run nothing.
+
+    Gives the list that the kernels are added to. Nothing is taken from Triton's caches, which have no log.
+    """
+    built: list[Built] = []
+    seen: set[int] = set()
+
+    def launched(function: Any, programs: Any) -> Callable[..., None]:
+        def run(*args: Any, **kwargs: Any) -> None:
+            with redirect_stdout(StringIO()) as log:
+                kernel = function.run(*args, grid=programs, warmup=True, **kwargs)
+            if id(kernel) not in seen:
+                seen.add(id(kernel))
+                built.append(_built(function.__name__, target, kernel, log.getvalue()))
+
+        return run
+
+    with ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(patch.dict("os.environ", TRITON_CACHE_DIR=cache))
+        stack.enter_context(patch.object(driver, "_active", NoGpu(target)))
+        stack.enter_context(patch.object(triton.knobs.nvidia, "dump_ptxas_log", True))
+        stack.enter_context(patch.object(JITFunction, "__getitem__", launched))
+        for module in MODULES:
+            for value in vars(module).values():
+                if isinstance(value, JITFunction):
+                    value.device_caches.clear()
+        yield built
+
+
+MEASURE = ([0.0, 0.0, 1e-5, 1.0], False)  # constants of the local NCC, whether it averages
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without memory, which is all that it takes to compile."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Every forward operator, on images and fields of that dtype."""
+    ndim = len(size)
+    image, labels, disp = meta(1, 2, *size, dtype=dtype), meta(1, 1, *size).short(), meta(1, ndim, *size, dtype=dtype)
+    warping.warp_many([image, labels], disp, [False, True], "border")
+    warping.warp_with_gradient(image, disp, "zeros")
+    grid.grid_sample(image, meta(1, *size, ndim, dtype=dtype), "linear", "symmetric", False)
+    affine.affine_warp(image, meta(1, ndim, ndim + 1, dtype=dtype), size, "linear", "border")
+    integration.compose(disp, disp)
+    jacobian.jacobian_determinant(disp)
+    lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
+
+
+def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Every backward operator, on images and fields of that dtype."""
+    ndim = len(size)
+    image, disp = meta(1, 2, *size, dtype=dtype), meta(1, ndim, *size, dtype=dtype)
+    where, matrix = meta(1, *size, ndim, dtype=dtype), meta(1, ndim, ndim + 1, dtype=dtype)
+    warping.warp_backward(image, image, disp, "linear", "zeros", True, True)
+    warping.warp_backward(image, image, disp, "nearest", "border", True, False)
+    warping.warp_double_backward(image, image, disp, disp, "reflection")
+    grid.grid_sample_backward(image, image, where, "linear", "symmetric", False, True, True)
+    affine.affine_warp_backward(image, image, matrix, "linear", "zeros", True, True)
+    jacobian.jacobian_determinant_backward(disp[:, 0], disp)
+    mask = meta(1, 1, *size, dtype=torch.bool)
+    lncc.local_ncc(image, image, mask, image, [9] * ndim, [], "valid", *MEASURE, False, True, True)
+
+
+def search_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Every operator of the discrete method and its backward."""
+    ndim, real = len(size), torch.float32 if dtype.itemsize == 2 else dtype
+    features, small = meta(1, 2, *size, dtype=dtype), meta(1, 2, *[29] * ndim, dtype=dtype)
+    search = [11] * ndim
+    cost, grad = meta(1, *search, *size, dtype=dtype), meta(1, *search, *size, dtype=dtype)
+    for metric in ("ssd", "sad", "dot"):
+        correlation.correlation(features, features, [5] * ndim, 1, "border", 0, metric)
+        correlation.correlation_backward(grad, features, features, [5] * ndim, 1, "zeros", 0, metric, True, True)
+    of_lattice = small, features, [0.0] * 29 * ndim, [0.0] * 11 * ndim, search
+    for metric in ("ssd", "dot"):
+        lattice.lattice_correlation(*of_lattice, metric)
+        lattice.lattice_correlation_backward(
+            meta(1, *search, *[29] * ndim, dtype=dtype), *of_lattice, metric, True, True
+        )
+    weight = meta(dtype=real)
+    minima.min_convolution(cost, weight)
+    minima.min_convolution_backward(grad, cost, weight)
+    minima.pooled_min_convolution_backward(grad, cost)
+    steps = [1.0] * ndim
+    field, entropy, log_z, _ = soft.soft_argmin(cost, weight, steps, True)
+    soft.soft_argmin_backward(field, entropy, grad, cost, weight, field, entropy, log_z, steps)
+    box.box_average(features.to(real), 1, 2, "zeros")
+    box.box_average_backward(features.to(real), 1, 2, "extended")
+    coupled.coupled_convex(cost.to(real), [0.1])
+
+
+def triton_kernels(target: str) -> list[Built]:
+    """Every kernel, for what is usual: and, of those that sum in fixed point, for what takes more registers."""
+    with compiling(target) as built:
+        for size, dtype in (((160, 192, 224), torch.float32), ((512, 500), torch.bfloat16)):
+            sample_everywhere(size, dtype)
+            go_back_everywhere(size, dtype)
+        for size, dtype in (((64, 53, 85), torch.float32), ((80, 64), torch.bfloat16)):
+            search_everywhere(size, dtype)
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            go_back_everywhere((33, 32, 31), torch.float64)
+            go_back_everywhere((1300, 1300, 1300), torch.float32)  # more than 2^31 numbers
+        finally:
+            torch.use_deterministic_algorithms(before)
+    return built
+
+
+# --- CUDA
+
+
+def cuda_kernels() -> tuple[list[Built], str]:
+    """Every kernel of the CUDA files, for all NVIDIA targets, and what nvcc said.
+
+    Raises:
+        subprocess.CalledProcessError: nvcc is not there, or failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        codes = [f"-gencode=arch=compute_80,code=[{','.join(OF_NVIDIA)}]", "-Xptxas=-v", "--threads=0"]
+        command = build_script().cuda_command(Path(folder, "_cuda.so"), codes)
+        log = subprocess.run(
+            command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ).stdout
+    found = re.findall(
+        r"Compiling entry function '(\w+)' for '(\w+)'\n.*\n"
+        r"\s+\d+ bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r"ptxas info\s+: Used (\d+) registers(?:.*?, (\d+) bytes smem)?",
+        log,
+    )
+    assert len(found) == log.count("Compiling entry function"), "a kernel of which ptxas says something else"
+    names = _named([name for name, *_ in found])
+    return [
+        Built(name, target, int(registers), int(shared or 0), int(stores) + int(loads))
+        for name, (_, target, stores, loads, registers, shared) in zip(names, found, strict=True)
+    ], log
+
+
+def _named(mangled: list[str]) -> list[str]:
+    """What the kernels do: the class that a launch goes over the voxels or blocks with, and where it samples."""
+    plain = subprocess.run(["c++filt"], input="\n".join(mangled), check=True, text=True, stdout=subprocess.PIPE).stdout
+    plain = plain.replace("l2rfast::", "").replace("(anonymous namespace)::", "")
+    found = re.findall(r"^void each_\w+_kernel<(\w+)(?:<(\w+)<)?", plain, re.MULTILINE)
+    assert len(found) == len(mangled), "a kernel that is not launched by kernels/common/launch.cuh"
+    return [f"{does}, {where}" if where else does for does, where in found]
+
+
+# --- The table
+
+
+def versions() -> dict[str, str]:
+    """Of the compilers, on which the counts depend."""
+    told = subprocess.run(["nvcc", "--version"], check=True, text=True, stdout=subprocess.PIPE).stdout
+    (nvcc,) = re.findall(r", V([\d.]+)", told)
+    return {"triton": triton.__version__, "nvcc": nvcc}
+
+
+def report(of_triton: list[Built], of_cuda: list[Built], compilers: dict[str, str]) -> str:
+    """The page: a row for each kernel."""
+    return "\n\n".join(
+        [
+            "# Kernels compiled ahead of time",
+            EXPLANATION,
+            table(["compiler", "version"], [list(item) for item in compilers.items()]),
+            "## Triton",
+            _rows(of_triton, list(TARGETS)),
+            "## CUDA",
+            _rows(of_cuda, OF_NVIDIA),
+        ]
+    )
+
+
+def _rows(built: list[Built], targets: list[str]) -> str:
+    head = ["kernel", "kinds", *(f"{target}: registers, shared, spilled" for target in targets)]
+    rows = []
+    for kernel in sorted({b.kernel for b in built}):
+        cells = []
+        for target in targets:
+            group = [b for b in built if (b.kernel, b.target) == (kernel, target)]
+            registers = [b.registers for b in group]
+            spilled = sum(b.spills for b in group)
+            cells.append(f"{min(registers)} to {max(registers)}, {max(b.shared for b in group)}, {spilled}")
+        rows.append([kernel, str(len(group)), *cells])
+    return table(head, rows)
+
+
+def main() -> int:
+    of_triton = [built for target in TARGETS for built in triton_kernels(target)]
+    of_cuda, _ = cuda_kernels()
+    TABLE.write_text(report(of_triton, of_cuda, versions()) + "\n")
+    print(TABLE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
