@@ -23,7 +23,7 @@ lint: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/python -m bench.headline --check
+	$(BIN)/python -m bench.tables --check
 	# The type checker does not read package-dir: show it the package as it is installed.
 	rm -rf build/package && mkdir -p build/package/l2rfast
 	ln -s $(CURDIR)/l2rfast/* $(CURDIR)/kernels $(CURDIR)/methods build/package/l2rfast/
@@ -37,7 +37,7 @@ format: $(VENV)/.built
 # Every case beside its peers: SIZE=quick in some minutes, SIZE=full in about an hour, which rewrites the report.
 bench: $(VENV)/.benchmark
 	$(BIN)/python -m bench --size $(SIZE)
-	$(BIN)/python -m bench.headline
+	$(BIN)/python -m bench.tables
 
 # Ours alone, at a commit and as it is in this folder: SIZE=quick or full.
 bench-compare: $(VENV)/.benchmark

@@ -39,6 +39,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def _host_cuda(tmp_path_factory: pytest.TempPathFactory) -> None:
     host_cuda.load(tmp_path_factory.mktemp("cuda"))

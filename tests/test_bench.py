@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as command
-from bench import cases, compare, gpu, harness, headline, machine, report, tune
+from bench import cases, compare, gpu, harness, machine, report, tables, tune
 from bench.harness import OURS, Case, Contest, Contestant, Limit, Measurement, Point
 from bench.registration import PEER, TARGETS, Comparison, Run
 from l2rfast import InputError, data
@@ -254,24 +254,25 @@ def test_only_a_complete_run_writes_over_the_committed_report() -> None:
         assert command.folder(command.parse(arguments)) != command.REPORTS
 
 
-def test_the_headline_is_that_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headline, "ROOT", tmp_path)
+def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
     reports = tmp_path / "bench" / "reports"
     reports.mkdir(parents=True)
     content = json.loads((command.REPORTS / "cpu.json").read_text())
     (reports / "cpu.json").write_text(json.dumps(content))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{headline.START}\n{headline.END}\nafter\n")
-    assert headline.main(["--check"]) == 1
-    assert headline.main([]) == headline.main(["--check"]) == 0
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert text.count("| warp, 1 channel |") == 1
+    for name in tables.TABLES:
+        (tmp_path / name).write_text(f"before\n{tables.START}\n{tables.END}\nafter\n")
+    assert tables.main(["--check"]) == 1
+    assert tables.main([]) == tables.main(["--check"]) == 0
+    for name in tables.TABLES:
+        text = (tmp_path / name).read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert text.count("| warp, 1 channel |") == 1
     next(case for case in content["cases"] if case["name"] == "mean field")["results"][OURS]["median"] *= 2
     (reports / "cpu.json").write_text(json.dumps(content))
-    assert headline.main(["--check"]) == 1
-    assert readme.read_text() == text  # it only compares
+    assert tables.main(["--check"]) == 1
+    assert (tmp_path / name).read_text() == text  # it only compares
 
 
 def test_two_commits_are_compared_round_by_round() -> None:

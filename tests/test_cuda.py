@@ -7,7 +7,6 @@ without atomics; everything else, from the operator's arguments on, is what runs
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +26,6 @@ HERE = [operation for operation in OPERATIONS if (operation.made_of or operation
 pytestmark = pytest.mark.usefixtures("one_thread")
 each_operation = pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
-
-
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def compare(operation: Operation, dtype: torch.dtype, samples: list[Any]) -> None:

@@ -44,7 +44,7 @@ def enough(samples: list[Any], backend: str) -> list[Any]:
 
 
 @pytest.fixture
-def deterministic() -> Iterator[None]:
+def deterministic_on_gpus() -> Iterator[None]:
     """For what depends on the bits, where there is a GPU: its sums are taken in any order otherwise."""
     torch.use_deterministic_algorithms(torch.cuda.is_available())
     yield
@@ -132,7 +132,7 @@ def test_inputs_are_not_modified(operation: Operation, backend: str) -> None:
         assert same_bits(inputs, sample.inputs), sample.name
 
 
-@pytest.mark.usefixtures("deterministic")
+@pytest.mark.usefixtures("deterministic_on_gpus")
 @pytest.mark.parametrize(("operation", "backend"), pairs(DIFFERENTIABLE))
 def test_gradcheck(operation: Operation, backend: str) -> None:
     """Along random directions: gradients are compared with the reference number by number, and it with autograd."""
@@ -247,7 +247,7 @@ def test_compile(operation: Operation) -> None:
         assert same_bits(got, evaluate(operation, sample.inputs, sample.options)), sample.name
 
 
-@pytest.mark.usefixtures("deterministic")
+@pytest.mark.usefixtures("deterministic_on_gpus")
 @each_operation_and_backend
 def test_autocast_changes_nothing(operation: Operation, backend: str) -> None:
     """Autocast is for what gains by it: matrix products. Positions and sums of squares lose too much."""

@@ -200,13 +200,6 @@ class TestInterpreted:
                 assert torch.equal(g, b) if asked else g.shape == (0,)
 
 
-@pytest.fixture
-def deterministic() -> Any:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def reordered_sums(dtype: torch.dtype) -> list[Tensor]:
     """The gradient to an image from the same samples in two orders."""
     generator = torch.Generator().manual_seed(1)

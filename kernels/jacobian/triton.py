@@ -105,7 +105,7 @@ def determinant_backward_kernel(
             there = ()
             for k in tl.static_range(ndim):
                 there = there + (neighbour if k == axis else at[k],)  # noqa: RUF005
-            g = grad + n * grad_steps[0] + sampling.offset(there, (0, 0) + grad_steps[1:])  # noqa: RUF005
+            g = grad + n * grad_steps[0] + sampling.offset(there, grad_steps)
             factor = share / width * tl.load(g, mask=counts, other=0).to(REAL)
             minors = cofactors(field, there, counts, size, steps, axis, REAL)
             sums = add_scaled(sums, factor, minors, counts)
@@ -132,7 +132,8 @@ def jacobian_determinant(disp: Tensor) -> Tensor:
 def jacobian_determinant_backward(grad: Tensor, disp: Tensor) -> Tensor:
     """grad (N, *spatial) -> gradient to disp (N, ndim, *spatial)."""
     out = disp.new_empty(disp.shape)
-    _launch(determinant_backward_kernel, disp, (grad, strides(grad), disp, strides(disp), out), BACKWARD_BLOCK)
+    of_grad = strides(grad[:, None])
+    _launch(determinant_backward_kernel, disp, (grad, of_grad, disp, strides(disp), out), BACKWARD_BLOCK)
     return out
 
 

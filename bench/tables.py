@@ -1,0 +1,150 @@
+"""``python -m bench.tables`` writes the tables of the READMEs from the committed report; ``--check`` only compares.
+
+A table stands between two comments, and nothing else writes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .harness import OURS
+from .registration import PEER
+from .report import digits, table
+
+ROOT = Path(__file__).parent.parent
+START, END = "<!-- table: python -m bench.tables -->", "<!-- end of table -->"
+CASES = [
+    *("warp, 1 channel", "warp, forward and backward to image and field, 1 channel", "affine warp"),
+    *("integrate velocity, forward and backward", "local NCC, forward and backward to both images"),
+    *("lattice correlation", "min-convolution", "mean field", "discrete displacement, 29 and 11, normal memory"),
+    *("cost volume and coupled convex, half-width 4", "MIND-SSC"),
+]
+
+
+def headline(report: dict[str, Any]) -> str:
+    """What ours takes, and how many times longer each peer; and the main job."""
+    by_name = {case["name"]: case for case in report["cases"]}
+    rows = []
+    for name in CASES:
+        results = by_name[name]["results"]
+        peers = {peer: r["times_faster"] for peer, r in results.items() if not peer.startswith(OURS)}
+        ratios = [f"{peer} {digits(times)} x" for peer, times in peers.items() if times is not None]
+        ours = results[OURS]
+        rows.append([name, digits(1e3 * ours["median"]), digits(ours["times_floor"]), ", ".join(ratios)])
+    machine = report["machine"]
+    where = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction set']}, {report['date']}"
+    figures = report["registration"]["figures"]
+    ours, theirs = figures["l2rfast default"], figures[PEER]
+    job = (
+        f"Two brains of 160 x 192 x 224 are registered in {digits(ours['seconds'])} s, mean Dice {ours['Dice']:.3f}; "
+        f"{PEER} takes {digits(ours['times faster'])} times as long, for {theirs['Dice']:.3f}."
+    )
+    return "\n\n".join(
+        [
+            table(["operation", "ms", "x floor", "how many times longer others take"], rows),
+            job,
+            f"{where}; sizes, spread, memory, errors and targets in [bench/reports/cpu.md](bench/reports/cpu.md).",
+        ]
+    )
+
+
+# By case: the operations it takes, and what is done in the time beyond the floor.
+ROOFLINE = {
+    "warp, 1 channel": (
+        "45 a voxel, 8 of them loads of taps",
+        "half of it waiting: the rows of a bending field lie on other cache lines for every voxel (an identity field "
+        "takes half as long); then the gathers, 16 taps each",
+    ),
+    "warp, 16 channels": (
+        "23 a voxel and channel, 8 of them loads",
+        "as with one channel: positions and weights are shared, the gathers are not",
+    ),
+    "warp, forward and backward to image and field, 1 channel": (
+        "120 a voxel, 8 of them additions to memory",
+        "the gradient to the image: a slab of it at a time is summed in the cache, tap by tap, as lanes may share one",
+    ),
+    "warp, forward and backward to the field, 1 channel": (
+        "90 a voxel",
+        "the taps are gathered twice, forward and backward",
+    ),
+    "integrate velocity, forward and backward": (
+        "21 compositions of 70 a voxel",
+        "7 compositions forward, 7 again because their fields are not kept, 7 backward: the floor counts one",
+    ),
+    "affine warp": ("40 a voxel, 8 of them loads of taps", "gathers: there is no field to read"),
+    "grid_sample": ("50 a voxel, 8 of them loads of taps", "as warp"),
+    "local NCC, forward and backward to both images": (
+        "120 a voxel, in float64",
+        "window sums of means and products in float64, which exactness needs: twice the arithmetic and the cache",
+    ),
+    "MIND-SSC": (
+        "24 sums of patches and 12 exponentials a voxel",
+        "all sums are made twice, as the clamp needs a mean over the image: storing them would move 12 volumes",
+    ),
+    "cost volume, half-width 4": ("30 a displacement and control point", "arithmetic: 24 of the 30 are the metric's"),
+    "coupled convex, half-width 4": (
+        "5 a displacement, control point and coefficient",
+        "the cost volume is read seven times, once for each coefficient and once to start: the floor counts one",
+    ),
+    "lattice correlation": (
+        "5 a displacement, control point and channel",
+        "arithmetic: 32 million costs of 24 channels are 3.9 billion operations",
+    ),
+    "min-convolution": (
+        "66 a cost: sums and minima of 11 along three axes",
+        "arithmetic; the O(n) envelope takes fewer operations and longer, as it jumps",
+    ),
+    "mean field": ("12 a cost", "sweeps along three axes of what the cache holds"),
+    "soft arg-min": ("an exponential and 10 others a cost", "the exponentials"),
+    "discrete displacement, 29 and 11, normal memory": (
+        "all of the above, twice but for the first",
+        "four layers go over the cost volume, which the floor does not count as it is no result",
+    ),
+}
+
+
+def roofline(report: dict[str, Any]) -> str:
+    """Fewest bytes, operations, floor, what is reached and where the rest of the time goes."""
+    by_name = {case["name"]: case for case in report["cases"]}
+    rows = []
+    for name, (operations, rest) in ROOFLINE.items():
+        case = by_name[name]
+        ours = case["results"][OURS]
+        floor = [digits(case["bytes"] / 1e6), digits(1e3 * case["floor"])]
+        rows.append([name, *floor, operations, digits(1e3 * ours["median"]), digits(ours["times_floor"]), rest])
+    head = ["case", "fewest MB", "floor, ms", "operations", "measured, ms", "x floor", "what the rest is spent on"]
+    return table(head, rows)
+
+
+TABLES = {"README.md": headline, "bench/README.md": roofline}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail where a table is not that of the report")
+    arguments = parser.parse_args(argv)
+    report = json.loads((ROOT / "bench" / "reports" / "cpu.json").read_text())
+    stale = False
+    for name, make in TABLES.items():
+        file = ROOT / name
+        text = file.read_text()
+        before, _, rest = text.partition(START)
+        _, _, after = rest.partition(END)
+        written = f"{before}{START}\n\n{make(report)}\n\n{END}{after}"
+        if written == text:
+            continue
+        if arguments.check:
+            stale = True
+            print(f"{name}: its table is not that of bench/reports/cpu.json; run python -m bench.tables")
+        else:
+            file.write_text(written)
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
