@@ -17,7 +17,7 @@ demo: $(VENV)/.built
 	$(BIN)/python -m l2rfast.cli.demo $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

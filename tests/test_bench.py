@@ -238,6 +238,7 @@ def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest
         raise InputError(f"{name}: not found")
 
     monkeypatch.setattr(data, "path", absent)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with which pytest-benchmark times nothing
     arguments = ["--size", "quick", "--only", "mind-ssc", "--only", "registration", "--threads", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())
