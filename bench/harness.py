@@ -50,9 +50,10 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a figure of ours is meant to be at most: of ``"x floor"``, ``"x memory"``, ``"GB"`` and ``"ms"``.
+    """What a figure of ours is meant to be at most.
 
-    The figures: the time as a multiple of the floor, the memory of a call as one of its results, the memory, the time.
+    Figures: ``"x floor"``, the time as a multiple of the floor; ``"x memory"``, the memory of a call as one of its
+    results; ``"x memory of <peer>"``; ``"GB"``, the memory; ``"ms"``, the time.
     """
 
     figure: str
@@ -187,13 +188,16 @@ class Measurement:
     def figure(self, name: str) -> float | None:
         """The figure of ours that a limit is on; None where it was not measured."""
         ours = self.results[OURS]
-        figures = {
-            "x floor": self.times_floor(OURS),
-            "x memory": ours.times_output,
-            "GB": None if ours.extra_bytes is None else ours.extra_bytes / 1e9,
-            "ms": None if ours.median is None else 1e3 * ours.median,
-        }
-        return figures[name]
+        if name == "x floor":
+            return self.times_floor(OURS)
+        if name == "ms":
+            return None if ours.median is None else 1e3 * ours.median
+        if name == "x memory":
+            return ours.times_output
+        if name == "GB":
+            return None if ours.extra_bytes is None else ours.extra_bytes / 1e9
+        peer = self.results.get(name.removeprefix("x memory of "))
+        return ours.extra_bytes / peer.extra_bytes if ours.extra_bytes and peer and peer.extra_bytes else None
 
     def kept(self, limit: Limit) -> bool | None:
         """Whether ours keeps within a limit; None where that was not measured. No incorrect result does."""

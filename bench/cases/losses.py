@@ -32,6 +32,12 @@ def _images(size: Size) -> tuple[Tensor, Tensor]:
     return a, 0.7 * a + 0.3 * inputs.image(size.dense, seed=3)
 
 
+def _offset(size: Size) -> tuple[Tensor, Tensor]:
+    """The same, 10,000 standard deviations from zero."""
+    a, b = _images(size)
+    return a + 1e4 * a.std(), b + 1e4 * b.std()
+
+
 def _peers() -> dict[str, tuple[Callable[[], Loss], dict[str, Any]]]:
     """What makes each, and the options with which ours is minus the same, or the same."""
     return {
@@ -43,8 +49,15 @@ def _peers() -> dict[str, tuple[Callable[[], Loss], dict[str, Any]]]:
     }
 
 
-def local_ncc(size: Size, to: Sequence[int], what: str, targets: dict[str, float]) -> Case:
-    a, b = _images(size)
+def local_ncc(
+    size: Size,
+    to: Sequence[int],
+    what: str,
+    targets: dict[str, float],
+    images: Callable[[Size], tuple[Tensor, Tensor]] = _images,
+    tolerance: float = 1e-5,
+) -> Case:
+    a, b = images(size)
 
     def ours(a: Tensor, b: Tensor, **options: Any) -> Tensors:
         return inputs.with_gradients(partial(l2rfast.local_ncc, **options), (a, b), to)
@@ -66,8 +79,9 @@ def local_ncc(size: Size, to: Sequence[int], what: str, targets: dict[str, float
         inputs.nbytes(a, b, *(a for _ in to)),
         {OURS: Contestant(lambda: ours(a, b)), **{name: peer(name) for name in _peers()}},
         inputs.exact(ours, a, b),
+        tolerance,
         # In memory: three volumes beside the two that are asked for.
-        limits=inputs.limits(x_floor=size.on_cpu(6), x_memory=size.on_cpu(2.5)) if len(to) == 2 else (),
+        inputs.limits(x_floor=size.on_cpu(6), x_memory=size.on_cpu(2.5)) if targets else (),
     )
 
 
@@ -99,6 +113,7 @@ def local_ncc_of_many(size: Size, to: Sequence[int], what: str) -> Case:
             MONAI: peer(lambda: peers.monai_local_ncc(7), 0),
         },
         inputs.exact(ours, a, b),
+        limits=inputs.limits(**{f"x memory of {FUSED}": size.on_gpu(1)}) if to == (0,) else (),
     )
 
 
@@ -160,6 +175,16 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
         partial(local_ncc, to=(0, 1), what="forward and backward to both images", targets=TARGETS),
         partial(local_ncc, to=(1,), what="forward and backward to one image", targets={}),
         local_ncc_windows,
+    ],
+    "local-ncc-offset": [
+        partial(
+            local_ncc,
+            to=(0, 1),
+            what="of images 10,000 standard deviations from zero",
+            targets={},
+            images=_offset,
+            tolerance=1e-3,
+        )
     ],
     "warp-local-ncc": [warp_local_ncc],
     "local-ncc-many": [
