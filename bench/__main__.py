@@ -15,7 +15,7 @@ import torch
 
 from l2rfast import InputError
 
-from . import cases, harness, machine, registration, report
+from . import UNFINISHED, cases, harness, machine, registration, report
 
 REGISTRATION = "registration"
 ROOT = Path(__file__).parent.parent
@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     written = report.Report(arguments.size)
     start, others = time.perf_counter(), machine.seconds_of_others()
     print(report.table(["software", "version"], [list(item) for item in written.versions.items()]))
-    failed = False
+    failed = unfinished = False
     for family in (name for name in cases.FAMILIES if name in chosen):
         if time.perf_counter() - start > 60 * arguments.minutes:
-            written.skipped[family] = f"not started within {arguments.minutes:g} minutes"
+            unfinished, written.skipped[family] = True, f"not started within {arguments.minutes:g} minutes"
             continue
         try:
             measurements = measured(family, arguments, arguments.rounds or (7 if full else 1))
@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, reason in written.skipped.items():
         print(f"\nSkipped: {name} ({reason}).")
     print(f"\nReport: {written.write(folder(arguments))}")
-    return 0 if not failed and all(case.results[harness.OURS].correct for case in written.cases) else 1
+    if failed or not all(case.results[harness.OURS].correct for case in written.cases):
+        return 1
+    return UNFINISHED if unfinished else 0
 
 
 if __name__ == "__main__":  # the processes that are started import this file as well

@@ -23,8 +23,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import UNFINISHED
+
 ROOT = Path(__file__).parent.parent
 DONE = ROOT / "build" / "gpu"
+GO_ON = "give the command again to go on"
 PYTHON = sys.executable
 BACKENDS = "cuda or triton"
 # What has a backend among its parameters.
@@ -35,7 +38,7 @@ PIP = [PYTHON, "-m", "pip", "install", "-q"]
 # Another PyTorch than the tests' own may warn of what theirs does not.
 PYTEST = [PYTHON, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark"]
 SANITIZED = ["tests/test_operators.py", "-k", "test_values_and_gradients and cuda and float32"]
-# Commands of a part, and the seconds that it may take of the nine minutes.
+# Commands of a part, and the seconds that it may take.
 PARTS: dict[str, tuple[list[list[str]], int]] = {
     "build": (
         [[PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-e", "."]],
@@ -54,8 +57,8 @@ PARTS: dict[str, tuple[list[list[str]], int]] = {
 }
 
 
-def run(name: str, again: bool) -> str:
-    """Run a part; how it ended."""
+def run(name: str, again: bool, end: float) -> str:
+    """Run a part, until that time at the latest; how it ended."""
     commands, seconds = PARTS[name]
     marker = DONE / f"{name}.done"
     if marker.exists() and not again:
@@ -63,15 +66,18 @@ def run(name: str, again: bool) -> str:
     missing = [command[0] for command in commands if shutil.which(command[0]) is None]
     if missing:
         return f"skipped: there is no {missing[0]}"
-    environment = os.environ | {"L2RFAST_CUDA": "1"}
     start = time.monotonic()
+    end = min(end, start + seconds)
     for command in commands:
         print(f"\n$ {' '.join(command)}", flush=True)
-        left = seconds - (time.monotonic() - start)
         try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=max(left, 1))
+            done = subprocess.run(
+                command, cwd=ROOT, env=os.environ | {"L2RFAST_CUDA": "1"}, timeout=max(end - time.monotonic(), 0)
+            )
         except subprocess.TimeoutExpired:
-            return f"stopped after {seconds} s: give the command again to go on"
+            return f"stopped for lack of time: {GO_ON}"
+        if done.returncode == UNFINISHED and name == "bench":
+            return f"not finished: {GO_ON}"
         if done.returncode != 0:
             return f"FAILED: {Path(command[0]).name} ended with {done.returncode}"
     DONE.mkdir(parents=True, exist_ok=True)
@@ -83,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=PARTS, help="a part; can be given several times")
     parser.add_argument("--again", action="store_true", help="also what was done before")
+    parser.add_argument("--minutes", type=float, default=8.8, help="for all parts (default: 8.8)")
     arguments = parser.parse_args(argv)
-    ends = {name: run(name, arguments.again) for name in PARTS if name in (arguments.only or PARTS)}
+    end = time.monotonic() + 60 * arguments.minutes
+    ends = {name: run(name, arguments.again, end) for name in PARTS if name in (arguments.only or PARTS)}
     print("\n" + "\n".join(f"{name}: {end}" for name, end in ends.items()))
     return 0 if all(end.startswith(("done", "skipped")) for end in ends.values()) else 1
 

@@ -133,7 +133,7 @@ class Measurement:
         bandwidth: bytes per second that a copy read and wrote, measured just before.
         targets: of the contestants that have one.
         results: by contestant.
-        skipped: contestants whose package is absent, and the reason.
+        skipped: contestants whose package is absent, or that refuse the inputs, and the reason.
     """
 
     name: str
@@ -230,7 +230,7 @@ class Contest:
             try:
                 expected = contestant.reference() if contestant.reference else reference
                 self.measurement.results[name] = _check(contestant, expected, case.tolerance)
-            except ImportError as error:
+            except (ImportError, AssertionError) as error:  # absent, or it says itself that it would be wrong
                 self.measurement.skipped[name] = str(error)
         self.calls = self.measurement.results[OURS].calls
 

@@ -137,6 +137,8 @@ def compare(rounds: int, *, full: bool) -> Comparison:
             try:
                 run = machine.in_a_fresh_process(_run, method, step)
             except ImportError as error:
+                if method != PEER:
+                    raise
                 comparison.skipped[method] = str(error)
             else:
                 comparison.runs.setdefault(method, []).append(run)

@@ -7,6 +7,7 @@ import json
 import mmap
 import platform
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -261,6 +262,13 @@ def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest
     assert "not found" in content["skipped"]["registration"]
 
 
+def test_what_there_was_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "measured", lambda *arguments: pytest.fail("started"))
+    arguments = ["--size", "quick", "--only", "warp", "--minutes", "0", "--out", str(tmp_path)]
+    assert command.main(arguments) == command.UNFINISHED
+    assert "Skipped: warp (not started within 0 minutes)." in (tmp_path / "cpu.md").read_text()
+
+
 def test_only_a_complete_run_writes_over_the_committed_report() -> None:
     assert command.folder(command.parse([])) == command.REPORTS
     for arguments in (["--size", "quick"], ["--only", "warp"]):
@@ -316,6 +324,11 @@ def test_the_fastest_shape_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(launched) == set(shapes)
 
 
+def test_the_command_for_gpus_starts_where_nothing_is_built() -> None:
+    script = "import sys; sys.modules |= {'l2rfast': None, 'torch': None}; import bench.gpu"
+    subprocess.run([sys.executable, "-c", script], cwd=command.ROOT, check=True)
+
+
 def test_a_part_that_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     python = [sys.executable, "-c"]
     parts = {
@@ -329,7 +342,7 @@ def test_a_part_that_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert gpu.main([]) == 1
     told = capfd.readouterr().out
     assert "absent: skipped: there is no no-such-tool" in told
-    assert "slow: stopped after 1 s" in told
+    assert "slow: stopped for lack of time" in told
     assert "bad: FAILED" in told
     assert gpu.main(["--only", "good"]) == 0
     again = capfd.readouterr().out
@@ -337,3 +350,5 @@ def test_a_part_that_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert "good: done before" in again
     assert gpu.main(["--only", "good", "--again"]) == 0
     assert capfd.readouterr().out.count("\nran\n") == 1
+    assert gpu.main(["--only", "good", "--again", "--minutes", "0"]) == 1
+    assert "good: stopped for lack of time" in capfd.readouterr().out

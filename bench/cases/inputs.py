@@ -160,3 +160,8 @@ def with_gradients(
     leaves = [x.detach().requires_grad_(i in to) for i, x in enumerate(inputs)]
     result = run(*leaves)
     return result.detach(), *torch.autograd.grad(result, [leaves[i] for i in to], weight)
+
+
+def weighted(run: Callable[..., Tensor], a: Tensor, b: Tensor, weight: Tensor) -> Tensors:
+    """`with_gradients` to both of two inputs, the weight an input as well."""
+    return with_gradients(run, (a, b), (0, 1), weight)

@@ -27,48 +27,64 @@ struct Minima {
   R weight;     // of the parabola
   bool pooled;  // no parabola, but the neighbours of positions -2 ... in + 1, the border repeated
 
-  int64_t first(int64_t d) const { return pooled ? std::clamp<int64_t>(d - 3, 0, in - 1) : 0; }
-  int64_t last(int64_t d) const { return pooled ? std::clamp<int64_t>(d - 1, 0, in - 1) : in - 1; }
-  R penalty(int64_t steps) const { return pooled ? R(0) : parabola(weight, steps); }
-
-  // to[d] = min over e of from[e] + penalty(d - e), and which e where `where` is not null.
+  // to[d] = min over e of from[e] + weight * |d - e|^2, without it where pooled, and which e where `where` is not null.
   void run(Lines lines, const R* from, R* to, R* where) const {
-    if (!pooled && in > kDirect) return envelopes(lines, from, to, where);
+    if (pooled) return neighbours(lines, from, to, where);
+    if (in > kDirect) return envelopes(lines, from, to, where);
+    if (where)
+      direct<true>(lines, from, to, where);
+    else
+      direct<false>(lines, from, to, where);
+  }
+
+  void neighbours(Lines lines, const R* from, R* to, R* where) const {
     using V = Vector<R>;
-    std::vector<R> penalties(in);
-    for (int64_t k = 0; k < in; ++k) penalties[k] = penalty(k);
     for (int64_t o = 0; o < lines.outer; ++o)
-      for (int64_t i = 0; i < lines.inner; i += kLanes<R>) {
-        const R* costs = from + o * in * lines.inner + i;
-        const int64_t at = o * out * lines.inner + i;
-        for (int64_t d = 0; d < out; ++d) {
-          const auto total = [&](int64_t e) {
-            return load(costs + e * lines.inner) + (pooled ? R(0) : penalties[std::abs(d - e)]);
-          };
-          const int64_t begin = first(d), end = last(d);
-          V best = total(begin);
-          if (where) {
-            V found = V{} + R(begin);
-            for (int64_t e = begin + 1; e <= end; ++e) {
-              const V value = total(e);
-              found = value < best ? V{} + R(e) : found;
-              best = value < best ? value : best;
-            }
-            store(where + at + d * lines.inner, found);
-          } else {
-            for (int64_t e = begin + 1; e <= end; ++e) {
-              const V value = total(e);
-              best = value < best ? value : best;
+      for (int64_t d = 0; d < out; ++d)
+        for (int64_t i = 0; i < lines.inner; i += kLanes<R>) {
+          const auto cost = [&](int64_t e) { return load(from + (o * in + e) * lines.inner + i); };
+          const int64_t first = std::clamp<int64_t>(d - 3, 0, in - 1), last = std::clamp<int64_t>(d - 1, 0, in - 1);
+          V best = cost(first), found = V{} + R(first);
+          for (int64_t e = first + 1; e <= last; ++e) {
+            found = cost(e) < best ? V{} + R(e) : found;
+            best = cost(e) < best ? cost(e) : best;
+          }
+          store(to + (o * out + d) * lines.inner + i, best);
+          if (where) store(where + (o * out + d) * lines.inner + i, found);
+        }
+  }
+
+  // Some displacements at a time, which share the loads of costs and do not wait for each other.
+  template <bool kWhere>
+  void direct(Lines lines, const R* from, R* to, R* where) const {
+    using V = Vector<R>;
+    constexpr int64_t kAtOnce = 4;
+    std::vector<R> penalties(in + kAtOnce);
+    for (int64_t k = 0; k < in; ++k) penalties[k] = parabola(weight, k);
+    for (int64_t o = 0; o < lines.outer; ++o)
+      for (int64_t i = 0; i < lines.inner; i += kLanes<R>)
+        for (int64_t d = 0; d < out; d += kAtOnce) {
+          V best[kAtOnce], found[kAtOnce] = {};
+          for (V& b : best) b = V{} + std::numeric_limits<R>::infinity();
+          for (int64_t e = 0; e < in; ++e) {
+            const V cost = load(from + (o * in + e) * lines.inner + i);
+            for (int64_t j = 0; j < kAtOnce; ++j) {
+              const V total = cost + penalties[std::abs(d + j - e)];
+              if constexpr (kWhere) found[j] = total < best[j] ? V{} + R(e) : found[j];
+              best[j] = total < best[j] ? total : best[j];
             }
           }
-          store(to + at + d * lines.inner, best);
+          for (int64_t j = 0; j < std::min(kAtOnce, out - d); ++j) {
+            const int64_t at = (o * out + d + j) * lines.inner + i;
+            store(to + at, best[j]);
+            if constexpr (kWhere) store(where + at, found[j]);
+          }
         }
-      }
   }
 
   // The parabolas that are lowest somewhere, from left to right (Felzenszwalb and Huttenlocher 2012, algorithm 1).
   void envelopes(Lines lines, const R* from, R* to, R* where) const {
-    std::vector<int64_t> parabola(in);
+    std::vector<int64_t> lowest(in);
     std::vector<double> begin(in);
     for (int64_t o = 0; o < lines.outer; ++o)
       for (int64_t i = 0; i < lines.inner; ++i) {
@@ -79,17 +95,17 @@ struct Minima {
           if (cost(e) == std::numeric_limits<double>::infinity()) continue;
           double start = -std::numeric_limits<double>::infinity();
           for (; count > 0; --count) {
-            const int64_t p = parabola[count - 1];
+            const int64_t p = lowest[count - 1];
             start = (cost(e) - cost(p)) / (2 * double(weight) * double(e - p)) + 0.5 * double(e + p);
             if (start > begin[count - 1]) break;
             start = -std::numeric_limits<double>::infinity();
           }
-          parabola[count] = e, begin[count] = start, ++count;
+          lowest[count] = e, begin[count] = start, ++count;
         }
         for (int64_t d = 0, k = 0; d < out; ++d) {
           while (k + 1 < count && begin[k + 1] < double(d)) ++k;
-          const int64_t e = count ? parabola[k] : 0;
-          to[at + d * lines.inner] = from[at + e * lines.inner] + penalty(d - e);
+          const int64_t e = count ? lowest[k] : 0;
+          to[at + d * lines.inner] = from[at + e * lines.inner] + parabola(weight, d - e);
           if (where) where[at + d * lines.inner] = R(e);
         }
       }
