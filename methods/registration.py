@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from l2rfast.io import Volume, as_volume, voxel_to_voxel
 
 from .discrete.convex import register_discrete
 from .discrete.options import choose
+from .intensities import from_zero_to_one, standardised
 from .stages import Progress, Stages
-
-METHODS = ("discrete",)
+from .unsupervised.register import UnsupervisedOptions, register_unsupervised
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,51 @@ class Registration:
         return warp(image, total, mode=mode, padding="zeros")[0, 0]
 
 
+@dataclass(frozen=True)
+class Method:
+    """A way to register, its options chosen.
+
+    Attributes:
+        options: as they are used.
+        prepared: an image of a name with the intensities that the method takes.
+        run: the displacement field from a fixed to a moving image, on their device.
+    """
+
+    options: dict[str, Any]
+    prepared: Callable[[str, Tensor], Tensor]
+    run: Callable[[Tensor, Tensor, Stages], Tensor]
+
+
+def _discrete(preset: str, **options: Any) -> Method:
+    chosen = choose(preset, **options)
+    return Method(
+        {"preset": preset, **asdict(chosen)},
+        standardised,
+        lambda fixed, moving, stages: register_discrete(fixed, moving, chosen, stages),
+    )
+
+
+def _unsupervised(preset: str, **options: Any) -> Method:
+    if preset != "default":
+        raise InputError(f"preset: the method unsupervised has none, got {preset!r}")
+    known = [field.name for field in fields(UnsupervisedOptions)]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: no option of the method unsupervised; expected one of {', '.join(known)}")
+    if "weights" not in options:
+        raise InputError("weights: expected a file of weights for the method unsupervised")
+    chosen = UnsupervisedOptions(**options)
+    network = chosen.network()
+    return Method(
+        {"weights": str(chosen.weights), "finetune": chosen.finetune},
+        from_zero_to_one,
+        lambda fixed, moving, stages: register_unsupervised(fixed, moving, network.to(fixed.device), chosen, stages),
+    )
+
+
+METHODS = {"discrete": _discrete, "unsupervised": _unsupervised}
+
+
 def register(
     fixed: Any,
     moving: Any,
@@ -89,19 +134,21 @@ def register(
         fixed, moving: 3-D images, each a path, a nibabel image, an `l2rfast.io.Volume`, or a tensor or array of
             shape (D, H, W) or (1, 1, D, H, W), whose voxels are then taken as 1 mm. Grids may differ: moving is
             resampled to the fixed grid through both affines.
-        method: ``"discrete"``, which needs no training (`methods.discrete`).
-        preset: ``"fast"``, ``"default"`` or ``"accurate"``.
+        method: ``"discrete"``, which needs no training (`methods.discrete`), or ``"unsupervised"``, a trained network
+            (`methods.unsupervised`).
+        preset: of the discrete method: ``"fast"``, ``"default"`` or ``"accurate"``.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The result is the same for any.
         progress: called with the name of the stage and the fraction of it that is done.
-        options: changes to the preset, see `methods.discrete.options.DiscreteOptions`.
+        options: changes to the preset, see `methods.discrete.options.DiscreteOptions`; or, of the method unsupervised,
+            ``weights`` and ``finetune``, see `methods.unsupervised.register.UnsupervisedOptions`.
 
     Raises:
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.
     """
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    chosen = choose(preset, **options)
+    chosen = METHODS[method](preset, **options)
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -114,19 +161,10 @@ def register(
             matrix = torch.from_numpy(voxel_to_voxel(f.affine, m.affine)).to(place, torch.float32)
             images = [f.data[None, None].to(place), m.data[None, None].to(place)]
             aligned = affine_warp(images[1], matrix[None], images[0].shape[2:], padding="border")
-            pair = _standardised("fixed", images[0]), _standardised("moving", aligned)
+            pair = chosen.prepared("fixed", images[0]), chosen.prepared("moving", aligned)
             del images, aligned
-        displacement = register_discrete(*pair, chosen, stages)
-    return Registration(displacement.cpu(), f, m, stages.seconds, {"preset": preset, **asdict(chosen)})
-
-
-def _standardised(name: str, image: Tensor) -> Tensor:
-    """Zero mean and unit variance. NumPy's sums do not depend on the number of threads."""
-    values = image.cpu().numpy()
-    mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    if not deviation > 0:
-        raise InputError(f"{name}: expected an image that overlaps the fixed one, but it is constant there")
-    return (image - mean) / deviation
+        displacement = chosen.run(*pair, stages)
+    return Registration(displacement.cpu(), f, m, stages.seconds, {"method": method, **chosen.options})
 
 
 @contextmanager

@@ -26,8 +26,12 @@ def register(
     fixed: Annotated[Path, typer.Argument(help="Fixed image: .nii or .nii.gz.")],
     moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
-    method: Annotated[str, typer.Option(help="discrete: needs no training.")] = "discrete",
-    preset: Annotated[str, typer.Option(help="fast, default or accurate.")] = "default",
+    method: Annotated[
+        str, typer.Option(help="discrete: needs no training. unsupervised: a network, needs --weights.")
+    ] = "discrete",
+    preset: Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")] = "default",
+    weights: Annotated[Path | None, typer.Option(help="Of the network: .safetensors, or Keras' .h5.")] = None,
+    finetune: Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")] = None,
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -50,6 +54,8 @@ def register(
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
     options = {
+        "weights": None if weights is None else str(weights),
+        "finetune": finetune,
         "metric": metric,
         "mind_radius": mind_radius,
         "mind_dilation": mind_dilation,

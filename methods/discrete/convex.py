@@ -8,41 +8,14 @@ the refinement goes on with local NCC, at half and then at full resolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp, box_average, correlation, coupled_convex, inverse_consistency, mind_ssc
+from l2rfast import box_average, correlation, coupled_convex, inverse_consistency, mind_ssc
 from l2rfast.errors import InputError
 
+from ..refine import Gradient, lncc_distance, mind_distance, pool, refine, resample_field
 from ..stages import Stages
 from .options import DiscreteOptions
-from .refine import Gradient, lncc_distance, mind_distance, refine
-
-
-def _pool(image: Tensor, size: int) -> Tensor:
-    if size == 1:
-        return image
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size)
-
-
-def resample_field(field: Tensor, size: Sequence[int], source: int, target: int) -> Tensor:
-    """A field given at one level, at the voxels of another, in voxels of that one.
-
-    Voxel i of level s is the block of s voxels from s * i on, its centre at s * i + (s - 1) / 2.
-
-    Args:
-        field: (1, ndim, *spatial) in voxels of level ``source``.
-        size: spatial size at level ``target``.
-        source, target: voxels of the image per voxel of the level.
-    """
-    ndim, ratio = field.shape[1], target / source
-    matrix = torch.zeros(1, ndim, ndim + 1)
-    matrix[0, :, :ndim] = torch.eye(ndim) * ratio
-    matrix[0, :, ndim] = ((target - 1) / 2 - (source - 1) / 2) / source
-    return affine_warp(field, matrix.to(field.device), size) / ratio
 
 
 def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, stages: Stages) -> Tensor:
@@ -69,7 +42,7 @@ def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, s
     with stages.stage("features"):
         fine = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=o.refine_spacing) for x in (fixed, moving)]
         if o.grid_spacing % o.refine_spacing == 0:  # the fine blocks make up the coarse ones
-            coarse = [_pool(x, o.grid_spacing // o.refine_spacing) for x in fine]
+            coarse = [pool(x, o.grid_spacing // o.refine_spacing) for x in fine]
         else:
             coarse = [mind_ssc(x, o.mind_radius, o.mind_dilation, pool=o.grid_spacing) for x in (fixed, moving)]
 
@@ -106,7 +79,7 @@ def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, s
         for name, target, iterations in (("", o.refine_spacing, o.iterations), (", full", 1, o.full_iterations)):
             if iterations:
                 with stages.stage(f"refinement, LNCC{name}"):
-                    distance = lncc_distance(_pool(fixed, target), _pool(moving, target), o.window)
+                    distance = lncc_distance(pool(fixed, target), pool(moving, target), o.window)
                     field, level = refined("lncc", distance, target, iterations), target
     with stages.stage("displacement field"):
         field = resample_field(field, size, level, 1)

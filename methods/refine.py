@@ -8,17 +8,42 @@ on where a thread's share ends; separate products, sums, quotients and roots are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import box_average
+from l2rfast import affine_warp, box_average
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
 
 # The gradient of a distance to a displacement field (1, ndim, *spatial) in voxels of its level.
 Gradient = Callable[[Tensor], Tensor]
+
+
+def pool(image: Tensor, size: int) -> Tensor:
+    """Averages over blocks of ``size`` voxels along each axis."""
+    if size == 1:
+        return image
+    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size)
+
+
+def resample_field(field: Tensor, size: Sequence[int], source: int, target: int) -> Tensor:
+    """A field given at one level, at the voxels of another, in voxels of that one.
+
+    Voxel i of level s is the block of s voxels from s * i on, its centre at s * i + (s - 1) / 2.
+
+    Args:
+        field: (1, ndim, *spatial) in voxels of level ``source``.
+        size: spatial size at level ``target``.
+        source, target: voxels of the image per voxel of the level.
+    """
+    ndim, ratio = field.shape[1], target / source
+    matrix = torch.zeros(1, ndim, ndim + 1)
+    matrix[0, :, :ndim] = torch.eye(ndim) * ratio
+    matrix[0, :, ndim] = ((target - 1) / 2 - (source - 1) / 2) / source
+    return affine_warp(field, matrix.to(field.device), size) / ratio
 
 
 def _spline(field: Tensor) -> Tensor:
