@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .harness import OURS, Measurement
 
-MINE, PEER, FLOOR = "#1b6ca8", "#b8bec5", "#c0392b"
+MINE, PEER, FLOOR = "#1b6ca8", "#9aa3ab", "#c0392b"
 
 
 def draw(cases: list[Measurement], folder: Path) -> dict[str, Path]:
@@ -60,8 +60,8 @@ def _lines(axes: Axes, cases: list[Measurement]) -> None:
         ]
         mine = name.startswith(OURS)
         x, y = zip(*timed, strict=True) if timed else ((), ())
-        axes.plot(x, y, marker="o", label=name, linewidth=2 if name == OURS else 1, color=MINE if mine else None)
-        axes.lines[-1].set_linestyle("-" if name == OURS or not mine else ":")
+        line = "-" if name == OURS or not mine else ":"
+        axes.plot(x, y, line, marker="o", label=name, linewidth=2 if name == OURS else 1, color=MINE if mine else PEER)
     floors = [1e3 * case.floor for case in cases]
     at = [point.at if numeric else str(point.at) for point in points]
     axes.plot(at, floors, color=FLOOR, linestyle="--", label="floor")
