@@ -111,6 +111,16 @@ def test_an_absent_package_is_skipped_with_the_reason() -> None:
     assert "0 met, 0 **not met**, 1 not measured" in report.Report("full", cases=[measured]).markdown({})
 
 
+def test_a_peer_that_refuses_is_skipped_with_what_it_says_and_ours_may_not() -> None:
+    def refuses() -> Tensor:
+        raise RuntimeError("too large\nfor this card")
+
+    measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(refuses)), 1)
+    assert measured.skipped == {"peer": "RuntimeError: too large"}
+    with pytest.raises(RuntimeError, match="too large"):
+        measure(case(l2rfast=Contestant(refuses)), 1)
+
+
 def growth_of_a_tensor(size: int) -> int | None:
     torch.ones(2 * size, dtype=torch.uint8)  # a peak before the call does not count
     return machine.memory_growth(lambda: torch.ones(size, dtype=torch.uint8))
