@@ -72,9 +72,9 @@ class Built:
 
 EXPLANATION = """\
 What `python -m bench.aot` finds, and the tests compare: for each kernel how many kinds of launch (dtypes, dimensions,
-options) were compiled, and for each GPU the fewest and the most registers of a thread (of a lane, vector registers, on
-gfx942), the largest shared memory of a block in bytes that is known when compiling, and what is spilled in all. No GPU
-is needed for that, and none has run."""
+options) were compiled, and for each GPU the fewest and the most registers of a thread, the largest shared memory of a
+block in bytes that is known when compiling, and what is spilled in all; without the registers on gfx942, of which its
+compiler takes one more or less from run to run. No GPU is needed for that, and none has run."""
 
 # --- Triton
 
@@ -283,15 +283,18 @@ def report(of_triton: list[Built], of_cuda: list[Built], compilers: dict[str, st
 
 
 def _rows(built: list[Built], targets: list[str]) -> str:
-    head = ["kernel", "kinds", *(f"{target}: registers, shared, spilled" for target in targets)]
+    figures = {target: "registers, shared, spilled" if target in OF_NVIDIA else "shared, spilled" for target in targets}
+    head = ["kernel", "kinds", *(f"{target}: {names}" for target, names in figures.items())]
     rows = []
     for kernel in sorted({b.kernel for b in built}):
         cells = []
         for target in targets:
             group = [b for b in built if (b.kernel, b.target) == (kernel, target)]
-            registers = [b.registers for b in group]
-            spilled = sum(b.spills for b in group)
-            cells.append(f"{min(registers)} to {max(registers)}, {max(b.shared for b in group)}, {spilled}")
+            cell = f"{max(b.shared for b in group)}, {sum(b.spills for b in group)}"
+            if target in OF_NVIDIA:
+                registers = [b.registers for b in group]
+                cell = f"{min(registers)} to {max(registers)}, {cell}"
+            cells.append(cell)
         rows.append([kernel, str(len(group)), *cells])
     return table(head, rows)
 
