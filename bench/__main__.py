@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def folder(arguments: argparse.Namespace) -> Path:
-    """Where the report goes: an incomplete one never, unasked, over the committed one."""
+    """Where the report goes: one of small inputs or of chosen cases never, unasked, over the committed one."""
     if arguments.out is not None:
         return Path(arguments.out)
     complete = arguments.size == "full" and not arguments.only

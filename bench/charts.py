@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .harness import OURS, Measurement
+from .harness import OURS, Measurement, grouped
 
 MINE, PEER, FLOOR = "#1b6ca8", "#9aa3ab", "#c0392b"
 
@@ -17,11 +17,8 @@ MINE, PEER, FLOOR = "#1b6ca8", "#9aa3ab", "#c0392b"
 def draw(cases: list[Measurement], folder: Path) -> dict[str, Path]:
     """A PNG for every series and every case that stands alone; their files, by its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    series: dict[str, list[Measurement]] = {}
-    for case in cases:
-        series.setdefault(case.point.series if case.point else case.name, []).append(case)
     files = {}
-    for name, group in series.items():
+    for name, group in grouped(cases).items():
         height = 3.6 if group[0].point else 0.9 + 0.36 * len(group[0].results)
         figure = Figure(figsize=(7, height), layout="constrained")
         FigureCanvasAgg(figure)

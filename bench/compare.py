@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "build" / "compare"
 CALLS = 5  # of a case in a round: the median counts
 
-Times = dict[str, float | None]  # seconds by case, None where it cannot be computed
+Times = dict[str, float]  # seconds by case, of those that can be computed
 
 
 def installed(ref: str | None) -> Path:
@@ -87,12 +87,12 @@ def compared(before: list[Times], now: list[Times]) -> str:
     """A row a case: milliseconds of both, and how many times faster it is now, with the spread over the rounds."""
     rows = []
     for name in now[0]:
-        pairs = [(b[name], n[name]) for b, n in zip(before, now, strict=True) if b.get(name) and n.get(name)]
+        pairs = [(b[name], n[name]) for b, n in zip(before, now, strict=True) if name in b and name in n]
         if not pairs:
-            rows.append([name, "-", report.digits(1e3 * median(n[name] or 0 for n in now)), "-"])
+            rows.append([name, "-", report.digits(1e3 * median(n[name] for n in now)), "-"])
             continue
-        ratios = [b / n for b, n in pairs if b and n]
-        then, here = (median(values[i] or 0 for values in pairs) for i in (0, 1))
+        ratios = [b / n for b, n in pairs]
+        then, here = (median(values[i] for values in pairs) for i in (0, 1))
         spread = f"{report.digits(median(ratios))} [{report.digits(min(ratios))}, {report.digits(max(ratios))}]"
         rows.append([name, report.digits(1e3 * then), report.digits(1e3 * here), spread])
     return report.table(["case", "before, ms", "now, ms", "times faster now"], rows)

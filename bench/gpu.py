@@ -9,7 +9,7 @@ In parts, of which each that is done stays done when the command is given again:
 - ``bench``: the benchmark, and its report.
 
 Nothing is downloaded. Of Python packages it needs those of the tests and the benchmark that are not peers: pytest,
-pytest-benchmark, pytest-xdist, hypothesis, psutil, matplotlib and nibabel; a peer that is absent is named as skipped.
+pytest-benchmark, pytest-xdist, hypothesis, psutil and matplotlib; a peer that is absent is named as skipped.
 """
 
 from __future__ import annotations
@@ -34,16 +34,13 @@ BACKENDS = "cuda or triton"
 TESTS = ["tests/test_operators.py", "tests/test_local_ncc.py", "tests/test_discrete_layers.py"]
 TESTS += ["tests/test_discrete_displacement.py", "tests/test_warp.py", "tests/test_warp_many.py"]
 TESTS += ["tests/test_grid_sample.py", "tests/test_fields.py"]
-PIP = [PYTHON, "-m", "pip", "install", "-q"]
+PIP = [PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
 # Another PyTorch than the tests' own may warn of what theirs does not.
 PYTEST = [PYTHON, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark"]
 SANITIZED = ["tests/test_operators.py", "-k", "test_values_and_gradients and cuda and float32"]
 # Commands of a part, and the seconds that it may take.
 PARTS: dict[str, tuple[list[list[str]], int]] = {
-    "build": (
-        [[PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-e", "."]],
-        150,
-    ),
+    "build": ([[*PIP, "-e", "."]], 150),
     "test": ([[*PYTEST, "-n", "8", "--dist", "loadfile", *TESTS, "-k", BACKENDS]], 150),
     "sanitize": (
         [

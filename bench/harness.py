@@ -207,6 +207,14 @@ class Measurement:
         return None if value is None else value <= limit.bound
 
 
+def grouped(cases: list[Measurement]) -> dict[str, list[Measurement]]:
+    """The cases of a series together, by its name; the others alone, by theirs."""
+    groups: dict[str, list[Measurement]] = {}
+    for case in cases:
+        groups.setdefault(case.point.series if case.point else case.name, []).append(case)
+    return groups
+
+
 class Contest:
     """A case whose contestants have been checked, and take turns: A B C, A B C, ...; slow ones in the first only.
 

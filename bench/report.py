@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from . import charts
-from .harness import OURS, Measurement, Result
+from .harness import OURS, Measurement, Result, grouped
 from .machine import describe, device_name, software
 from .registration import Comparison
 
@@ -109,11 +109,8 @@ class Report:
 
 def sections(cases: list[Measurement], pictures: dict[str, str] | None = None) -> str:
     """Every case, those of a series together, with pictures of these names after the sections of these cases."""
-    series: dict[str, list[Measurement]] = {}
-    for case in cases:
-        series.setdefault(case.point.series if case.point else case.name, []).append(case)
     parts = []
-    for name, group in series.items():
+    for name, group in grouped(cases).items():
         parts.append(series_section(group) if group[0].point else case_section(group[0]))
         if pictures and name in pictures:
             parts.append(f"![{name}]({pictures[name]})")

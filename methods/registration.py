@@ -138,7 +138,7 @@ def register(
             (`methods.unsupervised`).
         preset: of the discrete method: ``"fast"``, ``"default"`` or ``"accurate"``.
         device: where to compute.
-        threads: number of CPU threads, PyTorch's own number when None. The result is the same for any.
+        threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
         progress: called with the name of the stage and the fraction of it that is done.
         options: changes to the preset, see `methods.discrete.options.DiscreteOptions`; or, of the method unsupervised,
             ``weights`` and ``finetune``, see `methods.unsupervised.register.UnsupervisedOptions`.

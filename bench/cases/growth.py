@@ -14,14 +14,14 @@ from .. import peers
 from ..harness import OURS, Case, Contestant, Point, Tensors
 from . import inputs
 from .inputs import Shape, Size
+from .losses import SEPARABLE
+from .warping import PYTORCH
 
 WINDOWS = (3, 5, 7, 9, 15, 21)
 CHANNELS = (1, 2, 4, 8, 16, 32)
 # The rounding of the result.
 DTYPES = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
 PLANES = 32  # of a reference at a time
-PYTORCH = "F.grid_sample, grid prepared"
-SEPARABLE = "PyTorch, separable convolutions"
 
 
 def _cube(edge: int) -> Shape:
@@ -39,7 +39,7 @@ def warp(point: Point, shape: Shape, channels: int, dtype: torch.dtype = torch.f
     image, disp = inputs.image(shape, 1, channels).to(dtype), inputs.displacement(shape).to(dtype)
     grid = peers.sampling_grid(peers.identity_grid(shape).to(dtype), disp).contiguous()
     contestants = {OURS: Contestant(lambda: l2rfast.warp(image, disp))}
-    if dtype.itemsize > 2:  # in 16 bits PyTorch's positions are wrong by voxels
+    if dtype.itemsize > 2:  # in 16 bits a normalised position is a part of a voxel off, or half of one
         contestants[PYTORCH] = Contestant(lambda: peers.grid_sample(image, grid))
 
     def reference() -> Tensors:

@@ -35,7 +35,7 @@ def register(
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; the result is the same for any.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     metric: Annotated[str | None, typer.Option(help="Refinement: lncc (one modality) or mind (several).")] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
