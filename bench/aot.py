@@ -29,6 +29,7 @@ from l2rfast.kernels.box import triton as box
 from l2rfast.kernels.common import triton_samplers, triton_sums
 from l2rfast.kernels.correlation import triton as correlation
 from l2rfast.kernels.coupled_convex import triton as coupled
+from l2rfast.kernels.energy import triton as energy
 from l2rfast.kernels.grid_sample import triton as grid
 from l2rfast.kernels.integrate_velocity import triton as integration
 from l2rfast.kernels.jacobian import triton as jacobian
@@ -36,6 +37,7 @@ from l2rfast.kernels.lattice_correlation import triton as lattice
 from l2rfast.kernels.lncc import triton as lncc
 from l2rfast.kernels.min_convolution import triton as minima
 from l2rfast.kernels.soft_argmin import triton as soft
+from l2rfast.kernels.symmetric_filter import triton as symmetric
 from l2rfast.kernels.warp import triton as warping
 
 from .build import build_script
@@ -50,7 +52,10 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
-MODULES = (box, correlation, coupled, jacobian, lattice, lncc, minima, soft, triton_samplers, triton_sums)
+MODULES = (
+    *(box, correlation, coupled, energy, jacobian, lattice, lncc, minima, soft, symmetric, triton_samplers),
+    triton_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,10 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     integration.compose(disp, disp)
     jacobian.jacobian_determinant(disp)
     lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
+    wide = torch.float32 if dtype.itemsize == 2 else dtype
+    symmetric.symmetric_filter(image.to(wide), [0.5, 0.25])
+    energy.bending_energy(disp.to(wide))
+    energy.gradient_energy(disp.to(wide), True)
 
 
 def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -53,7 +53,8 @@ class Limit:
     """What a figure of ours is meant to be at most.
 
     Figures: ``"x floor"``, the time as a multiple of the floor; ``"x memory"``, the memory of a call as one of its
-    results; ``"x memory of <peer>"``; ``"GB"``, the memory; ``"ms"``, the time.
+    results; ``"x memory of <peer>"``; ``"GB"``, the memory; ``"ms"``, the time; ``"share of <contestant>"``, that
+    contestant's time as a part of ours.
     """
 
     figure: str
@@ -196,6 +197,9 @@ class Measurement:
             return ours.times_output
         if name == "GB":
             return None if ours.extra_bytes is None else ours.extra_bytes / 1e9
+        if name.startswith("share of "):
+            part = self.results.get(name.removeprefix("share of "))
+            return part.median / ours.median if part and part.median and ours.median else None
         peer = self.results.get(name.removeprefix("x memory of "))
         return ours.extra_bytes / peer.extra_bytes if ours.extra_bytes and peer and peer.extra_bytes else None
 

@@ -20,10 +20,10 @@ def identity_grid(shape: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
-def sampling_grid(identity: Tensor, disp: Tensor) -> Tensor:
-    """The (1, *shape, 3) grid that `F.grid_sample` takes: x, y, z from -1 to 1."""
+def sampling_grid(identity: Tensor, disp: Tensor, image: tuple[int, ...] | None = None) -> Tensor:
+    """The (1, *shape, 3) grid that `F.grid_sample` takes: x, y, z from -1 to 1 in an image of that or another shape."""
     positions = identity + disp
-    for k, size in enumerate(disp.shape[2:]):
+    for k, size in enumerate(image or disp.shape[2:]):
         positions[:, k] = 2 * (positions[:, k] / (size - 1) - 0.5)
     return positions.permute(0, 2, 3, 4, 1).flip(-1)
 
@@ -34,9 +34,9 @@ def grid_to_disp(gradient: Tensor) -> Tensor:
     return torch.stack(by_axis, 1)
 
 
-def grid_sample(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """PyTorch's sampling, the border repeated."""
-    return F.grid_sample(image, grid, mode, padding_mode="border", align_corners=True)
+def grid_sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """PyTorch's sampling, the border repeated unless told."""
+    return F.grid_sample(image, grid, mode, padding_mode=padding, align_corners=True)
 
 
 def normalised_affine(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:

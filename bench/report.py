@@ -174,8 +174,8 @@ def _case_verdicts(case: Measurement) -> list[tuple[str, str, bool | None]]:
 
 def registration_section(comparison: Comparison) -> str:
     """The whole job: a row per method, then the targets."""
-    head = ["method", "seconds", "times faster", "Dice", "folded, %", "peak memory, GB"]
-    rows = [["before", "", "", f"{comparison.dice_before:.3f}", "", ""]]
+    head = ["method", "seconds", "times faster", "Dice", "HD95, mm", "SD log J", "folded, %", "peak memory, GB"]
+    rows = [["before", "", "", f"{comparison.dice_before:.3f}", "", "", "", ""]]
     for method, runs in comparison.runs.items():
         figures = comparison.figures(method)
         rows.append(
@@ -184,6 +184,8 @@ def registration_section(comparison: Comparison) -> str:
                 _spread([run.seconds for run in runs]),
                 _or_dash(figures.get("times faster")),
                 f"{figures['Dice']:.3f}",
+                f"{figures['HD95, mm']:.2f}",
+                f"{figures['SD log J']:.3f}",
                 f"{figures['folded, %']:.3f}",
                 _or_dash(figures.get("peak memory, GB")),
             ]

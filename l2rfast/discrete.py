@@ -70,9 +70,15 @@ def _affine(cost: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor
 
 
 def _chain(
-    fixed: Tensor, moving: Tensor, on: Lattice, alphas: Tensor, weight: float | Tensor | None, method: str
-) -> Tensor:
-    """fixed (N, C, *grid) at the control points, moving (N, C, *spatial) -> displacements (N, ndim, *grid)."""
+    fixed: Tensor,
+    moving: Tensor,
+    on: Lattice,
+    alphas: Tensor,
+    weight: float | Tensor | None,
+    method: str,
+    more: dict[str, bool],
+) -> tuple[Tensor, ...]:
+    """fixed (N, C, *grid), at the control points, moving (N, C, *spatial) -> (N, ndim, *grid), and more."""
 
     def regularised(cost: Tensor) -> Tensor:
         cost = min_convolution(cost, weight, method=method)
@@ -89,9 +95,8 @@ def _chain(
         both = _affine(cost, rest[1]).add_(_affine(estimate, rest[2], rest[3]))
         del cost, estimate
         estimate = regularised(both)
-    displacement = soft_argmin(estimate, alphas[-1], dilation=on.steps)
-    assert isinstance(displacement, Tensor)
-    return displacement
+    found = soft_argmin(estimate, alphas[-1], dilation=on.steps, **more)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def discrete_displacement(
@@ -106,7 +111,9 @@ def discrete_displacement(
     weight: float | Tensor | None = None,
     align_corners: bool = False,
     memory: str = "normal",
-) -> Tensor:
+    probabilities: bool = False,
+    entropy: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """A displacement at every control point, from features: the layers of PDD-Net after its network (MICCAI 2019).
 
         C0 = a1 + a0 * lattice_correlation(fixed, moving)
@@ -123,9 +130,11 @@ def discrete_displacement(
         memory: ``"normal"`` holds whole cost volumes, and in training several for the backward pass; ``"low"`` the
             costs of a few planes of control points at a time, and computes them again, with their neighbours, in the
             backward pass. The displacements are the same.
+        probabilities, entropy: of the displacements, returned as well, see `soft_argmin`.
 
     Returns:
-        (N, ndim, *grid), in voxels of moving, in its dtype. Differentiable once, by features, alphas and weight.
+        (N, ndim, *grid), in voxels of moving, in its dtype; or a tuple of it and of what was asked for, (N, *search,
+        *grid) and (N, 1, *grid). Differentiable once, by features, alphas and weight.
 
     Raises:
         InputError: shapes, dtypes or devices that differ, or a parameter out of range.
@@ -141,19 +150,23 @@ def discrete_displacement(
         raise InputError(f"alphas: expected 3 or 6 floating numbers, got {alphas!r}")
     factors = factors.to(_check.arithmetic_dtype(moving))
     at = at_control_points(fixed, on)
+    more = {"probabilities": probabilities, "entropy": entropy}
     if memory == "normal":
-        return _chain(at, moving, on, factors, weight, method)
+        found = _chain(at, moving, on, factors, weight, method, more)
+        return found if len(found) > 1 else found[0]
     # Neighbours that mean fields reach are computed with a run of planes, and their displacements left out.
     reach, planes = _REACH * (2 if len(factors) == 6 else 1), len(on.points[0])
-    runs = []
+    runs: list[list[Tensor]] = []
     for begin in range(0, planes, _PLANES):
         end = min(begin + _PLANES, planes)
         low, high = max(begin - reach, 0), min(end + reach, planes)
-        part: Tensor = checkpoint(
-            _chain, at[:, :, low:high], moving, on.planes(low, high), factors, weight, method, use_reentrant=False
+        parts: tuple[Tensor, ...] = checkpoint(
+            _chain, at[:, :, low:high], moving, on.planes(low, high), factors, weight, method, more, use_reentrant=False
         )
-        runs.append(part[:, :, begin - low : end - low])
-    return torch.cat(runs, 2)
+        # The first axis of the grid is the last but ndim - 1.
+        runs.append([part.narrow(part.ndim - len(on.points), begin - low, end - begin) for part in parts])
+    whole = tuple(torch.cat(parts, parts[0].ndim - len(on.points)) for parts in zip(*runs, strict=True))
+    return whole if len(whole) > 1 else whole[0]
 
 
 def inverse_consistency(forward: Tensor, backward: Tensor, iterations: int = 15) -> tuple[Tensor, Tensor]:

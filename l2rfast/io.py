@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,10 @@ _LPS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3-D image or label map and where it lies.
+    """An image or label map and where it lies.
 
     Attributes:
-        data: (D, H, W), axes i, j, k of the file; float32 for an image, uint8, int16 or int32 for labels.
+        data: (D, H, W), axes i, j, k of the file, or (H, W); float32 for an image, uint8, int16 or int32 for labels.
         affine: (4, 4) float64, voxel -> RAS millimetres.
     """
 
@@ -47,10 +47,9 @@ class Volume:
     affine: np.ndarray
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
+    def spacing(self) -> tuple[float, ...]:
         """Distance between neighbouring voxels along each axis, in millimetres."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
-        return i, j, k
+        return tuple(np.linalg.norm(self.affine[:3, : self.data.ndim], axis=0).tolist())
 
 
 def read_image(path: str | os.PathLike[str]) -> Volume:
@@ -63,18 +62,19 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
     return as_volume(str(path), _open(str(path), path))
 
 
-def as_volume(name: str, value: Any) -> Volume:
+def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
     """Take an image from wherever it comes.
 
     Args:
         name: of the argument, for error messages.
         value: a path, a nibabel image, a `Volume`, or a tensor or array of shape (D, H, W) or
             (1, 1, D, H, W), which gets the identity affine: voxels of 1 mm.
+        dims: how many axes it may have. An image of one slice counts as 2-D.
 
     Raises:
         InputError: as `read_image`, or the type is none of these.
     """
-    name, data, affine = _source(name, value, scaled=True)
+    name, data, affine = _source(name, value, dims, scaled=True)
     data = data.to(torch.float32).contiguous()
     low, high = torch.stack(torch.aminmax(data)).tolist()
     if not np.isfinite([low, high]).all():
@@ -88,7 +88,8 @@ def read_labels(value: Any, like: Volume, name: str = "fixed_labels") -> Volume:
     """Read a label map: whole, non-negative numbers (3.0 counts as one) on the grid of an image.
 
     Args:
-        value: anything that `as_volume` takes.
+        value: anything that `as_volume` takes; or a stack of masks, as `read_masks` takes it, in which the i-th mask
+            becomes label i, from 1 on, and a later one lies on an earlier one.
         like: the image that the labels belong to.
         name: of the argument, for error messages.
 
@@ -99,10 +100,19 @@ def read_labels(value: Any, like: Volume, name: str = "fixed_labels") -> Volume:
         InputError: the file cannot be read, a value is not a label, or the grid differs from the image's
             in shape or by more than 0.001 mm at a corner.
     """
-    name, data, affine = _source(name, value, scaled=False)
+    if isinstance(value, str | os.PathLike):
+        name = f"{name} ({value})"
+        value = _open(name, value)
+    size = tuple(like.data.shape)
+    shape = tuple(value.data.shape if isinstance(value, Volume) else getattr(value, "shape", ()))
+    stacked = len(shape) > len(size) and shape == (*size, shape[-1]) and shape[-1] > 1
+    name, data, affine = _source(name, value, (len(size) + stacked,), scaled=False)
+    if stacked:
+        data = ((data != 0) * torch.arange(1, shape[-1] + 1)).amax(-1)
     if data.shape != like.data.shape:
         raise InputError(f"{name}: expected the shape of its image, {tuple(like.data.shape)}, got {tuple(data.shape)}")
-    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in data.shape))]).T
+    ends = [(0, n - 1) for n in size] + [(0,)] * (3 - len(size))
+    corners = np.array([(*c, 1) for c in itertools.product(*ends)]).T
     if isinstance(value, Tensor | np.ndarray):  # comes without an affine
         affine = like.affine
     elif not np.allclose(affine @ corners, like.affine @ corners, rtol=0, atol=1e-3):
@@ -117,9 +127,56 @@ def read_labels(value: Any, like: Volume, name: str = "fixed_labels") -> Volume:
     return Volume(torch.from_numpy(labels.astype(dtype)), affine)
 
 
-def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray) -> np.ndarray:
-    """The (3, 4) matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place."""
-    return np.linalg.solve(moving_affine, fixed_affine)[:3]
+def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray, ndim: int = 3) -> np.ndarray:
+    """The (ndim, ndim + 1) matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place."""
+    return np.linalg.solve(moving_affine, fixed_affine)[:ndim][:, [*range(ndim), 3]]
+
+
+def read_masks(path: str | os.PathLike[str], like: Volume) -> dict[int, Tensor]:
+    """Read labels that may overlap: a stack of masks along a last axis, or a label map.
+
+    Args:
+        path: NIfTI of shape (*spatial, L), one mask (not 0) after the other, or (*spatial) as `read_labels` takes it.
+        like: the image that the labels belong to.
+
+    Returns:
+        By number from 0 on, the place in the stack or the label less one: (*spatial) bool. Empty masks are left out.
+
+    Raises:
+        InputError: the file cannot be read, or is not on the grid of the image.
+    """
+    image, shape = _open(str(path), path), tuple(like.data.shape)
+    if image.shape != (*shape, image.shape[-1]) or len(image.shape) == len(shape):
+        labels = read_labels(image, like, str(path)).data
+        masks = {int(label) - 1: labels == label for label in np.unique(labels.numpy()) if label > 0}
+    else:
+        stack = _read(str(path), image, scaled=False)
+        masks = {i: stack[..., i] != 0 for i in range(stack.shape[-1])}
+    return {i: mask for i, mask in masks.items() if mask.any()}
+
+
+def read_landmarks(path: str | os.PathLike[str], like: Volume) -> Tensor:
+    """Read landmarks as Learn2Reg has them: a line of comma-separated voxel coordinates each, no header.
+
+    Args:
+        path: of the CSV file.
+        like: the image in whose voxels they are.
+
+    Returns:
+        (M, ndim) float64.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold finite coordinates, one for each axis.
+    """
+    ndim = like.data.ndim
+    try:
+        lines = Path(path).read_text().split()
+        points: np.ndarray = np.array([[float(value) for value in line.split(",")] for line in lines])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected lines of {ndim} comma-separated voxel coordinates ({error})") from error
+    if points.shape[1:] != (ndim,) or not np.isfinite(points).all():
+        raise InputError(f"{path}: expected lines of {ndim} comma-separated voxel coordinates, got {points.shape}")
+    return torch.from_numpy(points)
 
 
 def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -157,6 +214,28 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
         raise InputError(f"disp: expected shape (1, 3, D, H, W) or (3, D, H, W), got {tuple(disp.shape)}")
     vectors = _transform(_LPS @ affine[:3, :3], field.detach().cpu().float())
     _write(path, vectors.permute(1, 2, 3, 0).unsqueeze(3), affine, intent=_VECTOR)
+
+
+def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
+    """Write a map of the world as ITK's transform file (.txt), in LPS millimetres.
+
+    Args:
+        path: of the file.
+        matrix: (4, 4), place of fixed -> place of moving, in NIfTI's RAS millimetres.
+
+    ITK, ANTs and SimpleITK read it; in a list of transforms it comes before `write_displacement`'s field: a place of
+    fixed goes through the field first.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    linear, offset = _LPS @ matrix[:3, :3] @ _LPS, _LPS @ matrix[:3, 3]
+    numbers = " ".join(f"{value:.17g}" for value in [*linear.flatten(), *offset])
+    text = (
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
+    )
+    Path(path).write_text(text)
 
 
 def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]:
@@ -240,14 +319,14 @@ class OutputFolder:
         return InputError(f"--out {self._target}: expected a folder that can be written ({error.strerror})")
 
 
-def _source(name: str, value: Any, *, scaled: bool) -> tuple[str, Tensor, np.ndarray]:
-    """The name for messages, the (D, H, W) values and the affine of anything that `as_volume` takes."""
+def _source(name: str, value: Any, dims: Sequence[int], *, scaled: bool) -> tuple[str, Tensor, np.ndarray]:
+    """The name for messages, the (D, H, W) or (H, W) values and the affine of anything that `as_volume` takes."""
     if isinstance(value, str | os.PathLike):
         name = f"{name} ({value})"
         value = _open(name, value)
     affine = _affine(name, value.affine) if isinstance(value, Volume | SpatialImage) else np.eye(4)
     if isinstance(value, SpatialImage):
-        shape = _spatial_shape(name, value.shape)
+        shape = _spatial_shape(name, value.shape, dims)
         return name, _read(name, value, scaled=scaled).reshape(shape), affine
     data = value.data if isinstance(value, Volume) else value
     if isinstance(data, np.ndarray):
@@ -256,8 +335,8 @@ def _source(name: str, value: Any, *, scaled: bool) -> tuple[str, Tensor, np.nda
     if not isinstance(data, Tensor) or data.is_complex():
         kind = f"a tensor of {data.dtype}" if isinstance(data, Tensor) else type(value).__name__
         raise InputError(f"{name}: expected a path, a nibabel image, or a real tensor or array, got {kind}")
-    data = data[0, 0] if data.ndim == 5 and data.shape[:2] == (1, 1) else data
-    return name, data.detach().reshape(_spatial_shape(name, tuple(data.shape))), affine
+    data = data[0, 0] if data.ndim - 2 in dims and data.shape[:2] == (1, 1) else data
+    return name, data.detach().reshape(_spatial_shape(name, tuple(data.shape), dims)), affine
 
 
 @contextmanager
@@ -307,10 +386,12 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def _spatial_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) < 3 or min(shape[:3]) < 2 or any(n != 1 for n in shape[3:]):
-        raise InputError(f"{name}: expected a 3-D image, got shape {shape}")
-    return shape[:3]
+def _spatial_shape(name: str, shape: tuple[int, ...], dims: Sequence[int]) -> tuple[int, ...]:
+    for ndim in sorted(dims, reverse=True):
+        if len(shape) >= ndim and min(shape[:ndim]) >= 2 and all(n == 1 for n in shape[ndim:]):
+            return shape[:ndim]
+    kinds = " or ".join(f"a {ndim}-D image" for ndim in dims)
+    raise InputError(f"{name}: expected {kinds}, got shape {shape}")
 
 
 def _affine(name: str, value: Any) -> np.ndarray:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError
+from .kernels.energy import reference as energy
 from .kernels.warp_ssd import reference as warp_ssd_reference
+from .label_losses import dice, label_loss, multiscale_dice, multiscale_loss
 from .lncc import local_ncc
 
 
@@ -35,6 +37,93 @@ _warp_ssd = Operator(
     backward=_warp_ssd_gradient,
     setup_context=_warp_ssd_context,
 )
+
+
+def _fake_energy(disp: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return disp.new_empty(disp.shape[0]), disp.new_empty(disp.shape)
+
+
+def _energy_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.options = len(inputs) - 1
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+
+
+def _energy_gradient(ctx: Any, grad: Tensor, _: Tensor) -> Any:
+    once_differentiable("diffusion_energy, bending_energy, gradient_energy")
+    (gradient,) = ctx.saved_tensors
+    to_disp = grad.view(-1, *[1] * (gradient.ndim - 1)) * gradient
+    return (to_disp, *[None] * ctx.options) if ctx.options else to_disp
+
+
+_diffusion_energy, _bending_energy, _gradient_energy = (
+    Operator(reference, fake=_fake_energy, backward=_energy_gradient, setup_context=_energy_context)
+    for reference in (energy.diffusion_energy, energy.bending_energy, energy.gradient_energy)
+)
+
+
+def diffusion_energy(disp: Tensor) -> Tensor:
+    """How much a displacement field varies: the mean squared difference of neighbours, over all axes.
+
+    The regulariser of VoxelMorph (Balakrishnan et al., IEEE TMI 2019, equation 6), there a mean over the axes too.
+
+    Args:
+        disp: (N, ndim, *spatial), floating, in voxels.
+
+    Returns:
+        A scalar, the mean over the items, in the field's dtype. Differentiable, once.
+
+    Raises:
+        InputError: a wrong shape or dtype.
+    """
+    _check.field("disp", disp)
+    energies: Tensor = _diffusion_energy(disp.to(_check.arithmetic_dtype(disp)))[0]
+    return energies.mean().to(disp.dtype)
+
+
+def bending_energy(disp: Tensor) -> Tensor:
+    """How much a displacement field bends: the mean of its squared second derivatives; affine fields have none.
+
+    Rueckert et al., IEEE TMI 1999, equation 7, by central differences of central differences, two voxels from every
+    border, as label-reg (Hu et al., MedIA 2018) computes it.
+
+    Args:
+        disp: (N, ndim, *spatial), floating, in voxels, at least 5 of them along every axis.
+
+    Returns:
+        A scalar, the mean over items and components, in the field's dtype. Differentiable, once.
+
+    Raises:
+        InputError: a wrong shape or dtype, or too few voxels.
+    """
+    _check.field("disp", disp)
+    if min(disp.shape[2:]) < 5:
+        raise InputError(f"disp: expected at least 5 voxels along every axis, got shape {tuple(disp.shape)}")
+    energies: Tensor = _bending_energy(disp.to(_check.arithmetic_dtype(disp)))[0]
+    return energies.mean().to(disp.dtype)
+
+
+def gradient_energy(disp: Tensor, *, norm: str = "l2") -> Tensor:
+    """How much a displacement field varies, as label-reg has it: the sum over axes of the mean of (D u)^2, or of |D u|.
+
+    D is a central difference, one voxel from every border (Hu et al., MedIA 2018, its public code).
+
+    Args:
+        disp: (N, ndim, *spatial), floating, in voxels, at least 3 of them along every axis.
+        norm: ``"l2"`` or ``"l1"``.
+
+    Returns:
+        A scalar, the mean over items and components, in the field's dtype. Differentiable, once.
+
+    Raises:
+        InputError: a wrong shape or dtype, too few voxels, an unknown norm.
+    """
+    _check.field("disp", disp)
+    _check.choice("norm", norm, ("l2", "l1"))
+    if min(disp.shape[2:]) < 3:
+        raise InputError(f"disp: expected at least 3 voxels along every axis, got shape {tuple(disp.shape)}")
+    energies: Tensor = _gradient_energy(disp.to(_check.arithmetic_dtype(disp)), norm == "l1")[0]
+    return energies.mean().to(disp.dtype)
 
 
 def warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,3 +191,16 @@ class LocalNCCLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+__all__ = [
+    "LocalNCCLoss",
+    "bending_energy",
+    "dice",
+    "diffusion_energy",
+    "gradient_energy",
+    "label_loss",
+    "multiscale_dice",
+    "multiscale_loss",
+    "warp_ssd",
+]

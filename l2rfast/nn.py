@@ -208,9 +208,11 @@ class DiscreteDisplacement(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         on = self.grid_size, self.search_size, self.search_extent
-        return discrete.discrete_displacement(
+        found = discrete.discrete_displacement(
             fixed, moving, *on, self.alphas, align_corners=self.align_corners, memory=self.memory
         )
+        assert isinstance(found, Tensor)
+        return found
 
     def extra_repr(self) -> str:
         return (

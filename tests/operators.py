@@ -16,7 +16,7 @@ from samples import BIG, BIG_LINES, BIG_POWERS, EDGES, LINES, MODES, PADDINGS, P
 from torch import Tensor
 
 import l2rfast
-from l2rfast import lncc
+from l2rfast import filters, lncc
 from l2rfast.filters import PADDINGS as BOXES
 
 __all__ = ["MODES", "OPERATIONS", "PADDINGS", "Operation", "Sample", "device_of", "field", "noise", "runnable"]
@@ -263,6 +263,43 @@ OPERATIONS = [
         list(samples.warp_ssds(BIG)),
         [*_not_fitting(noise(2, 16, 5, 4))],
         ("disp",),
+    ),
+    Operation(
+        l2rfast.losses.diffusion_energy,
+        list(samples.noisy("disp", None, SHAPES)),
+        list(samples.noisy("disp", None, BIG)),
+        [({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis")],
+        ("disp",),
+    ),
+    Operation(
+        l2rfast.losses.bending_energy,
+        list(samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]})),
+        list(samples.noisy("disp", None, BIG)),
+        [
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+            ({"disp": noise(2, 2, 5, 4)}, "disp: expected at least 5 voxels along every axis"),
+        ],
+        ("disp",),
+    ),
+    Operation(
+        l2rfast.losses.gradient_energy,
+        list(samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, norm=("l2", "l1"))),
+        list(samples.noisy("disp", None, BIG, norm=("l2",))),
+        [
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+            ({"disp": noise(2, 2, 5, 2)}, "disp: expected at least 3 voxels along every axis"),
+            *not_one_of(norm=("l2", "l1")),
+        ],
+        ("disp",),
+    ),
+    Operation(
+        filters.gaussian_filter,
+        list(samples.noisy("image", 2, SHAPES, sigma=(0.7, 0.2, 2.0))),
+        list(samples.noisy("image", 2, BIG, sigma=(1.0, 2.5))),
+        [({"sigma": -1.0}, "sigma: expected a number >= 0"), ({"sigma": math.inf}, "sigma: expected a number >= 0")],
+        ("image",),
+        twice=True,
+        made_of="symmetric_filter",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_the_correlation_of_the_tutorial(backend: str, real_data: Path) -> None:
 # --- Its parts
 
 
-def separately(fixed: Tensor, moving: Tensor, alphas: Tensor, on: tuple[Any, ...], **method: Any) -> Tensor:
+def separately(fixed: Tensor, moving: Tensor, alphas: Tensor, on: tuple[Any, ...], **method: Any) -> tuple[Tensor, ...]:
     def regularised(cost: Tensor) -> Tensor:
         return l2rfast.mean_field(l2rfast.min_convolution(cost, **method))
 
@@ -112,8 +113,9 @@ def separately(fixed: Tensor, moving: Tensor, alphas: Tensor, on: tuple[Any, ...
     estimate = regularised(cost)
     if len(alphas) == 6:
         estimate = regularised(alphas[2] * cost + alphas[3] * estimate + alphas[4])
-    result = l2rfast.soft_argmin(estimate, alphas[-1], dilation=l2rfast.lattice_steps(moving.shape[2:], *on[1:]))
-    assert isinstance(result, Tensor)
+    steps = l2rfast.lattice_steps(moving.shape[2:], *on[1:])
+    result = l2rfast.soft_argmin(estimate, alphas[-1], dilation=steps, probabilities=True, entropy=True)
+    assert isinstance(result, tuple)
     return result
 
 
@@ -130,19 +132,23 @@ def test_the_chain_is_that_of_its_parts(
     on = (grid, 3, 0.4)
     options: dict[str, Any] = {"method": method, "weight": weight}
     leaves = [fixed, moving, alphas, *([weight] if weight is not None else [])]
-    got = l2rfast.discrete_displacement(fixed, moving, *on, alphas, memory=memory, **options)
+    chain = partial(l2rfast.discrete_displacement, fixed, moving, *on, alphas, memory=memory, **options)
+    got = chain(probabilities=True, entropy=True)
     expected = separately(fixed, moving, alphas, on, **options)
-    torch.testing.assert_close(got, expected)
-    weights = noise(*got.shape)
-    for g, e in zip(
-        torch.autograd.grad((got * weights).sum(), leaves),
-        torch.autograd.grad((expected * weights).sum(), leaves),
-        strict=True,
-    ):
+    assert len(got) == 3
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e)
+    weights = [noise(*g.shape) for g in got]
+    gradients = [
+        torch.autograd.grad([(t * w).sum() for t, w in zip(some, weights, strict=True)], leaves)
+        for some in (got, expected)
+    ]
+    for g, e in zip(*gradients, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10)
     with torch.no_grad():
-        again = l2rfast.discrete_displacement(fixed, moving, *on, alphas, memory=memory, **options)
-    torch.testing.assert_close(again, got)
+        torch.testing.assert_close(chain(), expected[0])
+        _, entropy = chain(entropy=True)
+        torch.testing.assert_close(entropy, expected[2])
 
 
 def test_a_smooth_motion_is_found() -> None:

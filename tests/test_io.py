@@ -165,6 +165,22 @@ def test_reads_labels_in_the_smallest_dtype(tmp_path: Path) -> None:
     torch.testing.assert_close(io.read_labels(torch.ones(SHAPE), like).data, torch.ones(SHAPE).byte())
 
 
+def test_a_stack_of_masks_is_a_label_map_with_later_ones_on_top(tmp_path: Path) -> None:
+    like = io.Volume(image(), oblique())
+    stack = np.zeros((*SHAPE, 3), "f4")
+    stack[2:6, 2:6, 2:6, 0] = 1
+    stack[3, 3, 3:5, 2] = 2  # anything but 0
+    wanted = np.zeros(SHAPE)
+    wanted[2:6, 2:6, 2:6], wanted[3, 3, 3:5] = 1, 3
+    labels = io.read_labels(save(tmp_path / "stack.nii.gz", stack, like.affine), like)
+    np.testing.assert_array_equal(labels.data.numpy(), wanted)
+    assert labels.data.dtype == torch.uint8
+    single = io.read_labels(save(tmp_path / "single.nii.gz", 7 * stack[..., :1], like.affine), like)
+    assert single.data.unique().tolist() == [0, 7]
+    with pytest.raises(InputError, match=r"expected a 3-D image, got shape \(8, 8, 7, 3\)"):
+        io.read_labels(save(tmp_path / "stack.nii.gz", stack[1:], like.affine), like)
+
+
 def test_rejects_what_is_not_a_label_map_of_the_image(tmp_path: Path) -> None:
     like = io.Volume(image(), oblique())
     good = np.ones(SHAPE)

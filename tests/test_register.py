@@ -111,7 +111,8 @@ def test_simpleitk_applies_the_displacement_field(pair: dict[str, torch.Tensor],
     assert (done.returncode, done.stderr) == (0, "")
 
     field = sitk.Cast(sitk.ReadImage(str(tmp_path / "out/displacement.nii.gz")), sitk.sitkVectorFloat64)
-    grid, transform = sitk.ReadImage(str(fixed)), sitk.DisplacementFieldTransform(field)
+    grid, affine = sitk.ReadImage(str(fixed)), sitk.ReadTransform(str(tmp_path / "out/affine.txt"))
+    transform = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])  # the last is the first
 
     def resampled(image: sitk.Image) -> torch.Tensor:
         theirs = sitk.Resample(image, grid, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
@@ -142,6 +143,7 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
     assert {p.name for p in out.iterdir()} == {
         "warped.nii.gz",
         "warped_labels.nii.gz",
+        "affine.txt",
         "displacement.nii.gz",
         "overview.png",
         "report.json",
@@ -207,8 +209,12 @@ def test_bad_options(pair: dict[str, torch.Tensor], options: dict[str, object], 
 def test_images_that_do_not_overlap(pair: dict[str, torch.Tensor]) -> None:
     away = np.eye(4)
     away[:3, 3] = 1e4
+    image = nib.Nifti1Image(pair["moving"].numpy(), away)
     with pytest.raises(InputError, match="overlap"):
-        l2rfast.register(pair["fixed"], nib.Nifti1Image(pair["moving"].numpy(), away))
+        l2rfast.register(pair["fixed"], image, init="none")
+    result = l2rfast.register(pair["fixed"], image)  # unless told, by an affine map
+    assert result.initial.why == "moving covers 0 % of the fixed grid"
+    assert mean_dice_all(pair["fixed_labels"], result.warp(pair["moving_labels"], mode="nearest")) > 0.9
 
 
 def bad_files(folder: Path, good: np.ndarray) -> dict[str, Path]:

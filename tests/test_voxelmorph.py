@@ -18,6 +18,7 @@ import l2rfast
 from l2rfast import metrics
 from l2rfast.cli.demo import STRUCTURES
 from l2rfast.methods.unsupervised import Architecture, VoxelMorph
+from l2rfast.methods.unsupervised.upsampling import conv_of_upsampled
 
 UNSUPERVISED = "tutorials2019/unsupervised"
 SMALL = Architecture(2, (4, 5), (5, 4, 6, 4, 3))
@@ -176,6 +177,48 @@ def test_wrong_images_are_named(shapes: tuple[tuple[int, ...], ...]) -> None:
         VoxelMorph(SMALL)(*(torch.zeros(shape) for shape in shapes))
 
 
+@pytest.mark.parametrize("size", [(3, 5), (2, 3, 4)])
+def test_the_convolution_of_an_upsampled_image(size: tuple[int, ...]) -> None:
+    """Against the upsampled image, stored and convolved, in float64; with all gradients."""
+    ndim = len(size)
+    inputs = [torch.randn(2, 3, *size), torch.randn(2, 2, *(2 * s for s in size))]
+    inputs += [torch.randn(4, 5, *[3] * ndim), torch.randn(4)]
+    inputs = [x.double().requires_grad_() for x in inputs]
+
+    def plain(coarse: Tensor, beside: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        upsampled = torch.nn.functional.interpolate(coarse, scale_factor=2, mode="nearest")
+        conv = torch.nn.functional.conv3d if ndim == 3 else torch.nn.functional.conv2d
+        return conv(torch.cat([upsampled, beside], 1), weight, bias, padding=1)
+
+    results = [function(*inputs) for function in (plain, conv_of_upsampled)]
+    torch.testing.assert_close(*results)
+    direction = torch.randn_like(results[0])
+    for expected, got in zip(*(torch.autograd.grad(r, inputs, direction) for r in results), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_checkpointed_network_keeps_less_and_gives_the_same_bits() -> None:
+    torch.manual_seed(0)
+    plain = moved(VoxelMorph(SMALL))
+    checkpointed = VoxelMorph(SMALL, checkpointed=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    images = pair(32, 32)
+    kept = []
+    for network in (plain, checkpointed):
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            field = network(*images).displacement
+        field.square().sum().backward()
+        kept.append(sum(sizes))
+    assert kept[1] < 0.8 * kept[0]
+    assert all(map(torch.equal, *([w.grad for w in network.parameters()] for network in (plain, checkpointed))))
+
+
 # --- Files
 
 
@@ -196,7 +239,7 @@ def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     network = VoxelMorph(SMALL)
     network.save(tmp_path / "network.safetensors")
-    monkeypatch.setattr("l2rfast.methods.unsupervised.weights.save_file", full)
+    monkeypatch.setattr("l2rfast.methods.weights.save_file", full)
     with pytest.raises(l2rfast.InputError, match="No space left"):
         VoxelMorph(SMALL).save(tmp_path / "network.safetensors")
     loaded = VoxelMorph.load(tmp_path / "network.safetensors")

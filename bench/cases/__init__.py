@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..harness import Case
-from . import discrete, growth, losses, probabilistic, warping
+from . import discrete, growth, labels, losses, pddnet, probabilistic, training, warping
 from .inputs import SIZES, Search, Size
 
 __all__ = ["FAMILIES", "SIZES", "Search", "Size"]
@@ -16,4 +16,7 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     **probabilistic.FAMILIES,
     **losses.FAMILIES,
     **growth.FAMILIES,
+    **training.FAMILIES,
+    **labels.FAMILIES,
+    **pddnet.FAMILIES,
 }

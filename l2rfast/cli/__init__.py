@@ -1,4 +1,4 @@
-"""The command line: ``l2rfast register``, ``l2rfast info`` and ``l2rfast data``.
+"""The command line: ``l2rfast register``, ``train``, ``evaluate``, ``info`` and ``data``.
 
 What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback.
 """
@@ -17,7 +17,9 @@ from typer.core import TyperGroup
 from .. import data
 from .._info import info
 from ..errors import BackendError, InputError
+from .evaluate import evaluate
 from .register import register
+from .train import train_app
 
 
 class _Commands(TyperGroup):
@@ -57,6 +59,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Public scans and network weights.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
 
 
 @app.command("info")
@@ -97,3 +100,4 @@ def main() -> None:
 
 
 app.command("register")(register)
+app.command("evaluate")(evaluate)

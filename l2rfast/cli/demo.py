@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from .. import data
+from ..data.synthetic import anatomies
 from ..errors import InputError
-from ..filters import box_average
 from ..io import Volume, write_image
-from ..transforms import warp
 from .register import run
 
 # The structures of the public tutorial's evaluation (FreeSurfer labels).
@@ -69,38 +68,13 @@ def real_pair() -> Pair:
 
 
 def synthetic_pair(size: int = 96) -> Pair:
-    """A head of nested ellipsoids and a smoothly deformed, noisy copy of it."""
-    random = torch.Generator().manual_seed(0)
-    axis = torch.linspace(-1, 1, size)
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    labels = torch.zeros(size, size, size, dtype=torch.uint8)
-    # Centre and half-axes of each structure, the outer ones first.
-    for label, (centre, half) in enumerate(
-        [
-            ((0, 0, 0), (0.75, 0.85, 0.7)),
-            ((0, 0, 0), (0.65, 0.75, 0.6)),
-            ((0.1, -0.1, 0.25), (0.25, 0.4, 0.12)),
-            ((0.1, -0.1, -0.25), (0.25, 0.4, 0.12)),
-            ((-0.35, 0.3, 0), (0.15, 0.2, 0.3)),
-        ],
-        start=1,
-    ):
-        distance = sum(((g - c) / h) ** 2 for g, c, h in zip((z, y, x), centre, half, strict=True))
-        labels[distance < 1] = label
-    intensity = torch.tensor([0.0, 0.9, 0.5, 0.2, 0.25, 0.7])[labels.long()]
-
-    def scan(image: torch.Tensor) -> torch.Tensor:
-        return image + 0.01 * torch.randn(image.shape, generator=random)
-
-    field = torch.randn(1, 3, size, size, size, generator=random)
-    field = box_average(field, size // 8, passes=3)
-    field *= size / 6 / field.abs().amax()
-    moving = warp(box_average(intensity[None, None], 1), field)[0, 0]
+    """A generated anatomy (moving) and a deformed one (fixed)."""
+    template, subject = anatomies(2, (size, size, size), structures=4, deformation=0.02)
     return {
-        "fixed": scan(box_average(intensity[None, None], 1)[0, 0]),
-        "moving": scan(moving),
-        "fixed_labels": labels,
-        "moving_labels": warp(labels[None, None], field, mode="nearest")[0, 0],
+        "fixed": subject.image[0, 0],
+        "moving": template.image[0, 0],
+        "fixed_labels": subject.labels[0, 0],
+        "moving_labels": template.labels[0, 0],
     }
 
 

@@ -33,6 +33,8 @@ def draw_overview(
     disp: Tensor,
     folds: Tensor,
     spacing: Sequence[float],
+    labels: Tensor | None = None,
+    entropy: Tensor | None = None,
 ) -> None:
     """Draw the middle slices of a registration to a PNG, 2200 pixels wide.
 
@@ -42,6 +44,8 @@ def draw_overview(
         disp: (3, D, H, W) or (1, 3, D, H, W), in voxels.
         folds: (D, H, W), boolean, true where the deformation folds.
         spacing: of the voxels along each axis, in mm.
+        labels: (D, H, W), the warped labels of moving, whose contours are drawn on the fixed image.
+        entropy: (D, H, W) or (1, 1, D, H, W), of the displacements, in nats: another column, black where it is 0.
 
     Fixed and moving are windowed to their own 0.5 to 99.5 percentiles, warped as moving is; the differences
     are of the windowed images and share one scale. The grid is drawn at ``x + disp(x)``, within the plane.
@@ -58,10 +62,11 @@ def draw_overview(
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
     planes = [(1, 2), (0, 2), (0, 1)]  # the horizontal and the vertical axis of each view
     heights = [extent[vertical] for _, vertical in planes]
-    inches = _WIDTH / len(_COLUMNS) / max(extent[horizontal] for horizontal, _ in planes)  # per mm
+    columns = _COLUMNS if entropy is None else [*_COLUMNS, f"entropy, up to {float(entropy.max()):.2g} nats"]
+    inches = _WIDTH / len(columns) / max(extent[horizontal] for horizontal, _ in planes)  # per mm
     height = float(np.clip(sum(heights) * inches, 5, 16)) + 1
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor=_BACKGROUND)
-    grid = figure.add_gridspec(3, len(_COLUMNS), height_ratios=heights, wspace=0.03, hspace=0.03)
+    grid = figure.add_gridspec(3, len(columns), height_ratios=heights, wspace=0.03, hspace=0.03)
     grid.update(left=0.02, right=0.995, top=1 - 0.45 / height, bottom=0.55 / height)
     panels: Any = grid.subplots()
 
@@ -74,20 +79,25 @@ def draw_overview(
         )
         for panel, pixels in zip(row[:3], (a, b, c), strict=True):
             _show(panel, pixels, mm)
+        if labels is not None:
+            _draw_contours(row[0], np.take(labels.cpu().numpy(), middle, axis))
         for panel, pixels in zip(row[3:5], (a - b, a - c), strict=True):
             _show(panel, pixels, mm, _DIFFERENCE, low=-1)
         _show(row[5], 0.45 * a, mm)
         _draw_grid(row[5], np.take(field[list(plane)], middle, axis + 1), mm, max(extent) / _LINES)
+        if entropy is not None:
+            uncertain = entropy.detach().cpu().reshape(shape).numpy()
+            _show(row[6], np.take(uncertain, middle, axis) / max(uncertain.max(), _TINY), mm, "inferno")
         row[5].scatter(*np.nonzero(np.take(folded, middle, axis)), s=6, c=_FOLD, marker="s", linewidths=0)
         box = row[0].get_position()
         label = f"axis {axis}, slice {middle}"
         figure.text(0.01, (box.y0 + box.y1) / 2, label, rotation=90, ha="center", va="center", **_LABEL)
 
-    for panel, title in zip(panels[0], _COLUMNS, strict=True):
+    for panel, title in zip(panels[0], columns, strict=True):
         panel.set_title(title, color=_TEXT, fontsize=14, pad=8)
     if count := int(folded.sum()):
-        title = f"{_COLUMNS[-1]}, {count} folded voxel{'s' if count > 1 else ''}"
-        panels[0, -1].set_title(title, color=_FOLD, fontsize=14, pad=8)
+        title = f"{_COLUMNS[5]}, {count} folded voxel{'s' if count > 1 else ''}"
+        panels[0, 5].set_title(title, color=_FOLD, fontsize=14, pad=8)
     _draw_scale(figure, panels[2, 3].get_position().x0, panels[2, 4].get_position().x1, height)
     figure.savefig(path, format="png")
 
@@ -111,6 +121,11 @@ def _draw_grid(panel: Axes, disp: np.ndarray, mm: list[float], distance: float) 
     across, along = (max(1, round(distance / spacing)) for spacing in mm)
     lines = [*points[across // 2 :: across], *points[:, along // 2 :: along].swapaxes(0, 1)]
     panel.add_collection(LineCollection(lines, colors=_GRID, linewidths=0.7, alpha=0.9), autolim=False)
+
+
+def _draw_contours(panel: Axes, labels: np.ndarray) -> None:
+    for label in np.unique(labels[labels > 0]):
+        panel.contour((labels == label).T, levels=[0.5], colors=_GRID, linewidths=0.7)
 
 
 def _draw_scale(figure: Figure, left: float, right: float, height: float) -> None:

@@ -21,22 +21,36 @@ from .report import Report
 
 SEED = 0  # nothing is random; reported so that a later method may be
 
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method", help="discrete: needs no training. unsupervised, weakly-supervised, pddnet: need --weights."
+    ),
+]
+Preset = Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
+]
+Finetune = Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
 
 def register(
     fixed: Annotated[Path, typer.Argument(help="Fixed image: .nii or .nii.gz.")],
     moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
-    method: Annotated[
-        str, typer.Option(help="discrete: needs no training. unsupervised: a network, needs --weights.")
-    ] = "discrete",
-    preset: Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")] = "default",
-    weights: Annotated[Path | None, typer.Option(help="Of the network: .safetensors, or Keras' .h5.")] = None,
-    finetune: Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")] = None,
+    method: MethodName = "discrete",
+    preset: Preset = "default",
+    weights: Weights = None,
+    finetune: Finetune = None,
+    init: Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")] = "auto",
+    init_metric: Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")] = "mi",
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
     metric: Annotated[str | None, typer.Option(help="Refinement: lncc (one modality) or mind (several).")] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
     mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
@@ -54,7 +68,7 @@ def register(
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
     options = {
-        "weights": None if weights is None else str(weights),
+        "weights": weights,
         "finetune": finetune,
         "metric": metric,
         "mind_radius": mind_radius,
@@ -80,6 +94,8 @@ def register(
         quiet=quiet,
         method=method,
         preset=preset,
+        init=init,
+        init_metric=init_metric,
         device=device,
         threads=threads,
         **{name: value for name, value in options.items() if value is not None},
@@ -104,7 +120,7 @@ def run(
     import torch
 
     from ..fields import jacobian_determinant
-    from ..io import OutputFolder, Volume, as_volume, read_labels, write_displacement, write_image
+    from ..io import OutputFolder, Volume, as_volume, read_labels, write_affine, write_displacement, write_image
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
     from .overview import draw_overview
@@ -143,11 +159,16 @@ def run(
                 result.displacement,
                 folds,
                 images[0].spacing,
+                None if warped_labels is None else warped_labels[1],
+                result.entropy,
             )
         with stages.stage("writing"):
             write_image(folder.path("warped.nii.gz"), Volume(warped, grid))
             if warped_labels is not None:
                 write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
+            if result.entropy is not None:
+                write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
+            write_affine(folder.path("affine.txt"), result.initial.matrix)
             write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
@@ -179,7 +200,7 @@ def _report(
     before, after = (x[None, None] for x in pair)
     report = Report(
         inputs={},
-        options=result.options,
+        options={**result.options, "init": result.initial.kind, "init_because": result.initial.why},
         seed=SEED,
         backend=backend,
         seconds={},

@@ -15,10 +15,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from l2rfast import affine_warp, integrate_velocity
 from l2rfast.errors import InputError
 
+from .. import weights
+from .upsampling import conv_of_upsampled
+
+FORMAT = "l2rfast.methods.unsupervised.VoxelMorph"
 SLOPE = 0.2  # of LeakyReLU
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -86,10 +91,13 @@ class VoxelMorph(nn.Module):
 
     Args:
         architecture: see `Architecture`.
+        checkpointed: keep nothing below the full resolution for the backward pass, but compute it again: less memory,
+            more time.
     """
 
-    def __init__(self, architecture: Architecture | None = None) -> None:
+    def __init__(self, architecture: Architecture | None = None, *, checkpointed: bool = False) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         self.architecture = a = architecture or Architecture()
         kind = nn.Conv3d if a.ndim == 3 else nn.Conv2d
         inputs = [2, *a.encoder]
@@ -132,28 +140,45 @@ class VoxelMorph(nn.Module):
                 f"moving, fixed: expected sizes that are multiples of {a.multiple}, got {moving.shape[2:]}"
             )
         features = self._features(torch.cat([moving, fixed], 1).contiguous(memory_format=LAYOUTS[a.ndim]))
-        field = self.field(features).contiguous()
+        field = self.field(features).to(moving.dtype).contiguous()  # which autocast may have narrowed
         if not a.velocity:
             return Prediction(field, None, field, None)
         log_variance, velocity = None, field
         if self.log_variance is not None:
-            log_variance = self.log_variance(features).contiguous()
+            log_variance = self.log_variance(features).to(moving.dtype).contiguous()
             if self.training:
                 velocity = field + torch.exp(log_variance / 2) * torch.randn_like(field)
         return Prediction(self._integrated(velocity), self._integrated(-velocity), field, log_variance)
 
-    def _features(self, x: Tensor) -> Tensor:
-        a, depth = self.architecture, len(self.architecture.encoder)
-        skips = [x]
-        for layer in self.encoder:
-            # A stride of 2 on an even size: as TensorFlow pads what is to keep its size, behind alone.
-            skips.append(F.leaky_relu(layer(F.pad(skips[-1], [0, 1] * a.ndim)), SLOPE))
-        x = skips.pop()
-        for i, layer in enumerate(self.decoder):
-            if 0 < i < depth or i == depth + 1:
-                x = torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], 1)
-            x = F.leaky_relu(layer(x), SLOPE)
+    def _features(self, images: Tensor) -> Tensor:
+        depth = len(self.architecture.encoder)
+        if self.checkpointed and torch.is_grad_enabled():
+            x: Tensor = checkpoint(self._coarse, images, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = self._coarse(images)
+        for i, layer in enumerate(self.decoder[depth + 1 :]):
+            x = self._up(layer, x, images) if i == 0 else self._level(layer, x)
         return x
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        """Up to half the resolution of the images."""
+        x, skips, depth = images, [], len(self.architecture.encoder)
+        for down in self.encoder:
+            # A stride of 2 on an even size: as TensorFlow pads what is to keep its size, behind alone.
+            x = F.leaky_relu_(down(F.pad(x, [0, 1] * self.architecture.ndim)), SLOPE)
+            skips.append(x)
+        skips.pop()
+        for i, layer in enumerate(self.decoder[: depth + 1]):
+            x = self._up(layer, x, skips.pop()) if 0 < i < depth else self._level(layer, x)
+        return x
+
+    @staticmethod
+    def _level(layer: nn.Module, x: Tensor) -> Tensor:
+        return F.leaky_relu_(layer(x), SLOPE)
+
+    @staticmethod
+    def _up(layer: Any, x: Tensor, beside: Tensor) -> Tensor:
+        return F.leaky_relu_(conv_of_upsampled(x, beside, layer.weight, layer.bias), SLOPE)
 
     def _integrated(self, velocity: Tensor) -> Tensor:
         a = self.architecture
@@ -169,9 +194,7 @@ class VoxelMorph(nn.Module):
         Raises:
             InputError: another ending, or a place that cannot be written.
         """
-        from .weights import save
-
-        save(self, path)
+        weights.save(self, self.architecture, FORMAT, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> VoxelMorph:
@@ -180,9 +203,9 @@ class VoxelMorph(nn.Module):
         Raises:
             InputError: files that are absent, damaged, or not of such a network.
         """
-        from .weights import load
-
-        return load(path)
+        network = cls(weights.describe(path, FORMAT, Architecture))
+        weights.load(network, path)
+        return network
 
     @classmethod
     def from_keras(cls, path: str | os.PathLike[str]) -> VoxelMorph:

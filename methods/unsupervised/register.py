@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast.errors import InputError
 
-from ..intensities import standardised
+from ..intensities import from_zero_to_one, standardised
+from ..method import Found, Method
+from ..padding import Padding
 from ..refine import lncc_distance, pool, refine, resample_field
 from ..stages import Stages
 from .network import Prediction, VoxelMorph
@@ -40,36 +42,70 @@ class UnsupervisedOptions:
         if not isinstance(self.finetune, int) or self.finetune < 0:
             raise InputError(f"finetune: expected an integer >= 0, got {self.finetune!r}")
 
-    def network(self) -> VoxelMorph:
-        """Of three dimensions, in evaluation mode.
 
-        Raises:
-            InputError: weights that cannot be read, or of a 2-D network.
-        """
-        keras = os.fspath(self.weights).endswith((".h5", ".hdf5"))
-        found = VoxelMorph.from_keras(self.weights) if keras else VoxelMorph.load(self.weights)
-        if found.architecture.ndim != 3:
-            raise InputError(f"weights: expected those of a 3-D network, but those in {self.weights} are 2-D")
-        return found.eval()
+def unsupervised(preset: str, **options: Any) -> Method:
+    """The method, its options chosen and its network read.
+
+    Raises:
+        InputError: an unknown preset or option, or weights that are missing or cannot be used.
+    """
+    if preset != "default":
+        raise InputError(f"preset: the method unsupervised has none, got {preset!r}")
+    known = [field.name for field in fields(UnsupervisedOptions)]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: no option of the method unsupervised; expected one of {', '.join(known)}")
+    if "weights" not in options:
+        raise InputError("weights: expected a file of weights for the method unsupervised")
+    chosen = UnsupervisedOptions(**options)
+    return with_network(read_weights(chosen.weights), finetune=chosen.finetune, weights=os.fspath(chosen.weights))
 
 
-def register_unsupervised(
-    fixed: Tensor, moving: Tensor, network: VoxelMorph, options: UnsupervisedOptions, stages: Stages
-) -> Tensor:
+def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -> Method:
+    """The method with a network that is here, of images of its number of axes."""
+    network.eval()
+    return Method(
+        {"method": "unsupervised", "weights": weights, "finetune": finetune},
+        from_zero_to_one,
+        lambda fixed, moving, stages: Found(
+            register_unsupervised(fixed, moving, network.to(fixed.device), finetune, stages)
+        ),
+    )
+
+
+def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
+    """The network of a file, by its ending: as published for Keras, or our own.
+
+    Raises:
+        InputError: weights that cannot be read.
+    """
+    keras = os.fspath(path).endswith((".h5", ".hdf5"))
+    return VoxelMorph.from_keras(path) if keras else VoxelMorph.load(path)
+
+
+def register_unsupervised(fixed: Tensor, moving: Tensor, network: VoxelMorph, finetune: int, stages: Stages) -> Tensor:
     """Displacement field from a fixed to a moving image on the same grid.
 
     Args:
-        fixed, moving: (1, 1, D, H, W) float32, of intensities as the network was trained on.
+        fixed, moving: (1, 1, *spatial) float32, of intensities as the network was trained on.
         network: on their device.
-        options: see `UnsupervisedOptions`.
+        finetune: see `UnsupervisedOptions`.
         stages: times the stages and reports their progress.
 
     Returns:
-        (1, 3, D, H, W) in voxels: moving at x + disp(x) corresponds to fixed at x.
+        (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x.
+
+    Raises:
+        InputError: a network for images of another number of axes.
     """
+    ndim = network.architecture.ndim
+    if fixed.ndim - 2 != ndim:
+        raise InputError(
+            f"weights: expected those of a {fixed.ndim - 2}-D network for these images, but they are of a {ndim}-D one"
+        )
     with stages.stage("network"):
         field = _predicted(fixed, moving, network)
-    if not options.finetune:
+    if not finetune:
         return field
     size = fixed.shape[2:]
     with stages.stage("fine-tuning"):
@@ -79,7 +115,7 @@ def register_unsupervised(
         field = refine(
             distance,
             resample_field(field, [s // LEVEL for s in size], 1, LEVEL),
-            iterations=options.finetune,
+            iterations=finetune,
             smoothness=SMOOTHNESS,
             rate=RATE,
             advance=stages.advance,
@@ -89,12 +125,7 @@ def register_unsupervised(
 
 def _predicted(fixed: Tensor, moving: Tensor, network: VoxelMorph) -> Tensor:
     """With background around the images up to sizes that the network takes."""
-    multiple = network.architecture.multiple
-    room = [-size % multiple for size in fixed.shape[2:]]
-    around = [side for r in reversed(room) for side in (r // 2, r - r // 2)]
+    padding = Padding(fixed.shape[2:], network.architecture.multiple)
     with torch.inference_mode():
-        prediction: Prediction = network(F.pad(moving, around), F.pad(fixed, around))
-    field = prediction.displacement
-    for axis, (r, size) in enumerate(zip(room, fixed.shape[2:], strict=True), 2):
-        field = field.narrow(axis, r // 2, size)
-    return field.clone()
+        prediction: Prediction = network(padding.pad(moving), padding.pad(fixed))
+    return padding.crop(prediction.displacement).clone()

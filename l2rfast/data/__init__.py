@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pooch  # type: ignore[import-untyped]
 
-from .errors import InputError
+from ..errors import InputError
 
 ENVIRONMENT = "L2RFAST_DATA"
 

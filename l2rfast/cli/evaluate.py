@@ -1,0 +1,53 @@
+"""``l2rfast evaluate``: a method over a set of pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from .register import Device, Finetune, MethodName, Preset, Quiet, Weights
+from .train import Atlas, Data, HoldOut
+
+
+def evaluate(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
+    atlas: Atlas = None,
+    hold_out: HoldOut = 0,
+    method: MethodName = "discrete",
+    preset: Preset = "default",
+    weights: Weights = None,
+    finetune: Finetune = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Register the pairs of DATA that are kept for validation, or all, and measure overlaps, distances and folds."""
+    from ..io import OutputFolder
+    from ..methods import evaluation
+    from ..methods.registration import choose, usable
+    from ..methods.training.cases import find_pairs
+
+    options = {"weights": weights, "finetune": finetune}
+    chosen = choose(method, preset, **{name: value for name, value in options.items() if value is not None})
+    place, pairs = usable(device), find_pairs(data, atlas=atlas, hold_out=hold_out)
+    console = Console(stderr=True)
+    with OutputFolder(out) as folder:
+        with Bar(console=console, disable=quiet) as bar:
+            task = bar.add_task("pairs", total=len(pairs.validation or pairs.training))
+            results = evaluation.evaluate(chosen, pairs, place, lambda done: bar.update(task, completed=done))
+        evaluation.write_csv(folder.path("evaluation.csv"), results)
+        evaluation.write_json(folder.path("evaluation.json"), results, method)
+        evaluation.draw(folder.path("evaluation.png"), results)
+    if not quiet:
+        table = Table("over the pairs", "mean", "std", "30 %")
+        found = evaluation.aggregates(results)
+        for name in found["mean"]:
+            row = [found[of].get(name) for of in ("mean", "std", "30")]
+            table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in row))
+        console.print(table)
+        console.print(f"Written to {out}", highlight=False, soft_wrap=True)

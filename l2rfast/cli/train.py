@@ -1,0 +1,157 @@
+"""``l2rfast train``: networks of the methods on one's own scans."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from ..methods.discrete.training import TrainingOptions as DiscreteOptions
+from ..methods.discrete.training import train_discrete
+from ..methods.training.options import TrainerOptions
+from ..methods.training.trainer import Progress
+from ..methods.unsupervised.training import TrainingOptions
+from ..methods.unsupervised.training import train_unsupervised as train
+from ..methods.weakly_supervised.options import PRESETS as WEAK_PRESETS
+from ..methods.weakly_supervised.options import TrainingOptions as WeakOptions
+from ..methods.weakly_supervised.training import train_weakly_supervised as train_weak
+from .options import with_options
+from .register import Device, Quiet
+
+train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
+
+Data = Annotated[str, typer.Option(help="Folder of NIfTI, CSV of pairs, or Learn2Reg's dataset.json.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run, created if absent.")]
+Atlas = Annotated[str | None, typer.Option(help="Of a folder: the name of the case that is always the fixed one.")]
+HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV, that are kept for validation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
+
+
+@train_app.command("unsupervised")
+@with_options(options=TrainingOptions, trainer=TrainerOptions)
+def unsupervised(
+    data: Data,
+    out: Out,
+    options: TrainingOptions,
+    trainer: TrainerOptions,
+    atlas: Atlas = None,
+    hold_out: HoldOut = 0,
+    device: Device = "cpu",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train VoxelMorph, from images alone or with labels; under torchrun on several processes."""
+    from ..methods.registration import usable
+
+    place = usable(device)
+    with _progress(trainer.steps, out, quiet) as progress:
+        train(
+            *(data, out, options, trainer),
+            atlas=atlas,
+            hold_out=hold_out,
+            device=place,
+            resume=resume,
+            progress=progress,
+        )
+
+
+@train_app.command("discrete")
+@with_options(options=DiscreteOptions, trainer=TrainerOptions)
+def discrete(
+    data: Data,
+    out: Out,
+    options: DiscreteOptions,
+    trainer: TrainerOptions,
+    atlas: Atlas = None,
+    hold_out: HoldOut = 0,
+    device: Device = "cpu",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train PDD-Net, on 2-D scans the tutorial's network, on labels or images; under torchrun on several processes."""
+    from ..methods.registration import usable
+
+    place = usable(device)
+    with _progress(trainer.steps, out, quiet) as progress:
+        train_discrete(
+            *(data, out, options, trainer),
+            atlas=atlas,
+            hold_out=hold_out,
+            device=place,
+            resume=resume,
+            progress=progress,
+        )
+
+
+@train_app.command("weakly-supervised")
+@with_options(presets=WEAK_PRESETS, options=WeakOptions, trainer=TrainerOptions)
+def weakly_supervised(
+    data: Data,
+    out: Out,
+    options: WeakOptions,
+    trainer: TrainerOptions,
+    hold_out: HoldOut = 0,
+    device: Device = "cpu",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train label-reg on labels, for images of different kinds; under torchrun on several processes."""
+    from ..methods.registration import usable
+
+    place = usable(device)
+    with _progress(trainer.steps, out, quiet) as progress:
+        train_weak(*(data, out, options, trainer), hold_out=hold_out, device=place, resume=resume, progress=progress)
+
+
+@contextmanager
+def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
+    """A bar on standard error, of the first process; and what to do after an interrupt."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns += (TimeElapsedColumn(), TimeRemainingColumn())  # type: ignore[assignment]
+    try:
+        with _interrupts() as check:
+            if quiet or int(os.environ.get("RANK", "0")) > 0:
+                yield lambda step, text: check()
+                return
+            with Bar(*columns, console=console) as bar:
+                task = bar.add_task("training", total=steps)
+
+                def show(step: int, text: str) -> None:
+                    check()
+                    bar.update(task, completed=step, description=text)
+
+                yield show
+        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt as interrupt:
+        typer.echo(f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}", err=True)
+        raise typer.Exit(2) from interrupt
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """What raises an interrupt again that came before: where Python collects garbage, say, one is swallowed."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

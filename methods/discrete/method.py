@@ -1,0 +1,21 @@
+"""The discrete method, its options chosen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..intensities import standardised
+from ..method import Found, Method
+from .convex import register_discrete
+from .options import choose
+
+
+def discrete(preset: str, **options: Any) -> Method:
+    """See `methods.discrete.options.choose`."""
+    chosen = choose(preset, **options)
+    return Method(
+        {"method": "discrete", "preset": preset, **asdict(chosen)},
+        standardised,
+        lambda fixed, moving, stages: Found(register_discrete(fixed, moving, chosen, stages)),
+    )

@@ -1,0 +1,76 @@
+"""Registration by a discrete network that was trained."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2rfast.errors import InputError
+
+from .. import weights
+from ..intensities import from_zero_to_one
+from ..method import Found, Method
+from ..padding import Padding
+from ..stages import Stages
+from .pddnet import FORMAT, PDDNet
+from .points import Prediction, spread
+from .tutorial import TutorialNet2d
+
+HOUNSFIELD = 500.0  # of a unit, where a network is of CT
+
+Network = PDDNet | TutorialNet2d
+
+
+def pddnet(preset: str, **options: Any) -> Method:
+    """The method, its network read.
+
+    Raises:
+        InputError: an unknown preset or option, or weights that are missing or cannot be used.
+    """
+    if preset != "default":
+        raise InputError(f"preset: the method pddnet has none, got {preset!r}")
+    for name in options:
+        if name != "weights":
+            raise InputError(f"{name}: no option of the method pddnet; expected weights")
+    if "weights" not in options:
+        raise InputError("weights: expected a file of weights for the method pddnet")
+    return with_network(read_weights(options["weights"]), os.fspath(options["weights"]))
+
+
+def read_weights(path: str | os.PathLike[str]) -> Network:
+    """The network of a ``.safetensors`` file, or of the two published ``.pth`` files, with a comma between.
+
+    Raises:
+        InputError: weights that cannot be read.
+    """
+    published = os.fspath(path).split(",")
+    if len(published) == 2:
+        return PDDNet.from_published(*published)
+    return PDDNet.load(path) if weights.is_of(path, FORMAT) else TutorialNet2d.load(path)
+
+
+def with_network(network: Network, path: str = "") -> Method:
+    """The method with a network that is here, of images of its number of axes."""
+    network.eval()
+    ct = isinstance(network, PDDNet) and network.architecture.intensities == "ct"
+    return Method(
+        {"method": "pddnet", "weights": path},
+        (lambda name, image: image / HOUNSFIELD) if ct else from_zero_to_one,
+        partial(_run, network),
+    )
+
+
+def _run(network: Network, fixed: Tensor, moving: Tensor, stages: Stages) -> Found:
+    ndim = network.ndim
+    if fixed.ndim - 2 != ndim:
+        raise InputError(f"weights: expected those of a {fixed.ndim - 2}-D network, but they are of a {ndim}-D one")
+    padding = Padding(fixed.shape[2:], network.multiple)
+    with stages.stage("network"), torch.inference_mode():
+        found: Prediction = network.to(fixed.device)(padding.pad(fixed), padding.pad(moving))
+        corners = isinstance(network, PDDNet) and network.architecture.align_corners
+        entropy = spread(found.choices[0].entropy, found.displacement.shape[2:], corners)
+    return Found(padding.crop(found.displacement).clone(), padding.crop(entropy).clone())

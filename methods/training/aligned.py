@@ -1,0 +1,162 @@
+"""Training on pairs whose affines bring them near each other, moving on the fixed grid: what methods for them share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from l2rfast import mind_ssc, warp, warp_local_ncc, warp_ssd
+from l2rfast.errors import InputError
+
+from ..intensities import from_zero_to_one
+from ..method import Method, Registration, apply, on_grid_of
+from ..metrics import measures
+from ..padding import Padding
+from ..stages import Stages
+from .augmentation import Shared, deformed, random_intensities
+from .cases import Pair, Pairs, Scan, read
+from .options import TrainerOptions
+from .trainer import Batch, Task
+
+LABELS = 8  # that are drawn of a pair: all of them would fill the memory
+
+
+class AlignedTask(Task):
+    """See `methods.training.trainer.Task`. Samples are ``fixed``, ``moving``, and ``fixed_labels``, ``moving_labels``.
+
+    Args:
+        pairs: what to train on.
+        trainer: whose augmentation and seed count here.
+        needs_labels: the option for which scans have to have labels; none where empty.
+
+    Attributes:
+        ndim: of the scans.
+        multiple: of which images have to be, along every axis.
+        network: what is trained, with a method ``save``; set by the method.
+
+    Raises:
+        InputError: scans that cannot be read, or whose labels are asked for and not there.
+    """
+
+    multiple: int = 1
+    network: torch.nn.Module
+
+    def __init__(self, pairs: Pairs, trainer: TrainerOptions, needs_labels: str) -> None:
+        super().__init__()
+        self.pairs, self.trainer, self.labelled = pairs, trainer, bool(needs_labels)
+        self.validations = len(pairs.validation)
+        torch.manual_seed(trainer.seed)
+        size = read(pairs.training[0].fixed).image.data.shape
+        trainer.check_axes(size)
+        self.ndim = len(size)
+        without = [pair for pair in pairs.training if pair.fixed.labels is None or pair.moving.labels is None]
+        if needs_labels and without:
+            raise InputError(
+                f"{needs_labels}: expected labels of every scan, but {without[0].fixed.image} or "
+                f"{without[0].moving.image} has none"
+            )
+
+    @abstractmethod
+    def method(self) -> Method:
+        """The method of registration with the network as it is."""
+
+    @abstractmethod
+    def distance(self, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
+        """How little they agree, where scans for validation have no labels."""
+
+    def sample(self, random: torch.Generator) -> Batch:
+        pairs = self.pairs.training
+        pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
+        scans = read(pair.fixed), read(pair.moving)
+        images = _images(pair, *scans)
+        labels = _labels(*scans, random) if self.labelled else [image[:, :0] for image in images]
+        shared = Shared.drawn(self.trainer, random)
+        # Image and labels in one pass.
+        both = [deformed(torch.cat(pair, 1), self.trainer, random, shared) for pair in zip(images, labels, strict=True)]
+        images, labels = [x[:, :1] for x in both], [x[:, 1:] for x in both]
+        if self.trainer.intensity:
+            images = [random_intensities(image, self.trainer.intensity, random) for image in images]
+        padding = Padding(images[0].shape[2:], self.multiple)
+        batch = {"fixed": images[0], "moving": images[1]}
+        if self.labelled:
+            batch |= dict(zip(("fixed_labels", "moving_labels"), labels, strict=True))
+        return {name: padding.pad(value)[0] for name, value in batch.items()}
+
+    def validate(self, index: int) -> dict[str, float]:
+        pair = self.pairs.validation[index]
+        result = self._registered(pair)
+        found = measures(result, read(pair.fixed), read(pair.moving))
+        if "DSC" in found:
+            return found
+        return {"similarity": -float(self._similarity(result, pair)), **found}
+
+    def _registered(self, pair: Pair) -> Registration:
+        device = next(self.network.parameters()).device
+        return apply(self.method(), read(pair.fixed).image, read(pair.moving).image, device, Stages())
+
+    def _similarity(self, result: Registration, pair: Pair) -> Tensor:
+        fixed, moving = _images(pair, read(pair.fixed), read(pair.moving))
+        return self.distance(fixed, moving, result.displacement)
+
+    def picture(self) -> Tensor:
+        """Of the first pair for validation: the middle slice of fixed, moving, warped moving, and their difference."""
+        pair = self.pairs.validation[0]
+        fixed, moving = _images(pair, read(pair.fixed), read(pair.moving))
+        warped = warp(moving, self._registered(pair).displacement)
+        shown = [image[0, 0] for image in (fixed, moving, warped, (warped - fixed).abs())]
+        flat = [image if image.ndim == 2 else image[image.shape[0] // 2] for image in shown]
+        return torch.cat(flat, 1).clamp(0, 1)
+
+    def save(self, folder: Path) -> None:
+        save = self.network.save
+        assert callable(save)
+        save(folder / "weights.safetensors")
+
+
+def check_window(window: int) -> None:
+    """
+    Raises:
+        InputError: no window of a local NCC.
+    """
+    if window < 1 or window % 2 == 0:
+        raise InputError(f"window: expected a positive odd number, got {window}")
+
+
+def distance(similarity: str, window: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
+    """Of fixed and warped moving: minus ``lncc``, ``mse``, or the squared differences of ``mind`` features."""
+    if similarity == "lncc":
+        loss: Tensor = warp_local_ncc(fixed, moving, displacement, window=window)[0]
+    elif similarity == "mse":
+        loss = warp_ssd(fixed, moving, displacement)[0]
+    else:
+        with torch.no_grad():
+            features = mind_ssc(fixed), mind_ssc(moving)
+        loss = warp_ssd(*features, displacement)[0] / features[0].shape[1]
+    return loss.mean()
+
+
+def _images(pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
+    """(1, 1, *spatial) each, from 0 to 1, on the grid of the fixed one."""
+    if fixed.image.data.ndim != moving.image.data.ndim:
+        raise InputError(f"data: expected scans of as many axes, got {pair.fixed.image} and {pair.moving.image}")
+    aligned = on_grid_of(fixed.image, moving.image, moving.image.data[None, None])
+    return [
+        from_zero_to_one(str(pair.fixed.image), fixed.image.data[None, None]),
+        from_zero_to_one(str(pair.moving.image), aligned),
+    ]
+
+
+def _labels(fixed: Scan, moving: Scan, random: torch.Generator) -> list[Tensor]:
+    """(1, LABELS, *spatial) each, of labels that are in both, drawn again where there are fewer."""
+    assert fixed.labels is not None
+    assert moving.labels is not None
+    aligned = on_grid_of(fixed.image, moving.image, moving.labels.data[None, None], mode="nearest", padding="zeros")
+    maps = [fixed.labels.data[None, None], aligned]
+    present = [set(torch.unique(labels).tolist()) for labels in maps]
+    shared = sorted((present[0] & present[1]) - {0}) or [0]
+    order = torch.randperm(len(shared), generator=random).tolist()
+    chosen = [shared[order[i % len(order)]] for i in range(LABELS)]
+    return [torch.cat([(labels == label).float() for label in chosen], 1) for labels in maps]

@@ -1,0 +1,116 @@
+"""Random changes to scans that training is to be insensitive to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2rfast import affine_warp, warp
+from l2rfast.filters import box_average
+
+from .options import TrainerOptions
+
+RADIUS, PASSES = 5, 3  # of the average that makes elastic deformations smooth: near to a Gaussian of 5.5 voxels
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is drawn once for both images of a pair.
+
+    Attributes:
+        scale: how many times larger things become.
+        mirrored: axes, 0 the first spatial one.
+    """
+
+    scale: float = 1.0
+    mirrored: tuple[int, ...] = ()
+
+    @classmethod
+    def drawn(cls, options: TrainerOptions, random: torch.Generator) -> Shared:
+        """Each of the axes that are to be mirrored is so in one half of the pairs."""
+        scale = math.exp(options.scale * float(torch.randn((), generator=random))) if options.scale else 1.0
+        chosen = [axis for axis in options.mirror if torch.rand((), generator=random) < 0.5]
+        return cls(scale, tuple(chosen))
+
+
+def deformed(
+    images: Tensor,
+    options: TrainerOptions,
+    random: torch.Generator,
+    shared: Shared,
+    *,
+    shift: float = 0.0,
+    padding: str = "border",
+) -> Tensor:
+    """Images of one scan, its labels among them, in a random affine and elastic deformation.
+
+    Args:
+        images: (1, C, *spatial), floating.
+        options: whose ``affine`` and ``elastic`` count.
+        random: where the numbers come from.
+        shared: with the other scan of the pair.
+        shift: standard deviation in voxels of a random translation.
+        padding: see `l2rfast.warp`.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
+    size = images.shape[2:]
+    if options.affine or shift or shared != Shared():
+        matrix = random_affine(size, options.affine, random)
+        linear, offset = matrix[:, :-1], matrix[:, -1]  # views
+        if shift:
+            offset += shift * torch.randn(len(size), generator=random)
+        centre = (torch.tensor(size) - 1) / 2
+        for axis in shared.mirrored:
+            linear[axis] *= -1
+            offset[axis] = 2 * centre[axis] - offset[axis]
+        offset += (1 - 1 / shared.scale) * linear @ centre  # which stays where it is
+        linear /= shared.scale
+        images = affine_warp(images, matrix[None].to(images.dtype), padding=padding)
+    if options.elastic:
+        noise = box_average(torch.randn(1, len(size), *size, generator=random), RADIUS, passes=PASSES)
+        images = warp(images, (options.elastic / noise.std() * noise).to(images.dtype), padding=padding)
+    return images
+
+
+def random_affine(size: Sequence[int], strength: float, random: torch.Generator) -> Tensor:
+    """An affine map that brings corners of the image inwards, as label-reg draws it (Hu et al., MedIA 2018).
+
+    Args:
+        size: spatial size of the image.
+        strength: how far at most along each axis, each corner on its own, as a fraction of half the size.
+        random: where the numbers come from.
+
+    Returns:
+        (ndim, ndim + 1) float32, output voxel -> image voxel.
+    """
+    ndim = len(size)
+    # One corner and its neighbour along each axis, in coordinates from -1 to 1; as many points as unknowns.
+    corners = torch.cat([torch.zeros(1, ndim), torch.eye(ndim)]).double() * 2 - 1
+    moved = corners * (1 - strength * torch.rand(corners.shape, generator=random, dtype=torch.float64))
+    to_unit = torch.diag(torch.tensor([2 / max(s - 1, 1) for s in size] + [1.0], dtype=torch.float64))
+    to_unit[:ndim, ndim] = -1
+    points = torch.cat([corners, torch.ones(ndim + 1, 1)], 1)
+    unit = torch.eye(ndim + 1, dtype=torch.float64)
+    unit[:ndim] = torch.linalg.solve(points, moved).T
+    matrix: Tensor = torch.linalg.inv(to_unit) @ unit @ to_unit
+    return matrix[:ndim].float()
+
+
+def random_intensities(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
+    """An image from 0 to 1 of another gamma, gain and noise.
+
+    Args:
+        image: floating, of any shape.
+        strength: standard deviation of the logarithms of gamma and gain, and ten times that of the noise.
+        random: where the numbers come from.
+    """
+    gamma, gain = (strength * torch.randn(2, generator=random)).exp()
+    noise = strength / 10 * torch.randn(image.shape, generator=random)
+    changed: Tensor = gain * image.clamp(min=0) ** gamma + noise
+    return changed

@@ -1,0 +1,59 @@
+"""The options that training has for every method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l2rfast.errors import InputError
+
+from ..options import option
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How to train. The texts beside the fields are those of the command line."""
+
+    steps: int = option(1000, "Steps of the optimiser, at most.")
+    batch: int = option(1, "Pairs per step and process.")
+    rate: float = option(1e-4, "Step size of Adam.")
+    cosine: bool = option(False, "Have the step size fall to 0 over the steps, along a cosine.")
+    every: int = option(100, "Steps between two checkpoints, each with a validation.")
+    patience: int = option(0, "Stop after so many validations without a better one; 0: never.")
+    affine: float = option(0.0, "Augmentation: how far corners move inwards, as a fraction of half the size.")
+    scale: float = option(0.0, "Augmentation: standard deviation of the logarithm of a scaling of both scans.")
+    elastic: float = option(0.0, "Augmentation: standard deviation of a smooth random displacement, voxels.")
+    mirror: tuple[int, ...] = option((), "Augmentation: axes along which half of the pairs are mirrored, e.g. 0,2.")
+    intensity: float = option(0.0, "Augmentation: standard deviation of log gamma and log gain.")
+    seed: int = option(0, "Of the random numbers.")
+    precision: str = option("auto", "float32, bfloat16, or auto: bfloat16 on GPUs.")
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """What may differ when a run is resumed."""
+        return ("every", "patience") if self.cosine else ("steps", "every", "patience")
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0), ("seed", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise InputError(f"{name}: expected an integer >= {least}, got {getattr(self, name)!r}")
+        for name, below in (
+            ("rate", math.inf),
+            ("affine", 1.0),
+            ("scale", math.inf),
+            ("elastic", math.inf),
+            ("intensity", math.inf),
+        ):
+            if not 0 <= getattr(self, name) < below:
+                raise InputError(f"{name}: expected a number from 0 to {below}, got {getattr(self, name)!r}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+
+    def check_axes(self, size: Sequence[int]) -> None:
+        """
+        Raises:
+            InputError: scans of that size do not have the axes that are to be mirrored.
+        """
+        if not set(self.mirror) <= set(range(len(size))):
+            raise InputError(f"mirror: expected axes from 0 to {len(size) - 1}, got {self.mirror}")

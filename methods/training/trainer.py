@@ -1,0 +1,309 @@
+"""The trainer of all methods.
+
+Every random number of a step comes from a seed made of the run's seed and the place of the sample in the run: where a
+run is resumed, or several processes share the samples of a step, the numbers stay the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from l2rfast.errors import InputError
+
+from .options import TrainerOptions
+from .run import RunFolder
+
+Batch = dict[str, Tensor]
+WORKERS = 4  # processes that prepare samples for a GPU
+
+
+class Task(nn.Module, ABC):
+    """What a method trains. Called with a batch, it gives its losses by name, means over the batch; their sum is
+    minimised.
+
+    Attributes:
+        validations: how many pairs there are to validate with.
+    """
+
+    validations: int = 0
+
+    @abstractmethod
+    def sample(self, random: torch.Generator) -> Batch:
+        """One pair, drawn and augmented; tensors without the axis of the batch, on the CPU."""
+
+    @abstractmethod
+    def validate(self, index: int) -> dict[str, float]:
+        """Measures of one pair kept for validation. The first is the score, the larger the better."""
+
+    @abstractmethod
+    def picture(self) -> Tensor:
+        """What to look at while it trains: (H, W) from 0 to 1."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the network's weights."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and this one among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Over the processes."""
+        stacked = torch.stack([value.detach().double() for value in values.values()])
+        if self.size > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.size).tolist(), strict=True))
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, or the error that it raises, for all."""
+        result: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                result = [make()]
+            except InputError as error:
+                result = [error]
+        if self.size > 1:
+            dist.broadcast_object_list(result)
+        if isinstance(result[0], InputError):
+            raise result[0]
+        return result[0]
+
+    def gathered(self, own: list[Any]) -> list[Any]:
+        """The lists of all processes, one after another."""
+        if self.size == 1:
+            return own
+        lists: list[Any] = [None] * self.size
+        dist.all_gather_object(lists, own)
+        return [item for some in lists for item in some]
+
+
+@contextmanager
+def world(device: torch.device) -> Iterator[World]:
+    """The processes that ``torchrun`` started, or this one alone."""
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, device)
+        dist.barrier()
+    finally:
+        gc.collect()  # DistributedDataParallel is in a cycle, and not to outlive the group that it holds
+        dist.destroy_process_group()
+
+
+def seeded(*numbers: int) -> int:
+    """A seed from several numbers."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()) >> 1
+
+
+class _Samples(Dataset[Batch]):
+    def __init__(self, task: Task, seed: int) -> None:
+        self._task, self._seed = task, seed
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._task.sample(torch.Generator().manual_seed(seeded(self._seed, index)))
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """Of the samples of every step that are this process's."""
+
+    steps: range
+    batch: int
+    world: World
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = ((step - 1) * self.world.size + self.world.rank) * self.batch
+            yield list(range(first, first + self.batch))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+Progress = Callable[[int, str], None]
+
+
+def train(
+    task: Task,
+    out: str | os.PathLike[str],
+    options: TrainerOptions,
+    *,
+    described: Mapping[str, Any],
+    device: torch.device,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Train, from the start or from the last checkpoint, and fill the folder of the run.
+
+    Args:
+        task: what to train, on the CPU.
+        out: the folder: ``checkpoint.safetensors``, the weights that the task saves, ``training.csv``,
+            ``validation.csv``, ``curves.png``, ``tensorboard/`` and ``options.json``. The weights are those of the best
+            validation, the last ones where there is none.
+        options: see `TrainerOptions`.
+        described: all options of the run; those of a run that is resumed have to be the same.
+        device: where to compute; under ``torchrun`` each process takes the GPU of its local rank.
+        resume: go on where a run in that folder stopped.
+        progress: called by the first process after every step, with a line about it.
+
+    Raises:
+        InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite.
+    """
+    with world(device) as processes:
+        _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None)).run()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        task: Task,
+        out: str | os.PathLike[str],
+        options: TrainerOptions,
+        described: Mapping[str, Any],
+        processes: World,
+        resume: bool,
+        progress: Progress,
+    ) -> None:
+        self.options, self.world, self.progress = options, processes, progress
+        self.task = task.to(processes.device)
+        self.optimizer = torch.optim.Adam(self.task.parameters(), options.rate)
+        self.step, self.best, self.worse = 0, -math.inf, 0
+        self.folder: RunFolder | None = None
+
+        def opened() -> Any:
+            self.folder = RunFolder(out, described, resume=resume, free=options.free)
+            return self.folder.restore()
+
+        found = processes.from_first(opened)
+        if found is not None:
+            self._restore(*found)
+        self.fresh = found is None
+        self.model = DistributedDataParallel(self.task) if processes.size > 1 else self.task
+        self.board = self.folder.board(self.step) if self.folder is not None else None
+
+    def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        self.task.load_state_dict(_under("task", tensors))
+        state = self.optimizer.state_dict()
+        parts = _under("optimizer", tensors)
+        state["state"] = {i: _under(str(i), parts) for i in range(len(state["param_groups"][0]["params"]))}
+        self.optimizer.load_state_dict(state)
+        self.step, self.best, self.worse = numbers["step"], numbers["best"], numbers["worse"]
+
+    def run(self) -> None:
+        o = self.options
+        if self.fresh:
+            self._keep_if_better()
+        workers = WORKERS if self.world.device.type == "cuda" else 0
+        batches = DataLoader(
+            _Samples(self.task, o.seed),
+            batch_sampler=_Indices(range(self.step + 1, o.steps + 1), o.batch, self.world),
+            num_workers=workers,
+            pin_memory=workers > 0,
+        )
+        iterator = iter(batches)
+        while self.step < o.steps and not (o.patience and self.worse >= o.patience):
+            self._one_step(self._next(iterator))
+            if self.step % o.every == 0 or self.step == o.steps:
+                self._checkpoint()
+        if self.folder is not None and self.board is not None:
+            self.folder.draw_curves()
+            self.board.close()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "equal size" not in str(error):
+                raise
+            raise InputError("batch: expected 1, as the images of the pairs differ in size") from error
+        return {name: value.to(self.world.device, non_blocking=True) for name, value in batch.items()}
+
+    def _one_step(self, batch: Batch) -> None:
+        start, device = time.perf_counter(), self.world.device.type
+        self.step += 1
+        torch.manual_seed(seeded(self.options.seed, -self.step, self.world.rank))  # of networks that draw
+        narrow = self.options.precision == "bfloat16" or (self.options.precision == "auto" and device == "cuda")
+        with torch.autocast(device, torch.bfloat16, enabled=narrow):
+            losses = self.model(batch)
+        total = torch.stack(list(losses.values())).sum()
+        if self.options.cosine:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.options.rate * (1 + math.cos(math.pi * self.step / self.options.steps)) / 2
+        self.optimizer.zero_grad()
+        torch.autograd.backward(total)
+        values = self.world.means({"loss": total, **losses})
+        if not all(map(math.isfinite, values.values())):
+            raise InputError(f"rate: the losses of step {self.step} are not finite, {values}; expected a lower one")
+        self.optimizer.step()
+        if self.folder is not None and self.board is not None:
+            values["seconds"] = time.perf_counter() - start
+            self.folder.log("training", self.step, values)
+            for name, value in values.items():
+                self.board.add_scalar(f"training/{name}", value, self.step)
+            self.progress(self.step, f"loss {values['loss']:.4f}")
+
+    def _checkpoint(self) -> None:
+        """Weights first: whoever is killed in between comes here again and writes the same ones."""
+        self._keep_if_better()
+        if self.folder is not None:
+            tensors = {f"task.{name}": value for name, value in self.task.state_dict().items()}
+            for i, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+            self.folder.save(tensors, {"step": self.step, "best": self.best, "worse": self.worse})
+
+    def _keep_if_better(self) -> None:
+        better = not self.task.validations or self._validate()
+        self.worse = 0 if better else self.worse + 1
+        if better and self.folder is not None:
+            self.task.save(self.folder.path)
+
+    def _validate(self) -> bool:
+        """Whether this was the best one yet."""
+        self.task.eval()
+        with torch.no_grad():
+            own = [self.task.validate(i) for i in range(self.world.rank, self.task.validations, self.world.size)]
+            shown = self.task.picture() if self.board is not None else None
+        self.task.train()
+        measured = self.world.gathered(own)
+        means = {name: fmean(pair[name] for pair in measured) for name in measured[0]}
+        score = next(iter(means.values()))
+        better = score > self.best
+        self.best = max(self.best, score)
+        if self.folder is not None and self.board is not None:
+            self.folder.log("validation", self.step, means)
+            for name, value in means.items():
+                self.board.add_scalar(f"validation/{name}", value, self.step)
+            self.board.add_image("validation", shown, self.step, dataformats="HW")
+        return better
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

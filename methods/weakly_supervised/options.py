@@ -1,0 +1,105 @@
+"""What a label-reg to be trained is, and on what loss it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from l2rfast.errors import InputError
+from l2rfast.label_losses import MEASURES, SIGMAS
+from l2rfast.losses import bending_energy, diffusion_energy, gradient_energy
+
+from ..options import option
+from ..training.options import TrainerOptions
+from .model import Architecture
+from .nets import Plan
+
+ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "bending": bending_energy,
+    "diffusion": diffusion_energy,
+    "gradient-l2": gradient_energy,
+    "gradient-l1": partial(gradient_energy, norm="l1"),
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What network to train, and on what loss. The texts beside the fields are those of the command line."""
+
+    network: str = option("moments", "moments (of few cases), or label-reg's local, global (affine), composite.")
+    width: int = option(12, "Channels at the first level; published: 32, of global 8.")
+    norm: str = option("instance", "instance, group, or batch-as-published.")
+    levels: tuple[int, ...] = option((0, 1, 2, 3, 4), "Whose fields are added up; fewer fine ones are smoother.")
+    start: str = option("centre", "Where fields start: centre of both grids, or corner, as published.")
+    resolution: int = option(2, "Voxels that are averaged before the network sees them: 1 or 2.")
+    similarity: str = option("dice", f"Of the labels: {', '.join(MEASURES)}.")
+    sigmas: tuple[float, ...] = option(SIGMAS, "Voxels, the scales of the labels.")
+    energy: str = option("bending", f"Of the field: {', '.join(ENERGIES)}.")
+    smoothness: float = option(0.5, "Weight of the energy.")
+    maps: float = option(1.0, "Weight of Dice and cross-entropy of the label maps, of moments alone.")
+    shift: float = option(0.0, "Augmentation: standard deviation of a random translation of moving, voxels.")
+    weights: str = option("", "Of a network to start from, .safetensors.")
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("similarity", MEASURES), ("energy", ENERGIES)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("smoothness", "maps", "shift"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        if not self.sigmas or not all(0 <= sigma < float("inf") for sigma in self.sigmas):
+            raise InputError(f"sigmas: expected numbers >= 0, got {self.sigmas}")
+
+    def architecture(self, size: tuple[int, ...]) -> Architecture:
+        """For fixed images of that size."""
+        plan = Plan(len(size), self.width, self.norm, self.levels)
+        sized = self.network in ("global", "composite")
+        return Architecture(self.network, plan, self.start, self.resolution, size if sized else ())
+
+
+# What differs from the defaults of `TrainingOptions` and `TrainerOptions`. The first is what is taken unless told.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Few cases, on two cores, in minutes.
+    "cpu": {
+        "shift": 4.0,
+        "steps": 400,
+        "batch": 4,
+        "rate": 2e-3,
+        "cosine": True,
+        "affine": 0.2,
+        "scale": 0.2,
+        "elastic": 1.5,
+        "intensity": 0.4,
+    },
+    # Hu et al., MedIA 2018, and its public code: for a hundred cases, and a GPU.
+    "published": {
+        "network": "local",
+        "width": 32,
+        "norm": "batch-as-published",
+        "start": "corner",
+        "resolution": 1,
+        "steps": 10000,
+        "batch": 4,
+        "rate": 1e-5,
+        "affine": 0.1,
+    },
+}
+
+
+def of_preset(name: str = "cpu") -> tuple[TrainingOptions, TrainerOptions]:
+    """The options of a preset, for Python.
+
+    Raises:
+        InputError: none of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+
+    def of(kind: type) -> dict[str, Any]:
+        return {field.name: PRESETS[name][field.name] for field in fields(kind) if field.name in PRESETS[name]}
+
+    return TrainingOptions(**of(TrainingOptions)), TrainerOptions(**of(TrainerOptions))

@@ -1,0 +1,43 @@
+"""Registration by a network that was trained on labels."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2rfast.errors import InputError
+
+from ..intensities import from_zero_to_one
+from ..method import Found, Method
+from ..stages import Stages
+from .model import LabelReg
+
+
+def weakly_supervised(preset: str, **options: Any) -> Method:
+    """The method, its network read.
+
+    Raises:
+        InputError: an unknown preset or option, or weights that are missing or cannot be used.
+    """
+    if preset != "default":
+        raise InputError(f"preset: the method weakly-supervised has none, got {preset!r}")
+    for name in options:
+        if name != "weights":
+            raise InputError(f"{name}: no option of the method weakly-supervised; expected weights")
+    if "weights" not in options:
+        raise InputError("weights: expected a file of weights for the method weakly-supervised")
+    network = LabelReg.load(options["weights"]).eval()
+
+    def run(fixed: Tensor, moving: Tensor, stages: Stages) -> Found:
+        ndim = network.architecture.plan.ndim
+        if fixed.ndim - 2 != ndim:
+            raise InputError(f"weights: expected those of a {fixed.ndim - 2}-D network, but they are of a {ndim}-D one")
+        with stages.stage("network"), torch.inference_mode():
+            found: Tensor = network.to(fixed.device)(moving, fixed)
+        return Found(found.clone())
+
+    described = {"method": "weakly-supervised", "weights": os.fspath(options["weights"])}
+    return Method(described, from_zero_to_one, run, aligned=False)

@@ -1,0 +1,212 @@
+"""Training of label-reg: of a pair of scans one pair of labels at a time, warped by the field that the images give."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2rfast import warp
+from l2rfast.errors import InputError
+from l2rfast.io import Volume, as_volume, read_landmarks, read_masks
+from l2rfast.label_losses import label_loss, multiscale_loss
+from l2rfast.metrics import folding_fraction
+
+from ..intensities import from_zero_to_one
+from ..refine import pool
+from ..training.augmentation import Shared, deformed, random_intensities
+from ..training.cases import Case, Pairs, find_pairs
+from ..training.options import TrainerOptions
+from ..training.trainer import Batch, Progress, Task, train
+from .model import LabelReg
+from .options import ENERGIES, TrainingOptions, of_preset
+
+POINT = 2.0  # voxels, the standard deviation of the blob that a landmark is as a label
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A scan: its image, from 0 to 1, and its labels by number, (*spatial) float."""
+
+    image: Volume
+    labels: dict[int, Tensor]
+
+
+@lru_cache(maxsize=64)
+def labelled(case: Case) -> Labelled:
+    """Kept in memory, the last 64. Landmarks become labels after the others: blobs around them.
+
+    Raises:
+        InputError: files that cannot be read or do not fit, or a case without labels.
+    """
+    image = as_volume("data", case.image, dims=(2, 3))
+    scaled = Volume(from_zero_to_one(str(case.image), image.data), image.affine)
+    labels: dict[int, Tensor] = {}
+    if case.labels is not None:
+        labels = {number: mask.float() for number, mask in read_masks(case.labels, image).items()}
+    if case.landmarks is not None:
+        first = 1 + max(labels, default=-1)
+        for i, point in enumerate(read_landmarks(case.landmarks, image)):
+            labels[first + i] = _blob(point, tuple(image.data.shape))
+    if not labels:
+        raise InputError(f"data: expected labels or landmarks of {case.image}, and found none")
+    return Labelled(scaled, labels)
+
+
+def _blob(point: Tensor, size: tuple[int, ...]) -> Tensor:
+    axes = [torch.exp(-0.5 * ((torch.arange(s) - p) / POINT) ** 2) for s, p in zip(size, point.tolist(), strict=True)]
+    blob = axes[0]
+    for axis in axes[1:]:
+        blob = blob[..., None] * axis
+    return blob
+
+
+def train_weakly_supervised(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: TrainingOptions | None = None,
+    trainer: TrainerOptions | None = None,
+    *,
+    hold_out: int = 0,
+    device: torch.device | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Train label-reg on a data set.
+
+    Args:
+        data, hold_out: see `methods.training.cases.find_pairs`.
+        out: folder of the run; ``weights.safetensors`` there is what `LabelReg.load` and ``l2rfast register`` take.
+        options: see `TrainingOptions`; those of the preset ``"cpu"`` unless told.
+        trainer: see `methods.training.options.TrainerOptions`; likewise.
+        device, resume, progress: see `methods.training.trainer.train`; the CPU unless told.
+
+    Raises:
+        InputError: options, data or a folder that cannot be used.
+    """
+    usual = of_preset()
+    options, trainer = options or usual[0], trainer or usual[1]
+    task = WeaklySupervisedTask(find_pairs(data, hold_out=hold_out), options, trainer)
+    described = {"method": "weakly-supervised", "data": os.path.abspath(data), "hold_out": hold_out}
+    described |= asdict(options) | asdict(trainer)
+    place = device or torch.device("cpu")
+    train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
+
+
+class WeaklySupervisedTask(Task):
+    """See `methods.training.trainer.Task`.
+
+    Args:
+        pairs: what to train on.
+        options: see `TrainingOptions`.
+        trainer: whose augmentation and seed count here.
+
+    Raises:
+        InputError: scans that cannot be read, or a pair without a label in common.
+    """
+
+    def __init__(self, pairs: Pairs, options: TrainingOptions, trainer: TrainerOptions) -> None:
+        super().__init__()
+        self.pairs, self.options, self.trainer = pairs, options, trainer
+        self.validations = len(pairs.validation)
+        torch.manual_seed(trainer.seed)
+        size = tuple(labelled(pairs.training[0].fixed).image.data.shape)
+        trainer.check_axes(size)
+        self.network = LabelReg.load(options.weights) if options.weights else LabelReg(options.architecture(size))
+        if self.network.architecture.plan.ndim != len(size):
+            raise InputError(f"weights: expected those of a {len(size)}-D network, as the scans are")
+
+    def sample(self, random: torch.Generator) -> Batch:
+        pairs = self.pairs.training
+        pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
+        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        both = sorted(fixed.labels.keys() & moving.labels.keys())
+        if not both:
+            raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
+        label = both[int(torch.randint(len(both), (), generator=random))]
+        shared = Shared.drawn(self.trainer, random)
+        batch: Batch = {}
+        for role, scan, shift in (("fixed", fixed, 0.0), ("moving", moving, self.options.shift)):
+            # In one pass the image, the label drawn, and label 0, which the maps are of; zeros where there is none.
+            chosen = [scan.labels[label], scan.labels.get(0, torch.zeros_like(scan.image.data))]
+            stack = torch.stack([scan.image.data, *chosen])[None]
+            moved = deformed(stack, self.trainer, random, shared, shift=shift, padding="zeros")[0]
+            image = moved[:1]
+            if self.trainer.intensity:
+                image = random_intensities(image, self.trainer.intensity, random)
+            batch |= {role: image, f"{role}_label": moved[1:2], f"{role}_first": moved[2:]}
+        return batch
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        moving, fixed, losses = batch["moving"], batch["fixed"], {}
+        if self.network.architecture.kind == "moments":
+            maps = self.network.maps(moving, fixed)
+            field = self.network.aligned(maps, fixed.shape[2:])
+            level = self.network.architecture.level
+            truth = [pool(batch[f"{role}_first"], level) for role in ("moving", "fixed")]
+            parts = [_map_loss(*pair) for pair in zip(maps, truth, strict=True)]
+            losses["maps"] = self.options.maps * torch.stack(parts).sum()
+        else:
+            field = self.network(moving, fixed)
+        warped = warp(batch["moving_label"], field, padding="zeros")
+        distance = multiscale_loss(batch["fixed_label"], warped, self.options.similarity, sigmas=self.options.sigmas)
+        energy = ENERGIES[self.options.energy](field)
+        return {"similarity": distance, "smoothness": self.options.smoothness * energy, **losses}
+
+    def validate(self, index: int) -> dict[str, float]:
+        """Of label 0, the Dice overlap of what is at least half inside; of the others the distance of centroids."""
+        pair = self.pairs.validation[index]
+        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        field = self._field(fixed, moving)
+        found = {"DSC": 0.0}
+        distances = []
+        for label in sorted(fixed.labels.keys() & moving.labels.keys()):
+            truth, warped = fixed.labels[label], warp(moving.labels[label][None, None], field, padding="zeros")[0, 0]
+            if label == 0:
+                a, b = truth >= 0.5, warped >= 0.5
+                found["DSC"] = float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp(min=1))
+            if warped.sum() > 0:
+                distances.append(float((centroid(truth) - centroid(warped)).norm()))
+        found["centroids"] = fmean(distances) if distances else float("nan")
+        found["num_foldings"] = 100 * float(folding_fraction(field))
+        return found
+
+    def _field(self, fixed: Labelled, moving: Labelled) -> Tensor:
+        device = next(self.network.parameters()).device
+        images = [scan.image.data[None, None].to(device) for scan in (moving, fixed)]
+        result: Tensor = self.network(*images).cpu()
+        return result
+
+    def picture(self) -> Tensor:
+        """Of the first pair for validation: the middle slice of fixed, of warped moving, and of both labels 0."""
+        pair = self.pairs.validation[0]
+        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        field = self._field(fixed, moving)
+        first = min(fixed.labels.keys() & moving.labels.keys())
+        warped = [warp(x[None, None], field, padding="zeros")[0, 0] for x in (moving.image.data, moving.labels[first])]
+        shown = [fixed.image.data, warped[0], (fixed.labels[first] + warped[1]) / 2]
+        flat = [image if image.ndim == 2 else image[image.shape[0] // 2] for image in shown]
+        return torch.cat(flat, 1).clamp(0, 1)
+
+    def save(self, folder: Path) -> None:
+        self.network.save(folder / "weights.safetensors")
+
+
+def _map_loss(logit: Tensor, label: Tensor) -> Tensor:
+    """Dice and cross-entropy, of the items that have the label."""
+    overlap = label_loss(label, torch.sigmoid(logit), reduction="none")[:, 0]
+    entropy = F.binary_cross_entropy_with_logits(logit, label.clamp(0, 1), reduction="none").flatten(1).mean(1)
+    return ((overlap + entropy) * (label.flatten(1).sum(1) > 0)).mean()
+
+
+def centroid(mask: Tensor) -> Tensor:
+    """(ndim,) in voxels."""
+    axes = torch.meshgrid(*(torch.arange(s, dtype=torch.float64) for s in mask.shape), indexing="ij")
+    weights = mask.double()
+    return (torch.stack(axes) * weights).flatten(1).sum(1) / weights.sum()

@@ -1,0 +1,128 @@
+"""Files of networks' weights: safetensors, with what the network is made of as JSON beside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from l2rfast.errors import InputError
+
+from .files import write_whole
+
+
+def save(network: nn.Module, description: Any, kind: str, path: str | os.PathLike[str]) -> None:
+    """Write a network. Each file is replaced whole or not at all, the weights last.
+
+    Args:
+        network: whose weights are written.
+        description: a dataclass of plain values that it can be made of again.
+        kind: of network, by which `describe` knows it.
+        path: ends in ``.safetensors``.
+
+    Raises:
+        InputError: another ending, or a place that cannot be written.
+    """
+    weights, described = _files(path)
+    text = json.dumps({"format": kind, "architecture": asdict(description)}, indent=1) + "\n"
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    with named(weights, OSError):
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(described, lambda new: new.write_text(text))
+        write_whole(weights, lambda new: save_file(state, new))
+
+
+def is_of(path: str | os.PathLike[str], kind: str) -> bool:
+    """Whether a file is of networks of that kind.
+
+    Raises:
+        InputError: files that are absent or damaged.
+    """
+    return bool(_content(path)[1]["format"] == kind)
+
+
+def describe(path: str | os.PathLike[str], kind: str, description: type) -> Any:
+    """What the network in a file is made of, an instance of a dataclass.
+
+    Raises:
+        InputError: files that are absent, damaged, or of another kind.
+    """
+    described, content = _content(path)
+    if content["format"] != kind:
+        raise InputError(f"path: {described} is of {content['format']!r}, not of {kind!r}")
+    with named(described, ValueError, TypeError, KeyError, AttributeError):  # of what is in it
+        return _restored(description, content["architecture"])
+
+
+def _content(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    _, described = _files(path)
+    with named(described, OSError, ValueError, TypeError, KeyError):
+        content = json.loads(described.read_text())
+        return described, {"format": content["format"], "architecture": content["architecture"]}
+
+
+def _restored(description: type, told: dict[str, Any]) -> Any:
+    """Lists were tuples, and dictionaries dataclasses of the type of the default."""
+    values: dict[str, Any] = {}
+    for field in fields(description):
+        if field.name in told:
+            value = told[field.name]
+            if is_dataclass(field.default):
+                value = _restored(type(field.default), value)
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return description(**values)
+
+
+def load(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Give a network the weights of a file.
+
+    Raises:
+        InputError: a file that is absent or damaged, or of another network.
+    """
+    weights, _ = _files(path)
+    with named(weights, OSError, SafetensorError):
+        state = load_file(weights)
+    fill(network, state, weights)
+
+
+def fill(network: nn.Module, state: dict[str, torch.Tensor], file: Path) -> None:
+    """Give a network finite weights, all of the right shapes.
+
+    Raises:
+        InputError: weights that are not so.
+    """
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | state.keys() if name not in state or name not in expected)
+    wrong += [name for name, value in state.items() if expected.get(name) not in (None, tuple(value.shape))]
+    wrong += [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        kind = type(network).__name__
+        raise InputError(f"path: expected finite weights of this {kind} in {file}, but not so is {wrong[0]}")
+    network.load_state_dict(state)
+
+
+def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        raise InputError(f"path: expected a name that ends in .safetensors, got {os.fspath(path)!r}")
+    return file, file.with_suffix(".json")
+
+
+@contextmanager
+def named(file: Path, *errors: type[Exception]) -> Iterator[None]:
+    """These errors, as one that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"path: cannot use {file}: {str(error).splitlines()[0] if str(error) else error!r}") from error

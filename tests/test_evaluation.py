@@ -1,0 +1,140 @@
+"""``l2rfast evaluate``: what it measures, and what it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import l2rfast
+from l2rfast import cli, metrics
+from l2rfast.io import Volume
+from l2rfast.methods.method import Registration
+from l2rfast.methods.metrics import measures
+from l2rfast.methods.training.cases import Scan
+
+
+def evaluate(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, ["evaluate", "--quiet", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two 3-D pairs with labels and landmarks, and one with neither."""
+    folder = tmp_path_factory.mktemp("scans")
+    subjects = datasets.write(folder, 3, (48, 48, 48), structures=4, deformation=0.03)
+    inner = [24, 16, 28]
+    where = np.array(inner) + subjects[1].displacement[0, :, 24, 16, 28].numpy()
+    (folder / "fixed.csv").write_text(",".join(map(str, inner)) + "\n")
+    (folder / "moving.csv").write_text(",".join(map(str, where)) + "\n")
+    rows = []
+    for i in (1, 2):
+        row = {"fixed": f"images/case{i}.nii.gz", "moving": "images/case0.nii.gz"}
+        rows.append(row | {f"{role}_labels": row[role].replace("images", "labels") for role in row})
+    points = {"fixed_landmarks": "fixed.csv", "moving_landmarks": "moving.csv"}
+    without = dict.fromkeys(("fixed_labels", "moving_labels", *points), "")
+    return datasets.table(
+        folder / "pairs.csv",
+        [rows[0] | points, rows[1] | dict.fromkeys(points, ""), {n: rows[0][n] for n in ("fixed", "moving")} | without],
+    )
+
+
+def test_the_files(table: Path, tmp_path: Path) -> None:
+    assert evaluate(f"--data={table}", f"--out={tmp_path / 'out'}") == (0, "")
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [f"evaluation.{e}" for e in ("csv", "json", "png")]
+    with (tmp_path / "out" / "evaluation.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["fixed"], row["moving"]) for row in rows] == [
+        ("case1", "case0"),
+        ("case2", "case0"),
+        ("case1", "case0"),
+    ]
+    for row in rows[:2]:
+        assert float(row["DSC"]) > float(row["DSC before"]) + 0.02
+        assert float(row["HD95"]) < float(row["HD95 before"])
+        by_label = [float(row[f"DSC {label}"]) for label in range(1, 5)]
+        assert float(row["DSC"]) == pytest.approx(np.mean(by_label))
+    assert float(rows[0]["TRE_lm"]) < float(rows[0]["TRE_lm before"])
+    assert rows[1]["TRE_lm"] == rows[2]["DSC"] == "nan"
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())["discrete"]
+    assert set(content) == {"case", "aggregates"}
+    assert content["case"]["DSC"] == {"0": float(rows[0]["DSC"]), "1": float(rows[1]["DSC"]), "2": None}
+    scores = [float(row["DSC"]) for row in rows[:2]]
+    found = {kind: values["DSC"] for kind, values in content["aggregates"].items()}
+    expected = {"mean": np.mean(scores), "std": np.std(scores, ddof=1), "30": np.quantile(scores, 0.3)}
+    assert found == pytest.approx(expected)
+    assert set(content["aggregates"]["mean"]) == {"DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings"}
+    assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_that_are_kept_for_validation_are_the_ones(table: Path, tmp_path: Path) -> None:
+    assert evaluate(f"--data={table}", f"--out={tmp_path}", "--preset=fast", "--hold-out=1") == (0, "")
+    assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_measures_on_other_grids(scale: int) -> None:
+    """A shift that is known, of a label map and landmarks whose voxels are half as far apart."""
+    fixed_affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    moving_affine = np.diag([2.0 / scale] * 3 + [1.0])
+    fixed_labels = torch.zeros(20, 20, 20, dtype=torch.uint8)
+    fixed_labels[5:11, 6:12, 7:13] = 3
+    whole = fixed_labels.roll((2, 0, -1), (0, 1, 2))
+    moving_labels = whole
+    if scale == 2:
+        moving_labels = torch.zeros(39, 39, 39, dtype=torch.uint8)
+        moving_labels[::2, ::2, ::2] = whole
+    displacement = torch.tensor([2.0, 0, -1]).view(1, 3, 1, 1, 1).expand(1, 3, 20, 20, 20)
+    volumes = [Volume(x.float(), a) for x, a in ((fixed_labels, fixed_affine), (moving_labels, moving_affine))]
+    points = torch.tensor([[8.0, 8, 8], [10, 7, 12]])
+    scans = [
+        Scan(volumes[0], Volume(fixed_labels, fixed_affine), points),
+        Scan(volumes[1], Volume(moving_labels, moving_affine), (points + torch.tensor([2.0, 0, -1.5])) * scale),
+    ]
+    result = Registration(displacement, *volumes, {}, {})
+    after = measures(result, *scans, surfaces=True)
+    assert after == pytest.approx(
+        {"DSC": 1.0, "HD95": 0.0, "TRE_lm": 1.0, "LogJacDetStd": 0.0, "num_foldings": 0.0}, abs=1e-5
+    )
+    before = measures(result, *scans, surfaces=True, displaced=False)
+    assert set(before) == {"DSC", "HD95", "TRE_lm"}
+    assert before["TRE_lm"] == pytest.approx(2 * (4 + 1.5**2) ** 0.5)
+    assert before["DSC"] == pytest.approx(metrics.dice(fixed_labels, whole)[3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (["--data=absent"], "data: expected a folder"),
+        (["--method=other"], "method: expected one of"),
+        (["--method=unsupervised"], "weights: expected a file"),
+        (["--preset=slow"], "preset: expected"),
+        (["--device=nowhere"], "device: cannot use"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: list[str], begins: str, table: Path, tmp_path: Path) -> None:
+    code, error = evaluate(f"--data={table}", f"--out={tmp_path / 'out'}", *arguments)
+    assert code == 2
+    assert error.startswith(f"l2rfast: error: {begins}"), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_and_python_measure_the_same(table: Path, tmp_path: Path) -> None:
+    evaluate(f"--data={table}", f"--out={tmp_path}", "--preset=fast", "--hold-out=2")
+    folder: Any = table.parent
+    images = [l2rfast.io.read_image(folder / "images" / f"case{i}.nii.gz") for i in (2, 0)]
+    labels = [l2rfast.io.read_labels(folder / "labels" / f"case{i}.nii.gz", images[0]) for i in (2, 0)]
+    result = l2rfast.register(*images, preset="fast")
+    expected = metrics.dice(labels[0].data, result.warp(labels[1].data, mode="nearest"))
+    with (tmp_path / "evaluation.csv").open() as stream:
+        row = next(csv.DictReader(stream))
+    assert {label: float(row[f"DSC {label}"]) for label in expected} == pytest.approx(expected)

@@ -1,0 +1,179 @@
+"""The start of a registration: what headers say, and rigid and affine maps that are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
+
+import l2rfast
+from l2rfast import cli
+from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.io import Volume, write_image
+from l2rfast.methods.initial import METRICS, Initial, initialise
+from l2rfast.methods.stages import Stages
+from l2rfast.metrics import dice
+
+CPU = torch.device("cpu")
+
+
+def world(angle: float, shift: float, centre: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """A turn about an oblique axis through a place, then a shift in mm."""
+    matrix = np.eye(4)
+    axis = np.array([1.0, 2.0, -1.0]) / np.sqrt(6)
+    matrix[:3, :3] = scale * Rotation.from_rotvec(np.radians(angle) * axis).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + shift * np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
+    return matrix
+
+
+def turned(image: torch.Tensor, affine: np.ndarray, by: np.ndarray, mode: str = "linear") -> torch.Tensor:
+    """The same scan of a patient who lies elsewhere, the header kept."""
+    back = np.linalg.inv(affine) @ np.linalg.inv(by) @ affine
+    matrix = torch.from_numpy(back[None, :3]).float()
+    return l2rfast.affine_warp(image[None, None], matrix, padding="zeros", mode=mode)[0, 0]
+
+
+def middle(volume: Volume) -> np.ndarray:
+    centre: np.ndarray = volume.affine[:3] @ [*((np.array(volume.data.shape) - 1) / 2), 1]
+    return centre
+
+
+def error(found: Initial, by: np.ndarray, volume: Volume) -> float:
+    """Mean distance in mm at places halfway between the middle and the corners."""
+    corners = np.stack(np.meshgrid(*[[s / 4, 3 * s / 4] for s in volume.data.shape])).reshape(3, -1)
+    places = volume.affine @ np.concatenate([corners, np.ones((1, 8))])
+    return float(np.linalg.norm((found.matrix - by)[:3] @ places, axis=0).mean())
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    """Voxels of 1.5, 1 and 2 mm, an oblique grid."""
+    affine = world(15, 40, np.zeros(3)) @ np.diag([1.5, 1.0, 2.0, 1.0])
+    return Volume(synthetic_pair(64)["moving"][:48, :, :40].contiguous(), affine)
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "scale", "mm"),
+    [("mi", "rigid", 1, 0.6), ("lncc", "rigid", 1, 0.6), ("mind", "rigid", 1, 2), ("mi", "affine", 1.1, 1)],
+)
+def test_a_known_map_is_found(scan: Volume, metric: str, kind: str, scale: float, mm: float) -> None:
+    by = world(12, 10, middle(scan), scale)
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    found = initialise(scan, moving, kind, metric, CPU, Stages())
+    assert error(found, by, scan) < mm < 0.2 * error(Initial("none", "", np.eye(4)), by, scan)
+    if kind == "rigid":
+        np.testing.assert_allclose(found.matrix[:3, :3] @ found.matrix[:3, :3].T, np.eye(3), atol=1e-12)
+
+
+def test_in_two_dimensions() -> None:
+    image = synthetic_pair(64)["moving"][:, :, 32].contiguous()
+    matrix = torch.tensor([[[0.97, 0.2, -8.0], [-0.2, 0.97, 5.0]]])
+    moving = Volume(l2rfast.affine_warp(image[None, None], matrix, padding="zeros")[0, 0], np.eye(4))
+    found = initialise(Volume(image, np.eye(4)), moving, "affine", "mi", CPU, Stages())
+    aligned = l2rfast.affine_warp(
+        moving.data[None, None], torch.from_numpy(found.matrix[None, :2][:, :, [0, 1, 3]]).float()
+    )
+    before, after = (float((x - image)[8:-8, 8:-8].square().mean()) for x in (moving.data, aligned[0, 0]))
+    assert after < 0.1 * before
+
+
+def test_moments_bring_centres_together(scan: Volume) -> None:
+    whole = Volume(synthetic_pair(64)["moving"], scan.affine)  # of which nothing leaves the grid
+    by = world(0, 6, middle(whole))
+    moving = Volume(turned(whole.data, whole.affine, by), whole.affine)
+    found = initialise(whole, moving, "moments", "mi", CPU, Stages())
+    assert error(found, by, whole) < 0.6
+    np.testing.assert_array_equal(found.matrix[:3, :3], np.eye(3))
+
+
+def test_other_contrasts(scan: Volume) -> None:
+    """Mutual information and MIND do not mind that dark is bright, and that nothing is linear."""
+    by = world(10, 8, middle(scan))
+    body = (turned(scan.data, scan.affine, by) > 0.02).float()
+    other = (1 - turned(scan.data, scan.affine, by)) ** 2 * body
+    for metric, mm in (("mi", 1.0), ("mind", 3.0)):
+        found = initialise(scan, Volume(other, scan.affine), "rigid", metric, CPU, Stages())
+        assert error(found, by, scan) < mm, metric
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "why"),
+    [
+        (np.eye(4), "none", "the headers agree"),
+        (world(8, 0, np.zeros(3)), "none", "the headers agree"),
+        (world(25, 0, np.zeros(3)), "affine", "the headers are 25 degrees apart"),
+        (np.diag([-1.0, 1.0, 1.0, 1.0]), "none", "the headers agree"),  # an axis that is stored the other way
+    ],
+)
+def test_what_headers_say(change: np.ndarray, kind: str, why: str) -> None:
+    size = (24, 24, 24)
+    image = synthetic_pair(24)["moving"]
+    centred = np.eye(4)
+    centred[:3, 3] = -11.5
+    assert image.shape == size
+    found = initialise(Volume(image, centred), Volume(image, change @ centred), "auto", "mi", CPU, Stages())
+    assert (found.kind, found.why) == (kind, why)
+    far = centred.copy()
+    far[0, 3] += 18
+    found = initialise(Volume(image, centred), Volume(image, far), "auto", "mi", CPU, Stages())
+    assert found.kind == "affine"
+    assert found.why.startswith("moving covers 2")
+
+
+@pytest.mark.parametrize(
+    ("options", "begins"),
+    [
+        ({"init": "similarity"}, "init: expected one of auto, none, moments, rigid, affine"),
+        ({"init_metric": "ssd"}, "init_metric: expected one of mi, lncc, mind"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], begins: str) -> None:
+    with pytest.raises(l2rfast.InputError, match=begins):
+        l2rfast.register(torch.rand(16, 16, 16), torch.rand(16, 16, 16), **options)
+
+
+def test_images_that_do_not_meet_are_refused(scan: Volume) -> None:
+    with pytest.raises(l2rfast.InputError, match="moving: expected an image, but it is constant"):
+        initialise(scan, Volume(torch.zeros(8, 8, 8), np.eye(4)), "rigid", "mi", CPU, Stages())
+    assert set(METRICS) == {"mi", "lncc", "mind"}
+
+
+def test_the_result_goes_through_both(scan: Volume, tmp_path: Path) -> None:
+    """Labels, matrix and files: what was turned is found again, and said to be."""
+    by = world(20, 15, middle(scan))
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    for name, volume in (("fixed", scan), ("moving", moving)):
+        write_image(tmp_path / f"{name}.nii.gz", volume)
+    files = [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    options = ["--init=rigid", "--preset=fast", f"--out={tmp_path / 'out'}", "--quiet"]
+    assert CliRunner().invoke(cli.app, ["register", *files, *options]).exit_code == 0
+    warped = l2rfast.io.read_image(tmp_path / "out" / "warped.nii.gz").data
+    before, after = (float((x - scan.data)[8:-8, 8:-8, 8:-8].square().mean()) for x in (moving.data, warped))
+    assert after < 0.05 * before
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["options"]["init"], report["options"]["init_because"]) == ("rigid", "asked for")
+    assert report["seconds"]["initialisation"] > 0
+
+
+def test_a_brain_that_was_turned_and_moved(real_data: Path) -> None:
+    """By 20 degrees and 30 mm, the header kept: the overlap is that of the aligned pair to 0.01."""
+    brains = real_pair()
+    fixed = Volume(brains["fixed"], np.eye(4))
+    by = world(20, 30, middle(fixed))
+    moving = Volume(turned(brains["moving"], np.eye(4), by), np.eye(4))
+    labels = turned(brains["moving_labels"].float(), np.eye(4), by, "nearest").to(torch.uint8)
+    wanted = [label for label in STRUCTURES if (brains["fixed_labels"] == label).any()]
+
+    def overlap(moving: Volume, labels: torch.Tensor, init: str) -> float:
+        result = l2rfast.register(fixed, moving, init=init)
+        warped = result.warp(labels, mode="nearest")
+        return float(np.mean(list(dice(brains["fixed_labels"], warped, wanted).values())))
+
+    aligned = overlap(Volume(brains["moving"], np.eye(4)), brains["moving_labels"], "none")
+    assert overlap(moving, labels, "affine") > aligned - 0.01
