@@ -67,7 +67,7 @@ $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
 	$(BIN)/pip install -q -c constraints.txt --no-deps fireants
 	touch $@
 
-# The peers that the tests do not need.
+# The peer that the tests do not need.
 $(VENV)/.benchmark: $(VENV)/.built
-	$(BIN)/pip install -q -c constraints.txt torch-interpol voxelmorph
+	$(BIN)/pip install -q -c constraints.txt torch-interpol
 	touch $@

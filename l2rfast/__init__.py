@@ -1,5 +1,6 @@
 """Fast, exact layers for learned image registration. See ``l2rfast.info()`` for what runs here."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import losses, nn
@@ -16,10 +17,12 @@ from .regularisation import coupled_convex, mean_field, min_convolution, soft_ar
 from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
+    from .compat.patching import FallbackWarning, patch, patch_report, unpatch
     from .methods.registration import register
 
 __all__ = [
     "BackendError",
+    "FallbackWarning",
     "InputError",
     "affine_warp",
     "backend",
@@ -41,9 +44,12 @@ __all__ = [
     "min_convolution",
     "mind_ssc",
     "nn",
+    "patch",
+    "patch_report",
     "register",
     "shift_labels",
     "soft_argmin",
+    "unpatch",
     "warp",
     "warp_local_ncc",
     "warp_many",
@@ -52,10 +58,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The methods are built on the operations, and bring nibabel: loaded when first asked for.
-    if name == "register":
-        from .methods.registration import register
+# Loaded when first asked for: the methods are built on the operations, and bring nibabel.
+_LATER = {
+    "register": "methods.registration",
+    **dict.fromkeys(("FallbackWarning", "patch", "patch_report", "unpatch"), "compat.patching"),
+}
 
-        return register
-    raise AttributeError(f"module 'l2rfast' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'l2rfast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"l2rfast.{_LATER[name]}"), name)

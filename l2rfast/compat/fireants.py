@@ -1,0 +1,48 @@
+"""FireANTs' local NCC, and its samplers and warp composers, which are made of `F.grid_sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fireants.interpolator.grid_sample
+import fireants.losses.cc
+from torch import Tensor
+
+from .. import lncc
+from .patching import FallThrough, Library
+from .torch import grid_sample
+
+LIBRARY = Library("fireants", ">=1.5,<1.6")
+LIBRARY.uses(fireants.interpolator.grid_sample, "F", grid_sample=grid_sample)
+_WEIGHTINGS = {"rectangular": "box", "triangular": "triangular"}
+
+
+@LIBRARY.replaces(fireants.losses.cc.LocalNormalizedCrossCorrelationLoss, "forward_util")
+def _local_ncc(self: Any, pred: Tensor, target: Tensor) -> Tensor | FallThrough:
+    if pred.ndim - 2 != self.ndim or pred.shape != target.shape or pred.numel() == 0:
+        return FallThrough("shapes that we do not take")
+    if pred.dtype != target.dtype or not pred.is_floating_point() or pred.device != target.device:
+        return FallThrough("dtypes or devices that we do not take")
+    if self.kernel_type not in _WEIGHTINGS or not self.unsigned:
+        return FallThrough("a gaussian kernel, which FireANTs cuts to one side, or a signed correlation")
+    if not (self.smooth_dr > 0 and self.smooth_nr >= 0) or self.reduction not in lncc.REDUCTIONS:
+        return FallThrough("smooth_nr, smooth_dr or a reduction that we do not take")
+    return -lncc.local_ncc(
+        pred,
+        target,
+        window=self.kernel_size,
+        weighting=_WEIGHTINGS[self.kernel_type],
+        reduction=self.reduction,
+        eps=self.smooth_dr,
+        semantics="fireants",
+        smooth_nr=self.smooth_nr,
+    )
+
+
+class LocalNormalizedCrossCorrelationLoss(fireants.losses.cc.LocalNormalizedCrossCorrelationLoss):
+    """FireANTs' local NCC; a gaussian kernel or a signed correlation runs FireANTs' code."""
+
+    forward_util = _local_ncc
+
+
+__all__ = ["LocalNormalizedCrossCorrelationLoss"]
