@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.built
 	$(BIN)/python -m l2rfast.cli.demo $(OUT)
 
-test: lint
+test: lint $(VENV)/.libraries
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 lint: $(VENV)/.built
@@ -65,6 +65,14 @@ $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
 	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
 	# is compared does not use.
 	$(BIN)/pip install -q -c constraints.txt --no-deps fireants
+	touch $@
+
+# For the tests of patched libraries: the sources of some, which have their tests, and other versions of them.
+SOURCES := voxelmorph==0.3.4 neurite==0.3.4 fireants==1.5.0
+VERSIONS := monai==1.4.0 monai==1.6.0 neurite==0.3 fireants==1.4.0 voxelmorph==0.2
+$(VENV)/.libraries: $(VENV)/.built
+	$(BIN)/pip download -q --no-deps --no-binary voxelmorph,neurite,fireants -d build/libraries/sources $(SOURCES)
+	for v in $(VERSIONS); do $(BIN)/pip install -q --no-deps -t build/libraries/$${v%==*}-$${v#*==} $$v || exit 1; done
 	touch $@
 
 # The peer that the tests do not need.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import types
+from collections.abc import Callable
 from typing import Any
 
-import fireants.interpolator.grid_sample
+import fireants.interpolator
+import fireants.interpolator.grid_sample as samplers
 import fireants.losses.cc
 from torch import Tensor
 
 from .. import lncc
-from .patching import FallThrough, Library
-from .torch import grid_sample
+from .patching import FallThrough, Library, With
+from .torch import affine_grid, grid_sample
 
-LIBRARY = Library("fireants", ">=1.5,<1.6")
-LIBRARY.uses(fireants.interpolator.grid_sample, "F", grid_sample=grid_sample)
+LIBRARY = Library("fireants", ">=1.4,<1.6")
+_OURS = {"grid_sample": grid_sample, "affine_grid": affine_grid}
+LIBRARY.uses(samplers, "F", **_OURS)
 _WEIGHTINGS = {"rectangular": "box", "triangular": "triangular"}
 
 
@@ -45,4 +50,27 @@ class LocalNormalizedCrossCorrelationLoss(fireants.losses.cc.LocalNormalizedCros
     forward_util = _local_ncc
 
 
-__all__ = ["LocalNormalizedCrossCorrelationLoss"]
+def _on_ours(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """FireANTs' function, which finds our samplers where it looks for PyTorch's."""
+    scope = {**vars(samplers), "F": With(samplers.F, _OURS)}
+    return types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+
+
+torch_grid_sampler_2d = _on_ours(samplers.torch_grid_sampler_2d)
+torch_grid_sampler_3d = _on_ours(samplers.torch_grid_sampler_3d)
+torch_warp_composer_2d = _on_ours(samplers.torch_warp_composer_2d)
+torch_warp_composer_3d = _on_ours(samplers.torch_warp_composer_3d)
+fireants_interpolator = copy.copy(fireants.interpolator.fireants_interpolator)
+fireants_interpolator._registry = {
+    fused: {name: _on_ours(function) if function and not fused else function for name, function in found.items()}
+    for fused, found in fireants_interpolator._registry.items()
+}
+
+__all__ = [
+    "LocalNormalizedCrossCorrelationLoss",
+    "fireants_interpolator",
+    "torch_grid_sampler_2d",
+    "torch_grid_sampler_3d",
+    "torch_warp_composer_2d",
+    "torch_warp_composer_3d",
+]

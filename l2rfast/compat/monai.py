@@ -14,7 +14,7 @@ from ..losses import gradient_energy
 from .fields import warped
 from .patching import FallThrough, Library
 
-LIBRARY = Library("monai", ">=1.6,<1.7")
+LIBRARY = Library("monai", ">=1.4,<1.7")
 
 
 @LIBRARY.replaces(monai.networks.blocks.Warp, "forward")
@@ -23,17 +23,20 @@ def _warp(self: Any, image: Tensor, ddf: Tensor) -> Tensor | FallThrough:
         return FallThrough("MONAI's compiled extension is in use, which has other paddings")
     if self.jitter:
         return FallThrough("jitter")
-    return warped(image, ddf, self._interp_mode_native, self._padding_mode_native)
+    # MONAI before 1.6 has these names only.
+    mode = getattr(self, "_interp_mode_native", self._interp_mode)
+    padding = getattr(self, "_padding_mode_native", self._padding_mode)
+    return warped(image, ddf, mode, padding)
 
 
-def _weighting(loss: Any) -> str:
+def _weighting(loss: Any) -> str | None:
     """MONAI keeps the kernel, not its name: found once for every loss, as reading it makes a GPU wait."""
     if not hasattr(loss, "_l2rfast_weighting"):
         weights: list[float] = loss.kernel.tolist()
-        middle = len(weights) // 2
-        gaussian = weights[middle] == 1 and weights[0] > 0  # a triangle of 3 is 0, 1, 0
-        loss._l2rfast_weighting = "box" if min(weights) == 1 else "gaussian" if gaussian else "triangular"
-    found: str = loss._l2rfast_weighting
+        gaussian = abs(weights[len(weights) // 2] - 1) < 1e-6 and weights[0] > 0  # a triangle of 3 is 0, 1, 0
+        name = "box" if min(weights) == 1 else "gaussian" if gaussian else "triangular"
+        loss._l2rfast_weighting = name if abs(weights[0] - weights[-1]) < 1e-6 else None
+    found: str | None = loss._l2rfast_weighting
     return found
 
 
@@ -45,11 +48,14 @@ def _local_ncc(self: Any, pred: Tensor, target: Tensor) -> Tensor | FallThrough:
         return FallThrough("dtypes or devices that we do not take")
     if not (self.smooth_dr > 0 and self.smooth_nr >= 0):
         return FallThrough("smooth_nr or smooth_dr below what we take")
+    weighting = _weighting(self)
+    if weighting is None:
+        return FallThrough("a gaussian kernel that is cut to one side, as before MONAI 1.6")
     return -lncc.local_ncc(
         pred,
         target,
         window=self.kernel_size,
-        weighting=_weighting(self),
+        weighting=weighting,
         reduction=self.reduction,
         eps=self.smooth_dr,
         semantics="monai",

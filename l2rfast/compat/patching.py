@@ -141,10 +141,10 @@ class Library:
     def uses(self, module: ModuleType, attribute: str, **functions: Callable[..., Any]) -> None:
         """Has a module find these functions under a name that it has for another module, beside all else there."""
         original = getattr(module, attribute)
-        self.replacements.append(Replacement(module, attribute, original, _With(original, functions)))
+        self.replacements.append(Replacement(module, attribute, original, With(original, functions)))
 
 
-class _With:
+class With:
     """A module with some of its functions replaced, for one that imports it."""
 
     def __init__(self, module: ModuleType, functions: dict[str, Callable[..., Any]]) -> None:

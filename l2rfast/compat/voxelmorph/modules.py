@@ -1,9 +1,10 @@
-"""`voxelmorph.nn.modules` of VoxelMorph 0.3."""
+"""`voxelmorph.nn.modules` of VoxelMorph 0.3; its `ResizeDisplacementField`, which samples nothing, is its own."""
 
 from __future__ import annotations
 
 import voxelmorph.nn.modules as modules
 from torch import Tensor
+from voxelmorph.nn.modules import ResizeDisplacementField
 
 from .functional import integrate_vec, spatial_transform
 
@@ -40,4 +41,4 @@ class IntegrateVelocityField(modules.IntegrateVelocityField):
         return integrate_vec(velocity_field, self.steps, scale=self.scale, transformer=self.transformer)
 
 
-__all__ = ["IntegrateVelocityField", "SpatialTransformer"]
+__all__ = ["IntegrateVelocityField", "ResizeDisplacementField", "SpatialTransformer"]
