@@ -9,12 +9,12 @@ CUDA kernels are built where PyTorch is a CUDA build and nvcc is found; $L2RFAST
 
 import os
 import platform
+import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -23,6 +23,7 @@ from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
+OBJECTS = Path("build", "objects")
 X86 = platform.machine() in ("x86_64", "AMD64")
 # The names are those of torch.backends.cpu.get_cpu_capability(), by which l2rfast._native chooses.
 INSTRUCTION_SETS = {"default": []} | (
@@ -99,7 +100,7 @@ def extensions() -> list[Extension]:
             f"l2rfast._cpp_{name}",
             sources_of("kernels/*/cpu.cpp"),
             depends=headers,
-            include_dirs=[str(ROOT / "kernels"), *include_paths()],
+            include_dirs=["kernels", *include_paths()],
             library_dirs=library_paths(),
             libraries=["torch_cpu"],
             extra_compile_args=FLAGS + flags,
@@ -114,39 +115,71 @@ def extensions() -> list[Extension]:
     return [*cpp, Extension(CUDA, sources_of("kernels/*/cuda.cu"), depends=depends, optional=True)]
 
 
+def make(output: Path, sources: Iterable[str], command: str, run: Callable[[], object]) -> None:
+    """Run what writes a file, unless an earlier build did, by the same command and of sources that have not changed."""
+    recorded = output.with_suffix(".command")  # written last: what was interrupted is made again
+    same = recorded.exists() and recorded.read_text() == command
+    if same and not newer_group([*sources], str(output), "newer"):
+        return
+    recorded.unlink(missing_ok=True)
+    run()
+    recorded.write_text(command)
+
+
+def included(listing: Path) -> list[str]:
+    """The files that a compiler has read, by the rule that it wrote for make."""
+    return shlex.split(listing.read_text().replace("\\\n", "").partition(":")[2]) if listing.exists() else []
+
+
 class BuildLibraries(build_ext):
-    """Plain shared libraries without a Python ABI tag, on all processors: every file of every library is a job."""
+    """Plain shared libraries without a Python ABI tag, on all processors: every file of every library is a job.
+
+    What is compiled stays in a folder of the sources, wherever pip wants the libraries: the next build compiles what
+    has changed.
+    """
 
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
+        if self.force:
+            shutil.rmtree(OBJECTS, ignore_errors=True)
 
     def build_extensions(self) -> None:
-        compile_one = self.compiler.compile
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-
-            def compile_all(sources: list[str], **options: Any) -> list[str]:
-                compiled = pool.map(lambda source: compile_one([source], **options), sources)
-                return [file for files in compiled for file in files]
-
-            self.compiler.compile = compile_all
+        with ThreadPoolExecutor(self.parallel) as self.jobs:
             super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name != CUDA:
-            # The same sources are compiled for several instruction sets at a time: their objects must not meet.
-            own = copy(self)
-            own.build_temp = str(Path(self.build_temp, ext.name))
-            return build_ext.build_extension(own, ext)
-        output = Path(self.get_ext_fullpath(ext.name))
-        if not self.force and not newer_group([*ext.sources, *ext.depends], str(output), "newer"):
-            return None
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        if ext.name == CUDA:
+            self.copy_file(self.cuda_library(ext), str(library))
+            return
+        objects = list(self.jobs.map(partial(self.cpp_object, ext), ext.sources))
+        self.compiler.link_shared_object(
+            objects, str(library), libraries=ext.libraries, library_dirs=ext.library_dirs, target_lang=ext.language
+        )
+
+    def cpp_object(self, ext: Extension, source: str) -> str:
+        folder = str(OBJECTS / ext.name)
+        (output,) = self.compiler.object_filenames([source], output_dir=folder)
+        options = {"include_dirs": ext.include_dirs, "extra_postargs": [*ext.extra_compile_args, "-MD"]}
+        make(
+            Path(output),
+            [source, *included(Path(output).with_suffix(".d"))],
+            f"{self.compiler.compiler_so_cxx} {options}",
+            lambda: self.compiler.compile([source], folder, **options),
+        )
+        return output
+
+    def cuda_library(self, ext: Extension) -> str:
+        output = OBJECTS / ext.name / "library.so"
         output.parent.mkdir(parents=True, exist_ok=True)
+        command = cuda_command(output, [*cuda_targets(), "--threads=0"])
         try:
-            self.spawn(cuda_command(output, [*cuda_targets(), "--threads=0"]))
+            make(output, [*ext.sources, *ext.depends], shlex.join(command), lambda: self.spawn(command))
         except Exception as error:
             raise CompileError(f"{ext.name}: {error}") from error
+        return str(output)
 
     def run(self) -> None:
         super().run()

@@ -20,7 +20,7 @@ def load(folder: Path) -> None:
     command = ["g++", "-x", "c++", "-shared", "-fPIC", "-fvisibility=hidden", "-std=c++20", "-O1"]
     command += ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
     command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    command += [f"-I{extension.include_dirs[0]}", *(f"-isystem{path}" for path in extension.include_dirs[1:])]
+    command += [f"-I{ROOT / 'kernels'}", *(f"-isystem{path}" for path in extension.include_dirs[1:])]
     command += [*map(str, SOURCES), *(f"-L{path}" for path in extension.library_dirs), "-ltorch_cpu", "-o", str(output)]
     subprocess.run(command, check=True)
     torch.ops.load_library(output)  # type: ignore[no-untyped-call]
