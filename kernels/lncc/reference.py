@@ -107,9 +107,8 @@ def local_ncc(
         full = sums(p) * other - sums(q) * own + sums(q * mean_own - p * mean_other)
         return torch.where(inside > 0, full, 0).to(dtype)
 
-    empty = a.new_zeros(0, dtype=dtype)
-    return (
+    return (  # an operator may not return one tensor twice
         result,
-        gradient(a, b, q_a, mean_a, mean_b) if to_a else empty,
-        gradient(b, a, q_b, mean_b, mean_a) if to_b else empty,
+        gradient(a, b, q_a, mean_a, mean_b) if to_a else a.new_zeros(0, dtype=dtype),
+        gradient(b, a, q_b, mean_b, mean_a) if to_b else b.new_zeros(0, dtype=dtype),
     )
