@@ -7,14 +7,20 @@ with the slower reference backend, and says so in one line.
 CUDA kernels are built where PyTorch is a CUDA build and nvcc is found; $L2RFAST_CUDA says otherwise, 1 or 0.
 """
 
+import json
 import os
 import platform
 import shlex
 import shutil
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -49,6 +55,11 @@ CUDA_FLAGS = [
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+
+NO_KERNELS = (
+    "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one install "
+    "g++ 12 or newer and torch, then: pip install --force-reinstall --no-deps ."
+)
 
 
 def sources_of(pattern: str) -> list[str]:
@@ -89,6 +100,8 @@ def cuda_command(output: Path, options: Iterable[str]) -> list[str]:
 
 
 def extensions() -> list[Extension]:
+    # Isolated, pip's builds do not see what is installed, and PyTorch is too large to be downloaded for its headers.
+    sys.path.append(sysconfig.get_path("platlib"))
     try:
         import torch
         from torch.utils.cpp_extension import include_paths, library_paths
@@ -187,20 +200,50 @@ class BuildLibraries(build_ext):
         if CUDA in {ext.name for ext in self.extensions} - built:
             print("l2rfast: no CUDA kernels were built: is there an nvcc of the version that PyTorch was built with?")
         if len(built - {CUDA}) < len(INSTRUCTION_SETS):
-            print(
-                "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one install "
-                "g++ 12 or newer and torch, then: pip install --no-build-isolation --force-reinstall --no-deps ."
-            )
+            print(NO_KERNELS)
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
 
 
+def manylinux(libraries: list[Path], platform: str) -> str:
+    """The oldest Linux that these libraries load on, by the versions of the system's symbols that they ask for."""
+    with TemporaryDirectory() as folder:
+        wheel = Path(folder, f"libraries-0-py3-none-{platform}.whl")  # what auditwheel reads
+        with ZipFile(wheel, "w") as file:
+            for library in libraries:
+                file.write(library, library.name)
+            file.writestr("libraries-0.dist-info/RECORD", "".join(f"{library.name},,\n" for library in libraries))
+        command = [sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)]
+        audit = subprocess.run(command, capture_output=True, text=True, check=False)
+    if audit.returncode != 0:
+        print(f"l2rfast: the wheel is tagged {platform}; for a manylinux tag: pip install 'auditwheel>=6.8'")
+        return platform
+    found = json.loads(audit.stdout)
+    # PyTorch brings its libraries itself; anything else from outside would have to be there.
+    others = [name for name in found["external_libs"] if not name.startswith(("libtorch", "libc10"))]
+    return platform if others else found["sym_tag"]
+
+
 class PlatformWheel(bdist_wheel):
-    """py3-none-<platform>: the libraries depend on the machine, not on the Python version."""
+    """py3-none-<platform>: the libraries depend on the machine, not on the Python version; without them, any."""
+
+    def run(self) -> None:
+        # What an earlier build put there stays, whether or not it is in the sources still.
+        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
+        if not self.distribution.ext_modules:
+            print(NO_KERNELS)
+        super().run()
+
+    @cached_property
+    def tag(self) -> tuple[str, str, str]:
+        libraries = sorted(Path(self.bdist_dir).rglob("*.so"))
+        self.root_is_pure = not libraries
+        platform = super().get_tag()[2]
+        return "py3", "none", manylinux(libraries, platform) if platform.startswith("linux") else platform
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        return self.tag
 
 
 def packages() -> list[str]:

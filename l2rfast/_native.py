@@ -9,10 +9,7 @@ import torch
 # From the most to the least capable, by PyTorch's own names (torch.backends.cpu.get_cpu_capability()).
 _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
-HOW_TO_BUILD = (
-    "install g++ 12 or newer, then run in its source folder: "
-    "pip install --no-build-isolation --force-reinstall --no-deps ."
-)
+HOW_TO_BUILD = "install g++ 12 or newer, then run in its source folder: pip install --force-reinstall --no-deps ."
 
 
 def load() -> str | None:
