@@ -7,9 +7,10 @@ OUT ?= demo
 SIZE ?= full
 REF ?= HEAD
 GPU_PYTHON ?= python3
+TORCH ?= 2.11.0 2.12.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench bench-compare test-gpu bench-gpu clean
+.PHONY: demo test test-wheel lint format bench bench-compare test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -18,6 +19,17 @@ demo: $(VENV)/.built
 
 test: lint $(VENV)/.libraries
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
+
+# The wheel in environments that have nothing but it and what it asks for, each with another PyTorch than the kernels
+# were built with: 5 GB from the network and some two minutes each. TORCH="2.12.1" tries that version alone.
+test-wheel: $(VENV)/.built
+	rm -rf build/wheels && $(BIN)/pip wheel -q --no-deps --wheel-dir build/wheels .
+	for version in $(TORCH); do \
+		rm -rf build/torch && $(PYTHON) -m venv build/torch && \
+		build/torch/bin/pip install -q --no-cache-dir "torch==$$version" build/wheels/*.whl && \
+		build/torch/bin/python -P tests/installed.py cpp || exit 1; \
+	done
+	rm -rf build/torch
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -58,8 +70,8 @@ $(VENV)/.created: constraints.txt
 	$(BIN)/pip install -q -c constraints.txt setuptools torch
 	touch $@
 
-# The package in place, its C++ kernels and every dependency at its pinned version. Without build isolation:
-# an isolated build would download a second PyTorch to read its headers.
+# The package in place, its C++ kernels and every dependency at its pinned version; without build isolation the pinned
+# setuptools builds.
 $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
 	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
