@@ -164,7 +164,7 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     symmetric.symmetric_filter(image.to(wide), [0.5, 0.25])
-    energy.bending_energy(disp.to(wide))
+    energy.bending_energy(disp.to(wide), True)
     energy.gradient_energy(disp.to(wide), True)
 
 

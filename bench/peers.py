@@ -129,6 +129,15 @@ def monai_local_ncc(window: int = 9) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
+def monai_bending() -> Callable[[Tensor], Tensor]:
+    """MONAI's BendingEnergyLoss."""
+    from monai.losses import BendingEnergyLoss
+
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # which it does at every call
+    loss: Callable[[Tensor], Tensor] = BendingEnergyLoss()
+    return loss
+
+
 def fireants_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
     """FireANTs' loss in PyTorch with a box of 9 voxels."""
     from fireants.losses.cc import LocalNormalizedCrossCorrelationLoss

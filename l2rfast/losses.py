@@ -15,6 +15,8 @@ from .kernels.warp_ssd import reference as warp_ssd_reference
 from .label_losses import dice, label_loss, multiscale_dice, multiscale_loss
 from .lncc import local_ncc
 
+STENCILS = {"wide": 5, "compact": 3}  # of the bending energy, and how many voxels they take along an axis
+
 
 def _fake_warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tensor]:
     return disp.new_empty(disp.shape[0]), disp.new_empty(disp.shape)
@@ -81,25 +83,34 @@ def diffusion_energy(disp: Tensor) -> Tensor:
     return energies.mean().to(disp.dtype)
 
 
-def bending_energy(disp: Tensor) -> Tensor:
+def bending_energy(disp: Tensor, *, stencil: str = "wide") -> Tensor:
     """How much a displacement field bends: the mean of its squared second derivatives; affine fields have none.
 
-    Rueckert et al., IEEE TMI 1999, equation 7, by central differences of central differences, two voxels from every
-    border, as label-reg (Hu et al., MedIA 2018) computes it.
+    Rueckert et al., IEEE TMI 1999, equation 7.
 
     Args:
-        disp: (N, ndim, *spatial), floating, in voxels, at least 5 of them along every axis.
+        disp: (N, ndim, *spatial), floating, in voxels, at least 5 of them along every axis, compact at least 3.
+        stencil: of the derivatives:
+
+            ===========  ======================================================================================
+            ``wide``     central differences of central differences, two voxels from every border, as label-reg
+                         (Hu et al., MedIA 2018) and MONAI before 1.6 have them
+            ``compact``  along one axis u(x + 1) - 2 u(x) + u(x - 1), one voxel from every border, as MONAI 1.6;
+                         unlike the wide one it sees what alternates from voxel to voxel
+            ===========  ======================================================================================
 
     Returns:
         A scalar, the mean over items and components, in the field's dtype. Differentiable, once.
 
     Raises:
-        InputError: a wrong shape or dtype, or too few voxels.
+        InputError: a wrong shape or dtype, too few voxels, an unknown stencil.
     """
     _check.field("disp", disp)
-    if min(disp.shape[2:]) < 5:
-        raise InputError(f"disp: expected at least 5 voxels along every axis, got shape {tuple(disp.shape)}")
-    energies: Tensor = _bending_energy(disp.to(_check.arithmetic_dtype(disp)))[0]
+    _check.choice("stencil", stencil, tuple(STENCILS))
+    least = STENCILS[stencil]
+    if min(disp.shape[2:]) < least:
+        raise InputError(f"disp: expected at least {least} voxels along every axis, got shape {tuple(disp.shape)}")
+    energies: Tensor = _bending_energy(disp.to(_check.arithmetic_dtype(disp)), stencil == "compact")[0]
     return energies.mean().to(disp.dtype)
 
 

@@ -16,7 +16,7 @@ from samples import BIG, BIG_LINES, BIG_POWERS, EDGES, LINES, MODES, PADDINGS, P
 from torch import Tensor
 
 import l2rfast
-from l2rfast import filters, lncc
+from l2rfast import filters, lncc, losses
 from l2rfast.filters import PADDINGS as BOXES
 
 __all__ = ["MODES", "OPERATIONS", "PADDINGS", "Operation", "Sample", "device_of", "field", "noise", "runnable"]
@@ -273,11 +273,16 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.bending_energy,
-        list(samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]})),
-        list(samples.noisy("disp", None, BIG)),
+        [
+            *samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]}, stencil=losses.STENCILS),
+            *samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, stencil=("compact",)),
+        ],
+        list(samples.noisy("disp", None, BIG, stencil=losses.STENCILS)),
         [
             ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
             ({"disp": noise(2, 2, 5, 4)}, "disp: expected at least 5 voxels along every axis"),
+            ({"disp": noise(2, 2, 5, 2), "stencil": "compact"}, "disp: expected at least 3 voxels along every axis"),
+            *not_one_of(stencil=("wide", "compact")),
         ],
         ("disp",),
     ),

@@ -47,19 +47,24 @@ std::vector<Term> diffusion(const Grid& grid, int ndim) {
   return terms;
 }
 
+template <bool compact>
 std::vector<Term> bending(const Grid&, int ndim) {
   std::vector<Term> terms;
   for (int k = 3 - ndim; k < 3; ++k)
     for (int m = k; m < 3; ++m) {
       Term term;
-      for (int axis = 3 - ndim; axis < 3; ++axis) term.low[axis] = term.high[axis] = 2;
+      for (int axis = 3 - ndim; axis < 3; ++axis) term.low[axis] = term.high[axis] = compact ? 1 : 2;
       for (const int a : {-1, 1})
         for (const int b : {-1, 1}) {
           Tap tap = {{0, 0, 0}, a * b / 4.0};
           tap.o[k] += a, tap.o[m] += b;
           term.taps.push_back(tap);
         }
-      if (k == m) term.taps = {term.taps[0], {{0, 0, 0}, -0.5}, term.taps[3]};
+      if (k == m) {
+        term.taps = {term.taps[0], {{0, 0, 0}, -0.5}, term.taps[3]};
+        if (compact)  // of half the reach
+          for (Tap& tap : term.taps) tap.o[k] /= 2, tap.c *= 4;
+      }
       term.weight = k == m ? 1 : 2;
       terms.push_back(term);
     }
@@ -181,7 +186,9 @@ std::tuple<Tensor, Tensor> energy(const Tensor& disp_, Terms terms_of) {
 
 std::tuple<Tensor, Tensor> diffusion_energy(const Tensor& disp) { return energy<false>(disp, diffusion); }
 
-std::tuple<Tensor, Tensor> bending_energy(const Tensor& disp) { return energy<false>(disp, bending); }
+std::tuple<Tensor, Tensor> bending_energy(const Tensor& disp, bool compact) {
+  return energy<false>(disp, compact ? bending<true> : bending<false>);
+}
 
 std::tuple<Tensor, Tensor> gradient_energy(const Tensor& disp, bool absolute) {
   return absolute ? energy<true>(disp, central) : energy<false>(disp, central);

@@ -4,6 +4,7 @@ Diffusion: the mean over axes k of the mean over components and neighbours of (u
 
 Bending: the mean over components and voxels of the sum over axes k and m of (D_k D_m u)^2, where D_k is the central
 difference (u(x + e_k) - u(x - e_k)) / 2 and the voxels are those for which all of these exist, two from every border.
+Compact: D_k D_k u is u(x + e_k) - 2 u(x) + u(x - e_k) instead, and the voxels are one from every border.
 
 Gradient: the sum over axes k of the mean over components and voxels of (D_k u)^2, or of |D_k u|, one voxel from every
 border.
@@ -51,23 +52,24 @@ def _inner(u: Tensor, margin: int, without: tuple[int, ...]) -> Tensor:
     return u
 
 
-def bending_energy(disp: Tensor) -> tuple[Tensor, Tensor]:
-    """disp (N, ndim, *spatial), at least 5 voxels along every axis -> energy (N,), gradient like disp."""
+def bending_energy(disp: Tensor, compact: bool) -> tuple[Tensor, Tensor]:
+    """disp (N, ndim, *spatial), at least 5 voxels along every axis, compact 3 -> energy (N,), gradient like disp."""
     energy, gradient = disp.new_zeros(disp.shape[0]), torch.zeros_like(disp, memory_format=torch.contiguous_format)
     for k in range(2, disp.ndim):
         for m in range(k, disp.ndim):
-            # A central difference takes a voxel off both ends of its axis.
-            second = _inner(_difference(_difference(disp, k, 2), m, 2) / 4, 2, (k, m))
+            # A central difference takes a voxel off both ends of its axis; a compact second one takes no more.
+            step, margin, taken = (1, 1, (k,)) if compact and k == m else (2, 1 if compact else 2, (k, m))
+            second = _inner(_difference(_difference(disp, k, step), m, step) / step**2, margin, taken)
             terms, weight = second[0].numel(), 1 if k == m else 2
             energy += weight * second.square().flatten(1).sum(1) / terms
             whole = list(disp.shape)
-            whole[k] -= 2
+            whole[k] -= step
             first = disp.new_zeros(whole)
-            whole[m] -= 2
+            whole[m] -= step
             spread = disp.new_zeros(whole)
-            _inner(spread, 2, (k, m)).copy_(weight / (2 * terms) * second)
-            _add_adjoint(first, spread, m, 2)
-            _add_adjoint(gradient, first, k, 2)
+            _inner(spread, margin, taken).copy_(2 * weight / (step**2 * terms) * second)
+            _add_adjoint(first, spread, m, step)
+            _add_adjoint(gradient, first, k, step)
     return energy, gradient
 
 

@@ -103,16 +103,18 @@ def diffusion_energy(disp: Tensor) -> tuple[Tensor, Tensor]:
     return _energy(disp, terms, False)
 
 
-def bending_energy(disp: Tensor) -> tuple[Tensor, Tensor]:
+def bending_energy(disp: Tensor, compact: bool) -> tuple[Tensor, Tensor]:
     ndim, terms = disp.shape[1], []
-    inner = [2 * (axis >= 3 - ndim) for axis in range(3)]
+    inner = [(1 if compact else 2) * (axis >= 3 - ndim) for axis in range(3)]
     for k in range(3 - ndim, 3):
         for m in range(k, 3):
             taps: list[Tap] = []
             for a, b in product((-1, 1), repeat=2):
                 z, y, x = (p + q for p, q in zip(_along(k, a), _along(m, b), strict=True))
                 taps.append(((z, y, x), a * b / 4))
-            if k == m:
+            if k == m and compact:
+                taps = [(_along(k, -1), 1.0), (_along(k, 0), -2.0), (_along(k, 1), 1.0)]
+            elif k == m:
                 taps = [taps[0], ((0, 0, 0), -0.5), taps[3]]
             terms.append((taps, inner, inner, 1.0 if k == m else 2.0))
     return _energy(disp, terms, False)
