@@ -57,22 +57,20 @@ struct Problem {
   // Calls f(axis, padding, positions, size) for every axis of the samples of a block.
   template <class F>
   L2RFAST_INLINE void each_position(const Block& b, const F& f) const {
-    for_padding(padding, [&](auto pad) {
-      each_axis<ndim>([&](auto axis) {
-        A position[kBlock];
-        source.template positions<axis.value>(b, position);
-        for (int i = b.count; i < b.template whole<A>(); ++i) position[i] = position[0];
-        f(axis, pad, position, size[axis.value], step[axis.value]);
-      });
+    each_axis<ndim>([&](auto axis) {
+      A position[kBlock];
+      source.template positions<axis.value>(b, position);
+      for (int i = b.count; i < b.template whole<A>(); ++i) position[i] = position[0];
+      for_padding(padding, [&](auto pad) { f(axis, pad, position, size[axis.value], step[axis.value]); });
     });
   }
 
   // The first and the last plane with taps (or a nearest voxel, next to one) of the samples of a block.
   std::array<Index, 2> planes(const Block& b) const {
     std::array<Index, 2> range;
+    A position[kBlock];
+    source.template positions<0>(b, position);
     for_padding(padding, [&](auto pad) {
-      A position[kBlock];
-      source.template positions<0>(b, position);
       Index low = std::numeric_limits<Index>::max(), high = -1;
       for (int i = 0, end = b.count; i < end; ++i) {
         const Index plane = linear_taps<pad.value, Index>(position[i], size[0]).base;
