@@ -133,6 +133,8 @@ class Library:
                     _note(name, None)
                 return result
 
+            # TorchScript compiles sources, of which ours are none that it can: it takes the library's instead.
+            vars(call).update(__script_if_tracing_wrapper=True, __original_fn=original)
             self.replacements.append(Replacement(owner, attribute, original, call))
             return call
 
