@@ -33,6 +33,7 @@ from l2rfast.kernels.energy import triton as energy
 from l2rfast.kernels.grid_sample import triton as grid
 from l2rfast.kernels.integrate_velocity import triton as integration
 from l2rfast.kernels.jacobian import triton as jacobian
+from l2rfast.kernels.joint_histogram import triton as joint
 from l2rfast.kernels.lattice_correlation import triton as lattice
 from l2rfast.kernels.lncc import triton as lncc
 from l2rfast.kernels.min_convolution import triton as minima
@@ -53,7 +54,7 @@ TARGETS = {
 }
 OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 MODULES = (
-    *(box, correlation, coupled, energy, jacobian, lattice, lncc, minima, soft, symmetric, triton_samplers),
+    *(box, correlation, coupled, energy, jacobian, joint, lattice, lncc, minima, soft, symmetric, triton_samplers),
     triton_sums,
 )
 
@@ -166,6 +167,9 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     symmetric.symmetric_filter(image.to(wide), [0.5, 0.25])
     energy.bending_energy(disp.to(wide), True)
     energy.gradient_energy(disp.to(wide), True)
+    a = image.to(wide)
+    joint.joint_histogram(a, a, None, 23, "gaussian", "gaussian", 0.5)
+    joint.joint_histogram(a, a, a, 64, "cubic", "box", 0.5)
 
 
 def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -179,6 +183,10 @@ def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     grid.grid_sample_backward(image, image, where, "linear", "symmetric", False, True, True)
     affine.affine_warp_backward(image, image, matrix, "linear", "zeros", True, True)
     jacobian.jacobian_determinant_backward(disp[:, 0], disp)
+    a = image.to(torch.float32 if dtype.itemsize == 2 else dtype)
+    grad = meta(1, 64, 64, dtype=torch.float64)
+    joint.joint_histogram_backward(grad, a, a, None, 64, "gaussian", "gaussian", 0.5, True, False)
+    joint.joint_histogram_backward(grad, a, a, a, 64, "cubic", "box", 0.5, True, True)
     mask = meta(1, 1, *size, dtype=torch.bool)
     lncc.local_ncc(image, image, mask, image, [9] * ndim, [], "valid", *MEASURE, False, True, True)
 

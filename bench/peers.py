@@ -138,6 +138,14 @@ def monai_bending() -> Callable[[Tensor], Tensor]:
     return loss
 
 
+def monai_mutual_information(window: str, bins: int, tiny: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """MONAI's loss; its window is ``"gaussian"`` or ``"b-spline"``."""
+    from monai.losses import GlobalMutualInformationLoss
+
+    loss: Callable[[Tensor, Tensor], Tensor] = GlobalMutualInformationLoss(window, bins, smooth_nr=tiny, smooth_dr=tiny)
+    return loss
+
+
 def fireants_local_ncc() -> Callable[[Tensor, Tensor], Tensor]:
     """FireANTs' loss in PyTorch with a box of 9 voxels."""
     from fireants.losses.cc import LocalNormalizedCrossCorrelationLoss

@@ -11,6 +11,7 @@ from .discrete import discrete_displacement, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
 from .fields import compose, integrate_velocity, jacobian_determinant
 from .filters import box_average
+from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
 from .regularisation import coupled_convex, mean_field, min_convolution, soft_argmin
@@ -36,6 +37,7 @@ __all__ = [
     "integrate_velocity",
     "inverse_consistency",
     "jacobian_determinant",
+    "joint_histogram",
     "lattice_correlation",
     "lattice_steps",
     "local_ncc",

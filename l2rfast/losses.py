@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError
+from .histogram import joint_histogram
 from .kernels.energy import reference as energy
 from .kernels.warp_ssd import reference as warp_ssd_reference
 from .label_losses import dice, label_loss, multiscale_dice, multiscale_loss
-from .lncc import local_ncc
+from .lncc import REDUCTIONS, local_ncc
 
 STENCILS = {"wide": 5, "compact": 3}  # of the bending energy, and how many voxels they take along an axis
+TINY = 1e-12  # beside probabilities, before their logarithm
 
 
 def _fake_warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,6 +171,52 @@ def warp_ssd(fixed: Tensor, moving: Tensor, disp: Tensor) -> tuple[Tensor, Tenso
     return loss.to(disp.dtype), gradient.to(disp.dtype)
 
 
+def mutual_information(
+    a: Tensor,
+    b: Tensor,
+    *,
+    bins: int = 32,
+    window: str = "cubic",
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """How much the intensities of one image tell of those of the other, whatever the relation: for two modalities.
+
+        sum over bins of p(i, j) log(p(i, j) / (p(i) p(j)))
+
+    in nats: 0 for images that have nothing to do with each other, more the more alike (Viola and Wells, IJCV 1997). p
+    is `l2rfast.joint_histogram`.
+
+    Args:
+        a, b: (N, *any) images of one shape, floating, intensities from 0 to 1; what lies outside counts as 0 or 1.
+        bins: for each image, at least 4.
+        window: ``"cubic"``: cubic B-splines (Mattes et al., IEEE TMI 2003); 0 and 1 lie on the second bin and on the
+            last but one, so that no window is cut. ``"gaussian"``: Gaussians with a standard deviation of half a bin
+            (Guo, Multi-modal image registration with unsupervised deep learning, MIT 2019), 0 and 1 on the outer bins.
+        weight: of every voxel, in the shape of the images, numbers not below 0 or bool. None: 1.
+        reduction: over the items, ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the value of every item, (N,), in the images' dtype. Differentiable once,
+        in a and b.
+
+    Raises:
+        InputError: shapes, dtypes or devices that differ, a parameter out of range, a weight that requires a gradient.
+    """
+    _check.at_least("bins", bins, 4)
+    _check.choice("window", window, ("cubic", "gaussian"))
+    _check.choice("reduction", reduction, REDUCTIONS)
+    _check.tensor("a", a)
+    _check.tensor("b", b)
+    margin = 1 if window == "cubic" else 0
+    places = (margin + image.clamp(0, 1) * (bins - 1 - 2 * margin) for image in (a, b))
+    joint = joint_histogram(*places, bins=bins, window=window, weight=weight)
+    apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+    items = (joint * ((joint + TINY) / (apart + TINY)).log()).sum((1, 2))
+    reduced: Tensor = items if reduction == "none" else getattr(items, reduction)()
+    return reduced.to(a.dtype)
+
+
 class LocalNCCLoss(nn.Module):
     """Minus `l2rfast.local_ncc` of two images, to be minimised; the options are its own.
 
@@ -213,5 +261,6 @@ __all__ = [
     "label_loss",
     "multiscale_dice",
     "multiscale_loss",
+    "mutual_information",
     "warp_ssd",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from l2rfast import affine_warp, local_ncc, mind_ssc
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
+from l2rfast.losses import mutual_information
 
 from .stages import Stages
 
@@ -28,7 +29,7 @@ WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: wh
 # How many cells there are along the longest side, and by how many mm Adam moves, for each resolution.
 LEVELS = ((24, 3.0), (48, 1.0))
 STEPS = 60  # of each resolution
-BINS, TINY = 32, 1e-12  # of the histograms of mutual information
+BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
 LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover
@@ -205,24 +206,8 @@ def _pooled(image: Tensor, affine: Tensor, spacing: float) -> tuple[Tensor, Tens
     return pool(image, factors), affine @ blocks
 
 
-def mutual_information(fixed: Tensor) -> Distance:
-    """Minus the mutual information of intensities from 0 to 1, in nats; cubic Parzen windows (Mattes et al. 2003)."""
-    of_fixed = _windows(fixed)
-
-    def distance(moving: Tensor, inside: Tensor) -> Tensor:
-        joint = (of_fixed * inside.flatten()) @ _windows(moving).T
-        joint = joint / joint.sum()
-        apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-        return -(joint * ((joint + TINY) / (apart + TINY)).log()).sum()
-
-    return distance
-
-
-def _windows(image: Tensor) -> Tensor:
-    """(BINS, voxels): a cubic B-spline about every bin."""
-    bins = torch.arange(BINS, dtype=image.dtype, device=image.device)
-    away = (1 + image.flatten().clamp(0, 1) * (BINS - 3) - bins[:, None]).abs()
-    return ((2 - away).clamp(min=0) ** 3 - 4 * (1 - away).clamp(min=0) ** 3) / 6
+def _mutual(fixed: Tensor) -> Distance:
+    return lambda moving, inside: -mutual_information(fixed, moving, bins=BINS, weight=inside)
 
 
 def _local(fixed: Tensor) -> Distance:
@@ -235,7 +220,7 @@ def _squares(fixed: Tensor) -> Distance:
 
 # By name, what is compared where it is not the image, and how.
 METRICS: dict[str, tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor], Distance]]] = {
-    "mi": (None, mutual_information),
+    "mi": (None, _mutual),
     "lncc": (None, _local),
     "mind": (partial(mind_ssc, radius=1, dilation=1), _squares),
 }

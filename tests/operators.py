@@ -6,6 +6,7 @@ The tests of `test_operators.py` are written once over `OPERATIONS`; a new opera
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import discrete_operators
@@ -28,6 +29,16 @@ def warp_many(image: Tensor, labels: Tensor, disp: Tensor, **options: Any) -> tu
 
 def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tensor:
     return l2rfast.local_ncc(a, b, mask=mask, **options)
+
+
+def weighted_joint_histogram(a: Tensor, b: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    """In the images' dtype, as the others."""
+    return l2rfast.joint_histogram(a, b, weight=weight, **options).to(a.dtype)
+
+
+def joint_histogram(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """In the images' dtype, as the others."""
+    return l2rfast.joint_histogram(a, b, **options).to(a.dtype)
 
 
 def integrate_velocity_keeping_fields(velocity: Tensor, steps: int) -> Tensor:
@@ -55,6 +66,15 @@ def _not_windows() -> Errors:
         yield {"eps": eps}, "eps: expected a positive number"
     for smooth_nr in (-0.1, math.nan):
         yield {"smooth_nr": smooth_nr}, "smooth_nr: expected 0 or a positive number"
+
+
+def _not_intensities(good: Tensor) -> Errors:
+    """What no image of a joint histogram (2, 3, 5, 4) may be."""
+    for name, value in product("ab", (None, good[0, 0, 0], good[:0], good.long(), good.cdouble())):
+        yield {name: value}, f"{name}: expected"
+    yield {"b": good.flatten(2)}, "a, b: expected one shape"
+    yield {"b": good.float()}, "a, b: expected one dtype"
+    yield {"b": good.to("meta")}, "a, b: expected one device"
 
 
 def _not_fitting(good: Tensor) -> Errors:
@@ -263,6 +283,33 @@ OPERATIONS = [
         list(samples.warp_ssds(BIG)),
         [*_not_fitting(noise(2, 16, 5, 4))],
         ("disp",),
+    ),
+    Operation(
+        joint_histogram,
+        list(samples.histograms(SHAPES | LINES)),
+        list(samples.histograms(BIG | BIG_LINES)),
+        [
+            *_not_intensities(noise(2, 3, 5, 4)),
+            *not_integers(bins=1),
+            *[({"window": window}, "window: expected one") for window in ("sinc", ("cubic", "sinc"), ("cubic",), ())],
+            *[
+                ({"sigma": sigma}, "sigma: expected a number of at least")
+                for sigma in (0, -0.1, math.nan, math.inf, "3")
+            ],
+        ],
+        ("a", "b"),
+    ),
+    Operation(
+        weighted_joint_histogram,
+        list(samples.weighted_histograms(SHAPES | LINES)),
+        list(samples.weighted_histograms(BIG)),
+        [
+            *[({"weight": value}, "weight: expected") for value in (3, noise(2, 3, 5), noise(2, 3, 5, 4).cdouble())],
+            ({"weight": noise(2, 3, 5, 4).to("meta")}, "weight: expected real numbers of shape (2, 3, 5, 4) on cpu"),
+            ({"weight": noise(2, 3, 5, 4).requires_grad_()}, "weight: no gradient to it is implemented"),
+        ],
+        ("a", "b"),
+        made_of="joint_histogram",
     ),
     Operation(
         l2rfast.losses.diffusion_energy,

@@ -210,6 +210,31 @@ def masked_local_nccs(sizes: Sizes) -> Iterator[Sample]:
 
 
 @seeded
+def histograms(sizes: Sizes) -> Iterator[Sample]:
+    """Of intensities within the bins and beyond, with every window. Special: on bins, on the outer ones, half-way."""
+    choices: list[dict[str, Any]] = [
+        {"bins": 7},
+        {"bins": 12, "window": "gaussian", "sigma": 1.7},
+        {"bins": 35, "window": "cubic"},
+        {"bins": 3, "window": ("cubic", "box")},
+        {"bins": 5, "window": ("box", "gaussian"), "sigma": 0.3},
+    ]
+    for size, options, smooth in product(chain(*sizes.values()), choices, (True, False)):
+        parts = 64 if smooth else 2  # of a bin
+        a, b = ((parts * (1 + options["bins"]) * uniform(2, 3, *size)).floor() / parts - 1 for _ in range(2))
+        a, b = (image + 1 / 128 if smooth else image for image in (a, b))
+        yield Sample(_name(size, *options.values(), smooth), {"a": a, "b": b}, options, smooth)
+
+
+@seeded
+def weighted_histograms(sizes: Sizes) -> Iterator[Sample]:
+    """With weights, of which some are 0."""
+    for sample in histograms(sizes):
+        weight = (uniform(*sample.inputs["a"].shape) - 0.3).clamp(min=0) + 0.125
+        yield Sample(f"{sample.name}-weighted", sample.inputs | {"weight": weight}, sample.options, sample.smooth)
+
+
+@seeded
 def warp_local_nccs(sizes: Sizes) -> Iterator[Sample]:
     for i, (case, options) in enumerate(_cases(sizes, padding=PADDINGS, window=(3, 5))):
         fixed, moving = noise(2, 1 + i % 2, *case.out), case.image(1 + i % 2)

@@ -190,6 +190,7 @@ FLAGS = [
     *[("affine_warp", "image", "to_image"), ("affine_warp", "matrix", "to_matrix")],
     *[("compose", "outer", "to_image"), ("compose", "inner", "to_disp")],
     *[("local_ncc", "a", "to_a"), ("local_ncc", "b", "to_b")],
+    *[("joint_histogram", "a", "to_a"), ("joint_histogram", "b", "to_b")],
 ]
 
 
@@ -231,7 +232,11 @@ def test_opcheck(name: str, calls: dict[str, list[tuple[Any, ...]]]) -> None:
             return value.detach().requires_grad_(differentiable and value.requires_grad)
         return value
 
-    by_ndim = {(args[0][0] if isinstance(args[0], list) else args[0]).ndim: args for args in calls[name]}
+    def ndim(args: tuple[Any, ...]) -> int:
+        """Of an image or a field, whatever else there is."""
+        return max(t.ndim for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor))
+
+    by_ndim = {ndim(args): args for args in calls[name]}
     assert len(by_ndim) >= 2
     for args in by_ndim.values():
         torch.library.opcheck(getattr(torch.ops.l2rfast, name).default, tuple(map(fresh, args)))
