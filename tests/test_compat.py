@@ -155,6 +155,30 @@ def test_monai_diffusion(ndim: int, normalize: bool, reduction: str) -> None:
     compare("monai", loss, images(ndim)[2], replaced=not normalize and reduction == "mean")
 
 
+@given(dims, st.booleans(), st.sampled_from(["none", "mean", "sum"]))
+def test_monai_bending(ndim: int, normalize: bool, reduction: str) -> None:
+    loss = monai.losses.BendingEnergyLoss(normalize, reduction)
+    compare("monai", loss, images(ndim)[2], replaced=not normalize and reduction == "mean")
+
+
+@given(
+    dims,
+    st.sampled_from(["gaussian", "b-spline"]),
+    st.sampled_from([5, 6, 23, 40]),
+    st.sampled_from([0.3, 0.5, 1.5]),
+    st.sampled_from(["none", "mean", "sum"]),
+)
+def test_monai_mutual_information(ndim: int, kernel: str, bins: int, ratio: float, reduction: str) -> None:
+    assume(bins > 5 or kernel == "gaussian")  # MONAI divides by the bins but for four
+    a, b = (one.detach() / 2 + 0.3 for one in images(ndim)[:2])
+    asked = (a.requires_grad_(), b.requires_grad_(kernel == "gaussian"))
+    loss = monai.losses.GlobalMutualInformationLoss(kernel, bins, ratio, reduction)
+    if kernel == "gaussian":  # in float32 so far
+        loss.bin_centers = torch.linspace(0, 1, bins, dtype=torch.float64)[None, None]
+        loss.preterm = torch.tensor((bins - 1) ** 2 / (2 * ratio**2), dtype=torch.float64)
+    compare("monai", loss, *asked, replaced=bins > 5)
+
+
 @given(dims, paddings, st.booleans())
 def test_voxelmorph_warp(ndim: int, padding: str, grid: bool) -> None:
     image, _, disp = images(ndim)

@@ -26,6 +26,8 @@ CLASSES = {
     "monai.Warp": lambda: compat_monai.Warp(),
     "monai.DVF2DDF": lambda: compat_monai.DVF2DDF(3),
     "monai.DiffusionLoss": lambda: compat_monai.DiffusionLoss(),
+    "monai.BendingEnergyLoss": lambda: compat_monai.BendingEnergyLoss(),
+    "monai.MutualInformation": lambda: compat_monai.GlobalMutualInformationLoss(),
     "monai.LocalNCC": lambda: compat_monai.LocalNormalizedCrossCorrelationLoss(kernel_size=3),
     "voxelmorph.SpatialTransformer": lambda: modules.SpatialTransformer(),
     "voxelmorph.IntegrateVelocityField": lambda: modules.IntegrateVelocityField(steps=3),
@@ -39,9 +41,9 @@ def arguments(name: str) -> list[Tensor]:
     a, b, disp = (one.detach().float().requires_grad_() for one in images(3))
     if name == "deepreg.LocalNCC":
         return [one.detach()[:, 0].requires_grad_() for one in (a, b)]
-    if name == "monai.LocalNCC":
+    if name in ("monai.LocalNCC", "monai.MutualInformation"):
         return [a, b]
-    alone = ("DVF2DDF", "DiffusionLoss", "IntegrateVelocityField", "VecInt")
+    alone = ("BendingEnergyLoss", "DVF2DDF", "DiffusionLoss", "IntegrateVelocityField", "VecInt")
     return [disp] if name.split(".")[1] in alone else [a, disp]
 
 

@@ -8,8 +8,10 @@ import types
 from collections.abc import Iterator
 
 import pytest
+import torch
 import torch.nn.functional as F
 from others import MARKS, images, monai, vxf
+from torch import Tensor
 
 import l2rfast
 from l2rfast.compat import patching
@@ -90,3 +92,18 @@ def test_the_librarys_own_errors() -> None:
     image, _, disp = images(2)
     with l2rfast.patch("monai"), pytest.raises(ValueError, match="the input DDF shape must be"):
         monai.networks.blocks.Warp()(image, disp[:, :1])
+
+
+def sampled(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image, grid, align_corners=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_torchscript_compiles_the_librarys_own_code() -> None:
+    image, _, disp = images(2)
+    grid = disp.detach().movedim(1, -1) / 4
+    with l2rfast.patch("torch"):
+        before = l2rfast.patch_report().get("torch.nn.functional.grid_sample")
+        found = torch.jit.script(sampled)(image.detach(), grid)
+        assert l2rfast.patch_report().get("torch.nn.functional.grid_sample") == before
+    torch.testing.assert_close(found, sampled(image.detach(), grid))

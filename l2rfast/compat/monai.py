@@ -1,16 +1,18 @@
-"""MONAI's `Warp`, `DVF2DDF`, `DiffusionLoss` and local NCC."""
+"""MONAI's `Warp` and `DVF2DDF`, and its losses of images and displacement fields."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import monai.losses
+import monai.losses.deform
 import monai.networks.blocks
 from monai.config.deviceconfig import USE_COMPILED
 from torch import Tensor
 
 from .. import lncc
-from ..losses import gradient_energy
+from ..histogram import joint_histogram
+from ..losses import STENCILS, bending_energy, gradient_energy
 from .fields import warped
 from .patching import FallThrough, Library
 
@@ -74,6 +76,51 @@ def _diffusion(self: Any, pred: Tensor) -> Tensor | FallThrough:
     return gradient_energy(pred)
 
 
+# Before 1.6.1, of differences of differences.
+_STENCIL = "compact" if hasattr(monai.losses.deform, "spatial_gradient_squared") else "wide"
+
+
+@LIBRARY.replaces(monai.losses.BendingEnergyLoss, "forward")
+def _bending(self: Any, pred: Tensor) -> Tensor | FallThrough:
+    if self.normalize or self.reduction != "mean":
+        return FallThrough("normalize, or a reduction that is not the mean")
+    if pred.ndim not in (4, 5) or pred.shape[1] != pred.ndim - 2 or len(pred) == 0:
+        return FallThrough("shapes that we do not take")
+    if min(pred.shape[2:]) < STENCILS[_STENCIL] or not pred.is_floating_point():
+        return FallThrough("shapes or dtypes that we do not take")
+    return bending_energy(pred, stencil=_STENCIL)
+
+
+def _in_bins(image: Tensor, bins: int) -> Tensor:
+    """Intensities as Mattes et al. (IEEE TMI 2003) divide them: two bins are left at both ends of the range."""
+    low, high = image.min(), image.max()
+    size = (high - low) / (bins - 4)
+    return (image / size - (low / size - 2)).clamp(2, bins - 3)
+
+
+@LIBRARY.replaces(monai.losses.GlobalMutualInformationLoss, "forward")
+def _mutual_information(self: Any, pred: Tensor, target: Tensor) -> Tensor | FallThrough:
+    if pred.shape != target.shape or pred.ndim < 2 or pred.numel() == 0:
+        return FallThrough("shapes that we do not take")
+    if pred.dtype != target.dtype or not pred.is_floating_point() or pred.device != target.device:
+        return FallThrough("dtypes or devices that we do not take")
+    bins = self.num_bins
+    if bins < 6:
+        return FallThrough("fewer than 6 bins")
+    if self.kernel_type == "gaussian":
+        if not hasattr(self, "_l2rfast_sigma"):  # reading it makes a GPU wait
+            self._l2rfast_sigma = (bins - 1) / float((2 * self.preterm).sqrt())
+        a, b = ((bins - 1) * image.clamp(0, 1) for image in (pred, target))
+        joint = joint_histogram(a, b, bins=bins, window="gaussian", sigma=self._l2rfast_sigma)
+    else:
+        a, b = _in_bins(pred, bins), _in_bins(target.detach(), bins)  # a box has no slope
+        joint = joint_histogram(a, b, bins=bins, window=("cubic", "box"))
+    apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+    ratio = (joint + self.smooth_nr) / (apart + self.smooth_dr)
+    values = -(joint * (ratio + self.smooth_dr).log()).sum((1, 2)).to(pred.dtype)
+    return values if self.reduction == "none" else values.sum() if self.reduction == "sum" else values.mean()
+
+
 class Warp(monai.networks.blocks.Warp):
     """MONAI's `Warp`. Bicubic sampling, jitter and images of one slice run MONAI's code."""
 
@@ -100,4 +147,23 @@ class DiffusionLoss(monai.losses.DiffusionLoss):
     forward = _diffusion
 
 
-__all__ = ["DVF2DDF", "DiffusionLoss", "LocalNormalizedCrossCorrelationLoss", "Warp"]
+class BendingEnergyLoss(monai.losses.BendingEnergyLoss):
+    """MONAI's `BendingEnergyLoss`; with ``normalize``, or another reduction than the mean, MONAI's code runs."""
+
+    forward = _bending
+
+
+class GlobalMutualInformationLoss(monai.losses.GlobalMutualInformationLoss):
+    """MONAI's `GlobalMutualInformationLoss`, with both kernels and every reduction."""
+
+    forward = _mutual_information
+
+
+__all__ = [
+    "DVF2DDF",
+    "BendingEnergyLoss",
+    "DiffusionLoss",
+    "GlobalMutualInformationLoss",
+    "LocalNormalizedCrossCorrelationLoss",
+    "Warp",
+]
