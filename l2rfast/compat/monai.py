@@ -117,7 +117,7 @@ def _mutual_information(self: Any, pred: Tensor, target: Tensor) -> Tensor | Fal
         joint = joint_histogram(a, b, bins=bins, window=("cubic", "box"))
     apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     ratio = (joint + self.smooth_nr) / (apart + self.smooth_dr)
-    values = -(joint * (ratio + self.smooth_dr).log()).sum((1, 2)).to(pred.dtype)
+    values: Tensor = -(joint * (ratio + self.smooth_dr).log()).sum((1, 2)).to(pred.dtype)
     return values if self.reduction == "none" else values.sum() if self.reduction == "sum" else values.mean()
 
 
