@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     torch.set_default_device(arguments.device)
     full = arguments.size == "full"
-    chosen = arguments.only or [*cases.FAMILIES, *([REGISTRATION] if arguments.device == "cpu" else [])]
+    families = [name for name in cases.FAMILIES if name not in cases.APART]
+    chosen = arguments.only or [*families, *([REGISTRATION] if arguments.device == "cpu" else [])]
     written = report.Report(arguments.size)
     start, others = time.perf_counter(), machine.seconds_of_others()
     print(report.table(["software", "version"], [list(item) for item in written.versions.items()]))

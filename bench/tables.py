@@ -1,4 +1,4 @@
-"""``python -m bench.tables`` writes the tables of the READMEs from the committed report; ``--check`` only compares.
+"""``python -m bench.tables`` writes the tables of the READMEs and of docs from the reports; ``--check`` only compares.
 
 A table stands between two comments, and nothing else writes there.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .harness import OURS
+from .patches import patches
 from .registration import PEER
 from .report import digits, table
 
@@ -121,16 +122,21 @@ def roofline(report: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-TABLES = {"README.md": headline, "bench/README.md": roofline}
+# By file: what makes its table, and the report that it is made of.
+TABLES = {
+    "README.md": (headline, "cpu.json"),
+    "bench/README.md": (roofline, "cpu.json"),
+    "docs/compat.md": (patches, "compat/cpu.json"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail where a table is not that of the report")
     arguments = parser.parse_args(argv)
-    report = json.loads((ROOT / "bench" / "reports" / "cpu.json").read_text())
     stale = False
-    for name, make in TABLES.items():
+    for name, (make, source) in TABLES.items():
+        report = json.loads((ROOT / "bench" / "reports" / source).read_text())
         file = ROOT / name
         text = file.read_text()
         before, _, rest = text.partition(START)
@@ -140,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         if arguments.check:
             stale = True
-            print(f"{name}: its table is not that of bench/reports/cpu.json; run python -m bench.tables")
+            print(f"{name}: its table is not that of bench/reports/{source}; run python -m bench.tables")
         else:
             file.write_text(written)
     return int(stale)

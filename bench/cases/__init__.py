@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..harness import Case
-from . import discrete, growth, labels, losses, pddnet, probabilistic, training, warping
+from . import compat, discrete, growth, labels, losses, pddnet, probabilistic, training, warping
 from .inputs import SIZES, Search, Size
 
-__all__ = ["FAMILIES", "SIZES", "Search", "Size"]
+__all__ = ["APART", "FAMILIES", "SIZES", "Search", "Size"]
 
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     **warping.FAMILIES,
@@ -19,4 +19,8 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     **training.FAMILIES,
     **labels.FAMILIES,
     **pddnet.FAMILIES,
+    **compat.FAMILIES,
 }
+
+# Families with a report of their own.
+APART = [*compat.FAMILIES]
