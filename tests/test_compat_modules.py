@@ -81,14 +81,18 @@ def test_modules_are_compiled(name: str) -> None:
         torch.testing.assert_close(gradient, one.grad)
 
 
-def parallel_step(rank: int, name: str, files: str) -> None:
-    """Of one process of two: a layer behind a convolution, and the gradients that DistributedDataParallel averages."""
+DISTRIBUTED = ["monai.Warp", "monai.LocalNCC", "voxelmorph.IntegrateVelocityField"]
+
+
+def parallel_steps(rank: int, files: str) -> None:
+    """Of one process of two: layers behind a parameter, and the gradients that DistributedDataParallel averages."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{files}/meeting", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    network = torch.nn.parallel.DistributedDataParallel(Layered(CLASSES[name]()))
-    network(*(one[rank : rank + 1] for one in arguments(name))).sum().backward()
-    gradients = [parameter.grad for parameter in network.parameters()]
+    gradients = {}
+    for name in DISTRIBUTED:
+        network = torch.nn.parallel.DistributedDataParallel(Layered(CLASSES[name]()))
+        network(*(one[rank : rank + 1] for one in arguments(name))).sum().backward()
+        gradients[name] = network.module.scale.grad
     if rank == 0:
         torch.save(gradients, f"{files}/gradients.pt")
     torch.distributed.destroy_process_group()
@@ -106,14 +110,15 @@ class Layered(torch.nn.Module):
         return value
 
 
-@pytest.mark.parametrize("name", ["monai.Warp", "monai.LocalNCC", "voxelmorph.IntegrateVelocityField"])
-def test_modules_under_distributed_data_parallel(name: str, tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(parallel_step, (name, str(tmp_path)), nprocs=2, start_method="fork")
-    (found,) = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    alone = Layered(CLASSES[name]())
-    halves = [alone(*(one[rank : rank + 1] for one in arguments(name))).sum() for rank in (0, 1)]
-    ((halves[0] + halves[1]) / 2).backward()
-    torch.testing.assert_close(found, alone.scale.grad)
+def test_modules_under_distributed_data_parallel(tmp_path: Path) -> None:
+    # New processes: one that is forked has no threads of PyTorch's, and waits for them.
+    torch.multiprocessing.start_processes(parallel_steps, (str(tmp_path),), nprocs=2, start_method="spawn")
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    for name in DISTRIBUTED:
+        alone = Layered(CLASSES[name]())
+        halves = [alone(*(one[rank : rank + 1] for one in arguments(name))).sum() for rank in (0, 1)]
+        ((halves[0] + halves[1]) / 2).backward()
+        torch.testing.assert_close(found[name], alone.scale.grad)
 
 
 # Training scripts, unchanged but for the patch.
