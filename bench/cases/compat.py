@@ -86,7 +86,7 @@ def torch_affine(size: Size) -> Case:
     from l2rfast.compat import torch as compat
 
     image = inputs.image(size.dense, 1)
-    theta = torch.eye(3, 4)[None] + torch.tensor([0.03, -0.05, 0.08, 0.04])
+    theta = torch.eye(3, 4)[None] + torch.tensor([0.0317, -0.0523, 0.0791, 0.0413])
 
     def call(make: Call, sample: Call) -> Call:
         return lambda image, theta: sample(
