@@ -129,12 +129,13 @@ def monai_local_ncc(window: int = 9) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def monai_bending() -> Callable[[Tensor], Tensor]:
+def monai_bending(disp: Tensor) -> Tensor:
     """MONAI's BendingEnergyLoss."""
     from monai.losses import BendingEnergyLoss
 
-    warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # which it does at every call
-    loss: Callable[[Tensor], Tensor] = BendingEnergyLoss()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence")
+        loss: Tensor = BendingEnergyLoss()(disp)
     return loss
 
 

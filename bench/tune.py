@@ -31,7 +31,7 @@ ROUNDS = 5
 FAMILIES = [
     *("warp", "warp-gradient", "integrate-velocity", "affine-warp", "grid-sample", "warp-many", "local-ncc"),
     *("warp-local-ncc", "cost-volume", "coupled-convex", "lattice-correlation", "min-convolution", "mean-field"),
-    "soft-argmin",
+    *("soft-argmin", "mutual-information"),
 ]
 
 Call = tuple[Any, ...]

@@ -208,8 +208,11 @@ def mutual_information(
     _check.choice("reduction", reduction, REDUCTIONS)
     _check.tensor("a", a)
     _check.tensor("b", b)
-    margin = 1 if window == "cubic" else 0
-    places = (margin + image.clamp(0, 1) * (bins - 1 - 2 * margin) for image in (a, b))
+    places = [image.to(_check.arithmetic_dtype(image)) for image in (a, b)]
+    if window == "cubic":
+        places = [(1 + (bins - 3) * image).clamp(1, bins - 2) for image in places]
+    else:  # the histogram itself takes what lies beyond its bins to the outer ones
+        places = [(bins - 1) * image for image in places]
     joint = joint_histogram(*places, bins=bins, window=window, weight=weight)
     apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     items = (joint * ((joint + TINY) / (apart + TINY)).log()).sum((1, 2))

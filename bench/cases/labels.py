@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from unittest import mock
 
 import torch
@@ -25,9 +25,8 @@ BATCH = 4  # published
 Energy = Callable[[Tensor], Tensor]
 
 
-def energy(size: Size, name: str, ours: Energy, peer: str, make: Callable[[], Energy]) -> Case:
+def energy(size: Size, name: str, ours: Energy, theirs: Energy, peer: str = PLAIN) -> Case:
     disp = inputs.displacement(size.dense)
-    theirs = cache(make)
 
     def gradients(run: Callable[[Tensor], Tensor], disp: Tensor) -> Tensors:
         return inputs.with_gradients(run, (disp,), (0,))
@@ -36,7 +35,7 @@ def energy(size: Size, name: str, ours: Energy, peer: str, make: Callable[[], En
         f"{name} of a field, and its gradient",
         f"Forward and backward, float32 (1, 3, {inputs.text(size.dense)}).",
         inputs.nbytes(disp, disp),
-        {OURS: Contestant(lambda: gradients(ours, disp)), peer: Contestant(lambda: gradients(theirs(), disp))},
+        {OURS: Contestant(lambda: gradients(ours, disp)), peer: Contestant(lambda: gradients(theirs, disp))},
         inputs.exact(partial(gradients, ours), disp),
     )
 
@@ -150,15 +149,15 @@ def step(size: Size) -> Case:
 
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "energies": [
-        partial(energy, name="bending energy", ours=bending_energy, peer=PLAIN, make=lambda: plain.bending),
+        partial(energy, name="bending energy", ours=bending_energy, theirs=plain.bending),
         partial(
             energy,
             name="bending energy, compact",
             ours=partial(bending_energy, stencil="compact"),
+            theirs=peers.monai_bending,
             peer="MONAI's loss",
-            make=peers.monai_bending,
         ),
-        partial(energy, name="diffusion energy", ours=diffusion_energy, peer=PLAIN, make=lambda: plain.diffusion),
+        partial(energy, name="diffusion energy", ours=diffusion_energy, theirs=plain.diffusion),
     ],
     "label-losses": [overlap],
     "label-reg-step": [step],
