@@ -299,11 +299,14 @@ def _growths(make: Callable[[], Case], names: list[str]) -> list[int | None]:
 
 
 def relative_error(outputs: Tensors, reference: Tensors) -> float:
-    """``||out - ref|| / ||ref||`` of the worst output; infinite where shapes differ or a number is not finite."""
+    """``||out - ref|| / ||ref||`` of the worst output; infinite where shapes differ or a number is not finite.
+
+    Outputs that are all zero, as they should be, have no error.
+    """
     if [x.shape for x in outputs] != [x.shape for x in reference]:
         return math.inf
     pairs = ((x.double(), y.double()) for x, y in zip(outputs, reference, strict=True))
-    errors = [float((x - y).norm() / y.norm()) for x, y in pairs]
+    errors = [0.0 if not x.any() and not y.any() else float((x - y).norm() / y.norm()) for x, y in pairs]
     return max(e if math.isfinite(e) else math.inf for e in errors)
 
 

@@ -139,11 +139,13 @@ def monai_bending(disp: Tensor) -> Tensor:
     return loss
 
 
-def monai_mutual_information(window: str, bins: int, tiny: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """MONAI's loss; its window is ``"gaussian"`` or ``"b-spline"``."""
+def monai_mutual_information(bins: int, tiny: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """MONAI's loss with Gaussian windows."""
     from monai.losses import GlobalMutualInformationLoss
 
-    loss: Callable[[Tensor, Tensor], Tensor] = GlobalMutualInformationLoss(window, bins, smooth_nr=tiny, smooth_dr=tiny)
+    loss: Callable[[Tensor, Tensor], Tensor] = GlobalMutualInformationLoss(
+        "gaussian", bins, smooth_nr=tiny, smooth_dr=tiny
+    )
     return loss
 
 

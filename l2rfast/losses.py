@@ -96,8 +96,8 @@ def bending_energy(disp: Tensor, *, stencil: str = "wide") -> Tensor:
 
             ===========  ======================================================================================
             ``wide``     central differences of central differences, two voxels from every border, as label-reg
-                         (Hu et al., MedIA 2018) and MONAI before 1.6 have them
-            ``compact``  along one axis u(x + 1) - 2 u(x) + u(x - 1), one voxel from every border, as MONAI 1.6;
+                         (Hu et al., MedIA 2018) and MONAI before 1.6.1 have them
+            ``compact``  along one axis u(x + 1) - 2 u(x) + u(x - 1), one voxel from every border, as MONAI 1.6.1;
                          unlike the wide one it sees what alternates from voxel to voxel
             ===========  ======================================================================================
 

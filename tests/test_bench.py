@@ -206,8 +206,7 @@ def test_cases_of_a_series_share_a_table_and_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in MONAI's differences
 @pytest.mark.filterwarnings("ignore:Default grid_sample")  # in ConvexAdam
-# Other libraries' layers are compared with ours in test_compat; some of them need larger images than these.
-@pytest.mark.parametrize("family", [family for family in cases.FAMILIES if family != "compat"])
+@pytest.mark.parametrize("family", cases.FAMILIES)
 def test_all_contestants_of_every_case_are_correct(family: str) -> None:
     search = cases.Search((12, 10, 14), 5, 3, 0.25, 1e9, 1e9)
     size = cases.Size((24, 20, 28), (24, 20, 28), (search, search), (1, 2, (9, 8, 7)), SMALL_EDGES, 16, full=True)
