@@ -7,6 +7,7 @@ import json
 import mmap
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -289,23 +290,29 @@ def test_only_a_complete_run_writes_over_the_committed_report() -> None:
 
 def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    reports = tmp_path / "bench" / "reports"
-    reports.mkdir(parents=True)
-    content = json.loads((command.REPORTS / "cpu.json").read_text())
-    (reports / "cpu.json").write_text(json.dumps(content))
-    for name in tables.TABLES:
+    rows = {
+        "README.md": "| warp, 1 channel |",
+        "bench/README.md": "| warp, 1 channel |",
+        "docs/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
+    }
+    for name, (_, source) in tables.TABLES.items():
+        for path in (tmp_path / name, tmp_path / "bench" / "reports" / source):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
         (tmp_path / name).write_text(f"before\n{tables.START}\n{tables.END}\nafter\n")
     assert tables.main(["--check"]) == 1
     assert tables.main([]) == tables.main(["--check"]) == 0
-    for name in tables.TABLES:
-        text = (tmp_path / name).read_text()
+    written = {name: (tmp_path / name).read_text() for name in tables.TABLES}
+    for name, text in written.items():
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
-        assert text.count("| warp, 1 channel |") == 1
+        assert text.count(rows[name]) == 1
+    report = tmp_path / "bench" / "reports" / "cpu.json"
+    content = json.loads(report.read_text())
     next(case for case in content["cases"] if case["name"] == "mean field")["results"][OURS]["median"] *= 2
-    (reports / "cpu.json").write_text(json.dumps(content))
+    report.write_text(json.dumps(content))
     assert tables.main(["--check"]) == 1
-    assert (tmp_path / name).read_text() == text  # it only compares
+    assert written == {name: (tmp_path / name).read_text() for name in tables.TABLES}  # it only compares
 
 
 def test_two_commits_are_compared_round_by_round() -> None:
