@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad_, const Tenso
     using Entries = std::array<double, ndim*(ndim + 1)>;
     const int64_t rows = source.out.rows();
     std::vector<Entries> by_row(source.items * rows, Entries{});
-    backward_positions<ndim>(grad, image, source, padding, [&](const Block& b, const A(&sum)[ndim][kBlock]) {
+    backward_positions<ndim, A>(grad, image, source, padding, [&](const Block& b, const A(&sum)[ndim][kBlock]) {
       Entries& row = by_row[b.n * rows + b.first / source.out.w];
       for (int k = 0; k < ndim; ++k) {
         double total = 0, moment = 0;

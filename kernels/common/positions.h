@@ -81,60 +81,67 @@ struct Field {
   }
 };
 
-// Sample positions x + disp(x) of a displacement field (N, ndim, *out).
-template <int ndim, class A>
-struct Displaced {
-  using Real = A;
-  Field<A> disp;
+// Where `items` outputs of some size are sampled. Asked a block at a time, so that the loops over samples are compiled
+// once, not once for each kind of positions.
+template <class A>
+struct Positions {
   Grid out;
   int64_t items;
 
-  explicit Displaced(const Tensor& t) : disp(t, ndim, 1, 2), out(grid_of(t, ndim)), items(t.size(0)) {}
+  // Those of a block along axis k of the image.
+  virtual void along(int k, const Block& b, A (&position)[kBlock]) const = 0;
 
-  template <int k>
-  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+ protected:
+  Positions(const Grid& out, int64_t items) : out(out), items(items) {}
+  ~Positions() = default;
+};
+
+// x + disp(x) of a displacement field (N, ndim, *out).
+template <int ndim, class A>
+struct Displaced final : Positions<A> {
+  Field<A> disp;
+
+  explicit Displaced(const Tensor& t) : Positions<A>(grid_of(t, ndim), t.size(0)), disp(t, ndim, 1, 2) {}
+
+  void along(int k, const Block& b, A (&position)[kBlock]) const override {
     const A start = b.coordinate<A>(3 - ndim + k);
-    disp.read(k, b, position, [=](int i, A u) { return (k == ndim - 1 ? start + A(i) : start) + u; });
+    if (k == ndim - 1)
+      disp.read(k, b, position, [=](int i, A u) { return start + A(i) + u; });
+    else
+      disp.read(k, b, position, [=](int, A u) { return start + u; });
   }
 };
 
-// Sample positions of a grid (N, *out, ndim) in [-1, 1], component ndim - 1 - k along axis k of the image.
+// Those of a grid (N, *out, ndim) in [-1, 1], component ndim - 1 - k along axis k of the image.
 template <int ndim, class A>
-struct Normalised {
-  using Real = A;
+struct Normalised final : Positions<A> {
   Field<A> grid;
-  Grid out;
-  int64_t items;
   A scale[ndim], shift;
 
   Normalised(const Tensor& t, const Tensor& image, bool align_corners)
-      : grid(t, ndim, ndim + 1, 1), items(t.size(0)), shift(align_corners ? A(0) : A(0.5)) {
-    out = {ndim == 3 ? t.size(1) : 1, t.size(ndim - 1), t.size(ndim), ndim == 3};
+      : Positions<A>({ndim == 3 ? t.size(1) : 1, t.size(ndim - 1), t.size(ndim), ndim == 3}, t.size(0)),
+        grid(t, ndim, ndim + 1, 1),
+        shift(align_corners ? A(0) : A(0.5)) {
     for (int k = 0; k < ndim; ++k) scale[k] = A(image.size(2 + k) - align_corners) / 2;
   }
 
-  template <int k>
-  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+  void along(int k, const Block& b, A (&position)[kBlock]) const override {
     const A times = scale[k], minus = shift;
     grid.read(ndim - 1 - k, b, position, [=](int, A g) { return (g + 1) * times - minus; });
   }
 };
 
-// Sample positions matrix (N, ndim, ndim + 1) times (x, 1).
+// A matrix (N, ndim, ndim + 1) times (x, 1).
 template <int ndim, class A>
-struct Affine {
-  using Real = A;
+struct Affine final : Positions<A> {
   std::vector<A> matrix;
-  Grid out;
-  int64_t items;
 
-  Affine(const Tensor& t, const Grid& size) : matrix(t.numel()), out(size), items(t.size(0)) {
+  Affine(const Tensor& t, const Grid& size) : Positions<A>(size, t.size(0)), matrix(t.numel()) {
     const Tensor source = packed(t);
     for_field<A>(t.scalar_type(), [&](auto v) { std::copy_n(read<decltype(v)>(source), t.numel(), matrix.begin()); });
   }
 
-  template <int k>
-  L2RFAST_INLINE void positions(const Block& b, A (&position)[kBlock]) const {
+  void along(int k, const Block& b, A (&position)[kBlock]) const override {
     const A* m = matrix.data() + (b.n * ndim + k) * (ndim + 1);
     A start = m[ndim];
     for (int j = 0; j < ndim - 1; ++j) start += m[j] * b.coordinate<A>(3 - ndim + j);

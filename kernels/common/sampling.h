@@ -20,10 +20,9 @@ struct Channels {
 
 // One call: where to sample, and the sizes and strides of what is sampled (or, backward, of the gradient to it).
 // "Plane" means a slice across the image's first spatial axis.
-template <int ndim, class Source, class Index>
+template <int ndim, class A, class Index>
 struct Problem {
-  using A = typename Source::Real;
-  const Source& source;
+  const Positions<A>& source;
   Grid out;
   Channels image;
   int64_t items, channels;
@@ -31,7 +30,7 @@ struct Problem {
   Index size[ndim];
   Index step[ndim];  // to the next voxel on each axis; 0 on an axis of size 1
 
-  Problem(const Tensor& sampled, const Source& from, Padding pad)
+  Problem(const Tensor& sampled, const Positions<A>& from, Padding pad)
       : source(from),
         out(from.out),
         image(sampled),
@@ -54,32 +53,8 @@ struct Problem {
   // Where channel c of a block begins in an output in the usual order.
   int64_t at(const Block& b, int64_t c) const { return (b.n * channels + c) * out.numel() + b.first; }
 
-  // Calls f(axis, padding, positions, size) for every axis of the samples of a block.
-  template <class F>
-  L2RFAST_INLINE void each_position(const Block& b, const F& f) const {
-    each_axis<ndim>([&](auto axis) {
-      A position[kBlock];
-      source.template positions<axis.value>(b, position);
-      for (int i = b.count; i < b.template whole<A>(); ++i) position[i] = position[0];
-      for_padding(padding, [&](auto pad) { f(axis, pad, position, size[axis.value], step[axis.value]); });
-    });
-  }
-
   // The first and the last plane with taps (or a nearest voxel, next to one) of the samples of a block.
-  std::array<Index, 2> planes(const Block& b) const {
-    std::array<Index, 2> range;
-    A position[kBlock];
-    source.template positions<0>(b, position);
-    for_padding(padding, [&](auto pad) {
-      Index low = std::numeric_limits<Index>::max(), high = -1;
-      for (int i = 0, end = b.count; i < end; ++i) {
-        const Index plane = linear_taps<pad.value, Index>(position[i], size[0]).base;
-        low = std::min(low, plane), high = std::max(high, plane);
-      }
-      range = {low, high};
-    });
-    return range;
-  }
+  std::array<Index, 2> planes(const Block& b) const;
 
   // Rows are visited in stacks of 32, followed through all planes before the next: what is sampled for a row is then
   // still in the cache for the row beside it in the next plane.
@@ -160,23 +135,7 @@ struct BlockTaps {
   A d0[derivatives ? ndim : 0][kBlock], d1[derivatives ? ndim : 0][kBlock];
   A poison[kBlock];  // 0, or NaN where a coordinate is not finite
 
-  template <class Source>
-  __attribute__((noinline)) BlockTaps(const Problem<ndim, Source, Index>& p, const Block& b) : block(b) {
-    p.each_position(b, [&](auto axis, auto padding, const A(&position)[kBlock], Index size, Index step) {
-      constexpr int k = axis.value;
-      for (int i = 0, end = b.template whole<A>(); i < end; ++i) {
-        const auto t = linear_taps<padding.value, Index>(position[i], size);
-        const A finite = position[i] - position[i];
-        if constexpr (k == 0) {
-          plane[i] = t.base, base[i] = t.base * step, poison[i] = finite;
-        } else {
-          base[i] += t.base * step, poison[i] += finite;
-        }
-        w0[k][i] = t.w0, w1[k][i] = t.w1;
-        if constexpr (derivatives) d0[k][i] = t.d0, d1[k][i] = t.d1;
-      }
-    });
-  }
+  BlockTaps(const Problem<ndim, A, Index>& p, const Block& b);
 
   // Brings what will be sampled of an image into the cache; the hardware does not foresee rows that bend. Asking for
   // every fourth sample helps where a field bends a lot, and costs little where it does not.
@@ -217,21 +176,7 @@ struct BlockNearest {
   Index plane[kBlock], source[kBlock];
   A poison[kBlock];
 
-  template <class Source>
-  __attribute__((noinline)) BlockNearest(const Problem<ndim, Source, Index>& p, const Block& b) : block(b) {
-    p.each_position(b, [&](auto axis, auto padding, const A(&position)[kBlock], Index size, Index step) {
-      constexpr int k = axis.value;
-      for (int i = 0, end = b.count; i < end; ++i) {
-        const Index tap = nearest_tap<padding.value, Index>(position[i], size);
-        const A finite = position[i] - position[i];
-        if constexpr (k == 0) {
-          plane[i] = tap, source[i] = tap < 0 ? Index(-1) : tap * step, poison[i] = finite;
-        } else {
-          source[i] = (source[i] < 0) | (tap < 0) ? Index(-1) : source[i] + tap * step, poison[i] += finite;
-        }
-      }
-    });
-  }
+  BlockNearest(const Problem<ndim, A, Index>& p, const Block& b);
 };
 
 // The values around as many samples as a vector has lanes: plane[z][2 * y + x], a single plane in 2-D.

@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_, const Tenso
     if (to_image) backward_image<ndim>(grad, source, mode, padding, grad_image);
     if (!to_grid || mode != "linear") return;
     const Output to(grad_grid);
-    backward_positions<ndim>(grad, image, source, padding, [&](const Block& b, A(&sum)[ndim][kBlock]) {
+    backward_positions<ndim, A>(grad, image, source, padding, [&](const Block& b, A(&sum)[ndim][kBlock]) {
       for (int k = 0; k < ndim; ++k) {
         for (int i = 0; i < b.count; ++i) sum[k][i] *= source.scale[k];
         to.store((b.n * source.out.numel() + b.first) * ndim + ndim - 1 - k, ndim, sum[k], b.count);

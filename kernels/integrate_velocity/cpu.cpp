@@ -11,21 +11,11 @@ namespace {
 
 template <int ndim, class A>
 Tensor composed(const Tensor& outer, const Tensor& inner) {
-  using Source = Displaced<ndim, A>;
-  const Source source(inner);
-  Tensor result;
-  for_problem<ndim>(outer, source, "border", [&]<class Index>(const Problem<ndim, Source, Index>& p) {
-    result = empty_as(outer, p.shape(ndim));
-    const Job job(outer, result);
-    p.template each_group<BlockTaps<ndim, A, Index>>([&](auto group) {
-      A plus[kBlock] = {};
-      sample_linear(p, group, job, [&](const auto& taps, int64_t c) {
-        source.disp.read(c % ndim, taps.block, plus, [&](int i, A u) { return u + taps.poison[i]; });
-        return plus;
-      });
-    });
-  });
-  return result;
+  const Displaced<ndim, A> source(inner);
+  return sample<ndim, A>(outer, source, "linear", "border",
+                         [&](const Block& b, int64_t c, const A* poison, A(&sum)[kBlock]) {
+                           source.disp.read(c % ndim, b, sum, [=](int i, A u) { return u + poison[i]; });
+                         });
 }
 
 Tensor compose(const Tensor& outer, const Tensor& inner) {
@@ -71,7 +61,7 @@ Tensor integrate_velocity_backward(const Tensor& grad_, const Tensor& velocity, 
           const Tensor next = scaled(grad, A(1));
           A* const sums = write<A>(next);
           backward_image<ndim>(grad, source, "linear", "border", next);
-          backward_positions<ndim>(grad, u, source, "border", [&](const Block& b, const A(&sum)[ndim][kBlock]) {
+          backward_positions<ndim, A>(grad, u, source, "border", [&](const Block& b, const A(&sum)[ndim][kBlock]) {
             for (int k = 0; k < ndim; ++k) {
               A* __restrict to = sums + (b.n * ndim + k) * source.out.numel() + b.first;
               for (int i = 0, end = b.count; i < end; ++i) to[i] += sum[k][i];

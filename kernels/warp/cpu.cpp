@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> warp_backward(const Tensor& grad_, const Tensor& imag
     grad_image = zeros_like<A>(image, to_image);
     if (to_image) backward_image<ndim>(grad, source, mode, padding, grad_image);
     if (to_disp && mode == "linear")
-      backward_positions<ndim>(grad, image, source, padding, put_field<ndim, A>(grad_disp, source.out));
+      backward_positions<ndim, A>(grad, image, source, padding, put_field<ndim, A>(grad_disp, source.out));
   });
   return {grad_image, grad_disp};
 }
@@ -36,10 +36,9 @@ std::vector<Tensor> warp_many(std::vector<Tensor> images, const Tensor& disp, st
   for_arithmetic(images[0], disp, [&](auto ndim_, auto real) {
     constexpr int ndim = ndim_.value;
     using A = decltype(real);
-    using Source = Displaced<ndim, A>;
-    const Source source(disp);
-    for_problem<ndim>(images[0], source, padding, [&]<class Index>(const Problem<ndim, Source, Index>& p) {
-      std::vector<std::pair<Problem<ndim, Source, Index>, Job>> copied, interpolated;
+    const Displaced<ndim, A> source(disp);
+    for_problem<ndim>(images[0], source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
+      std::vector<std::pair<Problem<ndim, A, Index>, Job>> copied, interpolated;
       for (size_t i = 0; i < images.size(); ++i) {
         results.push_back(empty_as(images[i], p.shape(images[i].size(1))));
         (nearest[i] ? copied : interpolated).push_back({{images[i], source, p.padding}, {images[i], results[i]}});
@@ -65,7 +64,7 @@ std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor&
     constexpr int ndim = ndim_.value;
     using A = decltype(real);
     const Displaced<ndim, A> source(disp);
-    for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, Displaced<ndim, A>, Index>& p) {
+    for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
       auto shape = p.shape(image.size(1));
       value = empty_as(image, shape);
       shape.insert(shape.begin() + 2, ndim);
@@ -105,8 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad_, con
   for_arithmetic(image, disp, [&](auto ndim_, auto real) {
     constexpr int ndim = ndim_.value;
     using A = decltype(real);
-    using Source = Displaced<ndim, A>;
-    const Source source(disp);
+    const Displaced<ndim, A> source(disp);
     const Field<A> direction(tangent, ndim, 1, 2);
     to_image = zeros_like<A>(image, true);
     // Calls f(i, v, taps of sample i) with the tangent there, for samples at finite positions.
@@ -119,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad_, con
         if (taps.poison[i] == 0) f(i, v, around);
       }
     };
-    for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, Source, Index>& p) {
+    for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
       for_field<A>(image.scalar_type(), [&](auto t) {
         using T = decltype(t);
         const T *const images = read<T>(image), *const grads = read<T>(grad);
@@ -154,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad_, con
         });
       });
     });
-    for_problem<ndim>(to_image, source, padding, [&]<class Index>(const Problem<ndim, Source, Index>& p) {
+    for_problem<ndim>(to_image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
       for_field<A>(grad.scalar_type(), [&](auto t) {
         using T = decltype(t);
         const T* const grads = read<T>(grad);

@@ -11,54 +11,34 @@
 namespace l2rfast {
 namespace {
 
-// A channel of the fixed and of the warped moving image, in a part of them.
+// Rows of images as a field warps them, counted over the batch.
+template <class R>
+struct Sampler {
+  virtual void values(const R* moving, int64_t row, R* to) const = 0;
+  // Stores the gradient to the field, or adds it: of values of which `grad` is the gradient, times `scale`.
+  virtual void backward(const R* moving, int64_t row, const R* grad, R scale, bool add, R* gradient) const = 0;
+
+ protected:
+  ~Sampler() = default;
+};
+
 template <int ndim, class R, class Index>
-struct Warped {
-  using Source = Displaced<ndim, R>;
-  const Problem<ndim, Source, Index>& problem;
-  const R* moving;
-  int64_t item;
-  Rows<R> fixed;
-  Rows<bool> inside;
-  Level level_a, level_b;
-  R scale;       // of the gradient
-  R* gradient;   // to the field of the item
-  double* sums;  // of the values of every row
-  bool add;      // to what other channels gave: to the gradient
-  int64_t kept;  // planes
-  int64_t pitch = padded(problem.out.w);
-  Range rows = {0, 0};
-  Aligned<R> warped = {};
-  static constexpr bool to_a = false, to_b = true;
+struct SamplerOf final : Sampler<R> {
+  const Problem<ndim, R, Index>& problem;
 
-  bool masked() const { return inside.data != nullptr; }
-  void a(int64_t z, int64_t y, R* to) const {
-    fixed.read(z, y, to);
-    if (masked()) inside.select(z, y, to);
-  }
-  void b(int64_t z, int64_t y, R* to) {
-    std::copy_n(row(z, y), problem.out.w, to);
-    if (masked()) inside.select(z, y, to);
-  }
-  void mask(int64_t z, int64_t y, R* to) const { inside.read(z, y, to); }
-  const R* upstream(int64_t, int64_t) const { return nullptr; }
+  explicit SamplerOf(const Problem<ndim, R, Index>& problem) : problem(problem) {}
 
-  void enter(int64_t z, Range reach) {
-    rows = reach;
-    warped.resize(kept * rows.count() * pitch);
-    for (int64_t y = rows.begin; y < rows.end; ++y)
-      each_block(z, y, [&](const Block& b) {
-        const BlockTaps<ndim, R, Index> taps(problem, b);
-        each_vector<ndim, R>(moving, problem.step, taps.base, b.count, [&](const auto& corners, int i, int n) {
-          store_some<R>(row(z, y) + b.x + i, corners.interpolate(taps.weights(i)) + load(taps.poison + i), n);
-        });
+  void values(const R* moving, int64_t row, R* to) const override {
+    problem.row_blocks(row, [&](const Block& b) {
+      const BlockTaps<ndim, R, Index> taps(problem, b);
+      each_vector<ndim, R>(moving, problem.step, taps.base, b.count, [&](const auto& corners, int i, int n) {
+        store_some<R>(to + b.x + i, corners.interpolate(taps.weights(i)) + load(taps.poison + i), n);
       });
+    });
   }
 
-  void values(int64_t z, int64_t y, const R* row) { sums[z * problem.out.h + y] += sum(row, problem.out.w); }
-
-  void gradients(int64_t z, int64_t y, const R*, const R* grad) {
-    each_block(z, y, [&](const Block& b) {
+  void backward(const R* moving, int64_t row, const R* grad, R scale, bool add, R* gradient) const override {
+    problem.row_blocks(row, [&](const Block& b) {
       const BlockTaps<ndim, R, Index, true> taps(problem, b);
       each_vector<ndim, R>(moving, problem.step, taps.base, b.count, [&](const auto& corners, int i, int n) {
         const Vector<R> factor = scale * load(grad + b.x + i), poison = load(taps.poison + i);
@@ -72,14 +52,54 @@ struct Warped {
       });
     });
   }
+};
+
+// A channel of the fixed and of the warped moving image, in a part of them.
+template <class R>
+struct Warped {
+  const Sampler<R>& sampler;
+  const R* moving;
+  Grid out;
+  int64_t first;  // row of the item
+  Rows<R> fixed;
+  Rows<bool> inside;
+  Level level_a, level_b;
+  R scale;       // of the gradient
+  R* gradient;   // to the field of the item
+  double* sums;  // of the values of every row
+  bool add;      // to what other channels gave: to the gradient
+  int64_t kept;  // planes
+  int64_t pitch = padded(out.w);
+  Range rows = {0, 0};
+  Aligned<R> warped = {};
+  static constexpr bool to_a = false, to_b = true;
+
+  bool masked() const { return inside.data != nullptr; }
+  void a(int64_t z, int64_t y, R* to) const {
+    fixed.read(z, y, to);
+    if (masked()) inside.select(z, y, to);
+  }
+  void b(int64_t z, int64_t y, R* to) {
+    std::copy_n(row(z, y), out.w, to);
+    if (masked()) inside.select(z, y, to);
+  }
+  void mask(int64_t z, int64_t y, R* to) const { inside.read(z, y, to); }
+  const R* upstream(int64_t, int64_t) const { return nullptr; }
+
+  void enter(int64_t z, Range reach) {
+    rows = reach;
+    warped.resize(kept * rows.count() * pitch);
+    for (int64_t y = rows.begin; y < rows.end; ++y) sampler.values(moving, first + z * out.h + y, row(z, y));
+  }
+
+  void values(int64_t z, int64_t y, const R* row) { sums[z * out.h + y] += sum(row, out.w); }
+
+  void gradients(int64_t z, int64_t y, const R*, const R* grad) {
+    sampler.backward(moving, first + z * out.h + y, grad, scale, add, gradient);
+  }
 
  private:
   R* row(int64_t z, int64_t y) { return warped.data() + (z % kept * rows.count() + y - rows.begin) * pitch; }
-
-  template <class F>
-  void each_block(int64_t z, int64_t y, const F& f) const {
-    problem.row_blocks(item * problem.out.rows() + z * problem.out.h + y, f);
-  }
 };
 
 template <class R>
@@ -100,37 +120,37 @@ std::tuple<Tensor, Tensor> warp_local_ncc(const Tensor& fixed, const Tensor& mov
                                           std::vector<double> constants, bool averaged, std::string padding) {
   const Tensor disp = packed(disp_), scale = packed(scale_);
   const Tensor value = empty_as(disp, {disp.size(0)}), gradient = empty_as(disp, shape_of(disp));
+  const Measure measure(constants, averaged, borders);
+  const Windows w(disp, window, weights.empty() ? nullptr : weights.data());
+  const auto run = [&]<class R>(const Sampler<R>& sampler, const Grid& out, const Channels& image) {
+    const int64_t batch = disp.size(0), channels = moving.size(1), rows = out.rows();
+    std::vector<double> sums(batch * rows);
+    std::vector<Warped<R>> all;
+    bool finite = all_finite<R>(disp);
+    for (int64_t n = 0; n < batch; ++n)
+      for (int64_t c = 0; c < channels; ++c) {
+        const Rows<bool> inside = mask ? Rows<bool>(*mask, mask->size(0) > 1 ? n : 0, 0) : Rows<bool>();
+        const Rows<R> a(fixed, n, c);
+        const Level level_a = level(a, inside, out), level_b = level(Rows<R>(moving, n, c), {}, grid_of_all(moving));
+        finite = finite && level_a.finite && level_b.finite;
+        all.push_back({sampler, read<R>(moving) + image.offset(n, c), out, n * rows, a, inside, level_a, level_b,
+                       read<R>(scale)[n], write<R>(gradient) + n * disp.size(1) * out.numel(), sums.data() + n * rows,
+                       c > 0, out.deep ? window[0] + 1 : 1});
+      }
+    const std::vector<Part> parts = parts_of(w, batch);
+    parallel_each(batch * int64_t(parts.size()), [&](int64_t i) {
+      for (int64_t c = 0; c < channels; ++c) {
+        Warped<R> channel = all[i / parts.size() * channels + c];
+        LocalNCC<R, Warped<R>>(w, finite, measure, parts[i % parts.size()], channel).run();
+      }
+    });
+    for (int64_t n = 0; n < batch; ++n) write<R>(value)[n] = read<R>(scale)[n] * R(sum(sums.data() + n * rows, rows));
+  };
   for_arithmetic(moving, disp, [&](auto dims, auto real) {
-    constexpr int ndim = dims;
     using R = decltype(real);
-    const Displaced<ndim, R> source(disp);
-    for_problem<ndim>(moving, source, padding, [&]<class Index>(const Problem<ndim, Displaced<ndim, R>, Index>& p) {
-      using Channel = Warped<ndim, R, Index>;
-      const Measure measure(constants, averaged, borders);
-      const int64_t batch = disp.size(0), channels = moving.size(1), rows = p.out.rows();
-      const Grid in = grid_of_all(moving);
-      std::vector<double> sums(batch * rows);
-      std::vector<Channel> all;
-      bool finite = all_finite<R>(disp);
-      for (int64_t n = 0; n < batch; ++n)
-        for (int64_t c = 0; c < channels; ++c) {
-          const Rows<bool> inside = mask ? Rows<bool>(*mask, mask->size(0) > 1 ? n : 0, 0) : Rows<bool>();
-          const Rows<R> a(fixed, n, c);
-          const Level level_a = level(a, inside, p.out), level_b = level(Rows<R>(moving, n, c), {}, in);
-          finite = finite && level_a.finite && level_b.finite;
-          all.push_back({p, read<R>(moving) + p.image.offset(n, c), n, a, inside, level_a, level_b, read<R>(scale)[n],
-                         write<R>(gradient) + n * ndim * p.out.numel(), sums.data() + n * rows, c > 0,
-                         ndim == 3 ? window[0] + 1 : 1});
-        }
-      const Windows w(disp, window, weights.empty() ? nullptr : weights.data());
-      const std::vector<Part> parts = parts_of(w, batch);
-      parallel_each(batch * int64_t(parts.size()), [&](int64_t i) {
-        for (int64_t c = 0; c < channels; ++c) {
-          Channel channel = all[i / parts.size() * channels + c];
-          LocalNCC<R, Channel>(w, finite, measure, parts[i % parts.size()], channel).run();
-        }
-      });
-      for (int64_t n = 0; n < batch; ++n) write<R>(value)[n] = read<R>(scale)[n] * R(sum(sums.data() + n * rows, rows));
+    const Displaced<dims, R> source(disp);
+    for_problem<dims>(moving, source, padding, [&]<class Index>(const Problem<dims, R, Index>& p) {
+      run(SamplerOf<dims, R, Index>(p), p.out, p.image);
     });
   });
   return {value, gradient};
