@@ -19,6 +19,14 @@ hypothesis.settings.register_profile("l2rfast", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("l2rfast")
 
 
+# Files of minutes, which the workers take first, so that none is left with one at the end.
+LONG = ["test_aot", "test_triton", "test_operators", "test_examples", "test_libraries"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def _data() -> Path | None:
     """The folder of real scans, None where $L2RFAST_DATA is unset or names no folder."""
     name = os.environ.get("L2RFAST_DATA")

@@ -282,12 +282,15 @@ def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Pa
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "results").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1.0)  # well inside the optimisation
-    process.send_signal(kind)
-    _, message = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "results").iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)  # well inside the optimisation
+        process.send_signal(kind)
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()  # which would go on for hours
     assert process.returncode == 2
     assert message.splitlines()[-1] == "l2rfast: interrupted, nothing was written"
     assert "Traceback" not in message
