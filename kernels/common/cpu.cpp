@@ -18,7 +18,8 @@ void for_width(size_t bytes, const F& f) {
   return f(int64_t{});
 }
 
-// Calls f(axis, padding, positions) for the samples of a block along every axis, in whole vectors.
+// Calls f(axis, padding, positions, size, step) for the samples of a block along every axis of the image, in whole
+// vectors.
 template <int ndim, class A, class Index, class F>
 L2RFAST_INLINE void each_position(const Problem<ndim, A, Index>& p, const Block& b, const F& f) {
   each_axis<ndim>([&](auto axis) {

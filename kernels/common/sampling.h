@@ -1,4 +1,6 @@
 // Sampling a block of a row: the taps of its positions, and the values around them.
+//
+// What is only declared here is compiled once, in common/cpu.cpp.
 #pragma once
 
 #include <span>
