@@ -18,6 +18,7 @@ from .. import data
 from .._info import info
 from ..errors import BackendError, InputError
 from .evaluate import evaluate
+from .notices import notices
 from .register import register
 from .train import train_app
 
@@ -25,7 +26,8 @@ from .train import train_app
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with notices():
+                result = super().invoke(ctx)
             sys.stdout.flush()  # so that a closed pipe is found here, where it is handled
             return result
         except BaseException as error:

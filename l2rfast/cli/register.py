@@ -17,6 +17,7 @@ from .._dispatch import OPERATORS
 from .._native import INSTRUCTION_SET
 from ..errors import InputError
 from ..methods.stages import Progress
+from .notices import notices
 from .report import Report
 
 SEED = 0  # nothing is random; reported so that a later method may be
@@ -33,7 +34,7 @@ Weights = Annotated[
 ]
 Finetune = Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 
 
 def register(
@@ -127,7 +128,7 @@ def run(
 
     if (fixed_labels is None) != (moving_labels is None):
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
-    with _progress(quiet) as (console, progress), OutputFolder(out) as folder:
+    with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
             images = as_volume("FIXED", fixed), as_volume("MOVING", moving)
@@ -175,6 +176,7 @@ def run(
             for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
         }
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
+        report.warnings = noticed
         report.peak_memory_mb = _peak_memory() / 1e6
         report.write_json(folder.path("report.json"))
         report.write_markdown(folder.path("report.md"))

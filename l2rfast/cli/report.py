@@ -32,6 +32,7 @@ class Report:
         folding_percent: of the voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
+        warnings: what was noticed about the input.
         versions: of l2rfast, torch, numpy and python.
 
     A measure that is not defined is NaN here, null in JSON and "-" for people.
@@ -48,6 +49,7 @@ class Report:
     log_jacobian_std: float
     dice: dict[int, Change] = field(default_factory=dict)
     hd95: dict[int, Change] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
 
     def write_json(self, path: str | Path) -> None:
@@ -67,6 +69,7 @@ class Report:
         """The whole report as Markdown tables."""
         parts = [
             "# Registration report",
+            *(f"Note: {text}." for text in self.warnings),
             _table(["measure", "before", "after"], self._measures()),
             "## Cost",
             _table(
