@@ -6,11 +6,8 @@ transposed or reoriented, with the affine that takes a voxel to RAS millimetres.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +24,6 @@ from torch import Tensor
 
 from .errors import InputError
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 _LARGEST_LABEL = 2**31 - 1
 _VECTOR = 1007  # the NIfTI intent that ITK takes as it stands; 1006 it would turn from RAS to LPS
 _BLOCK = 2**22  # bytes that are compressed at a time
@@ -259,64 +255,6 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
     affine = _affine(name, image.affine)
     vectors = _read(name, image, scaled=True).squeeze(3).permute(3, 0, 1, 2)
     return _transform(np.linalg.inv(_LPS @ affine[:3, :3]), vectors).unsqueeze(0), affine
-
-
-class OutputFolder:
-    """Writes a set of files to a folder, all or none.
-
-    A context manager: write each file to ``.path(name)``. They gather in a hidden folder on the same file
-    system and move to the target, which is created if absent, at the end. After an exception, an interrupt
-    included, the target is as it was.
-
-    Raises:
-        InputError: the target cannot be created or written, found out on entry where possible.
-    """
-
-    def __init__(self, target: str | os.PathLike[str]) -> None:
-        self._target = Path(target)
-        anchor = self._target
-        while not os.path.lexists(anchor):
-            anchor = anchor.parent
-        self._work = anchor / f".l2rfast-{uuid.uuid4().hex}"
-
-    def path(self, name: str) -> Path:
-        """Where to write the file that will be called ``name`` in the target folder."""
-        return self._work / name
-
-    def __enter__(self) -> OutputFolder:
-        try:
-            self._work.mkdir()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                self._move()
-        except OSError as failure:
-            raise self._unwritable(failure) from failure
-        finally:
-            shutil.rmtree(self._work, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            raise self._unwritable(error) from error
-
-    def _move(self) -> None:
-        files = list(self._work.iterdir())
-        for file in files:
-            if (self._target / file.name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder there")
-            with file.open("rb+") as stream:
-                os.fsync(stream)
-        if self._target.exists():
-            for file in files:
-                file.replace(self._target / file.name)
-        else:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._work.rename(self._target)
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"--out {self._target}: expected a folder that can be written ({error.strerror})")
 
 
 def _source(name: str, value: Any, dims: Sequence[int], *, scaled: bool) -> tuple[str, Tensor, np.ndarray]:

@@ -1,8 +1,6 @@
 """Volumes and fields, against what nibabel and SimpleITK read and compute on their own."""
 
-import errno
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -283,76 +281,3 @@ def test_read_displacement_rejects_other_images(tmp_path: Path) -> None:
     for name in ("image.nii.gz", "other.nii.gz"):
         with pytest.raises(InputError, match=f"{name}: expected a displacement field"):
             io.read_displacement(tmp_path / name)
-
-
-def write_two(folder: io.OutputFolder) -> None:
-    folder.path("a.txt").write_text("new")
-    folder.path("b.txt").write_text("new")
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
-def test_output_folder_creates_or_updates_the_target(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "out"
-    with io.OutputFolder(target) as folder:
-        write_two(folder)
-        assert not target.exists()
-    assert contents(target) == {"a.txt": "new", "b.txt": "new"}
-    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-    (target / "a.txt").write_text("old")
-    (target / "c.txt").write_text("old")
-    with io.OutputFolder(target) as folder:
-        write_two(folder)
-        assert (target / "a.txt").read_text() == "old"
-    assert contents(target) == {"a.txt": "new", "b.txt": "new", "c.txt": "old"}
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, InputError])
-@pytest.mark.parametrize("exists", [False, True])
-def test_output_folder_leaves_no_trace_of_a_failure(tmp_path: Path, error: type[BaseException], exists: bool) -> None:
-    target = tmp_path / "out"
-    if exists:
-        target.mkdir()
-        (target / "a.txt").write_text("old")
-
-    def fail() -> None:
-        with io.OutputFolder(target) as folder:
-            write_two(folder)
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert target.exists() == exists
-    assert [path.name for path in tmp_path.iterdir()] == (["out"] if exists else [])
-    assert not exists or contents(target) == {"a.txt": "old"}
-
-
-def test_output_folder_that_cannot_be_created(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for target in (tmp_path / "file", tmp_path / "file" / "out", tmp_path / "dangling", Path("/proc/out")):
-        with pytest.raises(InputError, match=rf"^--out {target}: expected a folder that can be written"):
-            io.OutputFolder(target).__enter__()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
-
-
-def test_output_folder_names_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    target = tmp_path / "out"
-    with pytest.raises(InputError, match=r"--out .*No space left"), io.OutputFolder(target):
-        full()
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"--out .*No space left"), io.OutputFolder(target) as folder:
-        write_two(folder)
-    assert not list(tmp_path.iterdir())
-
-
-def test_output_folder_replaces_no_folder_by_a_file(tmp_path: Path) -> None:
-    (tmp_path / "b.txt").mkdir()
-    with pytest.raises(InputError, match=r"b\.txt is a folder there"), io.OutputFolder(tmp_path) as folder:
-        write_two(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]

@@ -13,6 +13,8 @@ from rich.table import Table
 from .register import Device, Finetune, MethodName, Preset, Quiet, Weights
 from .train import Atlas, Data, HoldOut
 
+FILES = ("evaluation.csv", "evaluation.json", "evaluation.png")
+
 
 def evaluate(
     data: Data,
@@ -27,16 +29,16 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Register the pairs of DATA that are kept for validation, or all, and measure overlaps, distances and folds."""
-    from ..io import OutputFolder
     from ..methods import evaluation
     from ..methods.registration import choose, usable
     from ..methods.training.cases import find_pairs
+    from ..output import OutputFolder
 
     options = {"weights": weights, "finetune": finetune}
     chosen = choose(method, preset, **{name: value for name, value in options.items() if value is not None})
     place, pairs = usable(device), find_pairs(data, atlas=atlas, hold_out=hold_out)
     console = Console(stderr=True)
-    with OutputFolder(out) as folder:
+    with OutputFolder(out, FILES) as folder:
         with Bar(console=console, disable=quiet) as bar:
             task = bar.add_task("pairs", total=len(pairs.validation or pairs.training))
             results = evaluation.evaluate(chosen, pairs, place, lambda done: bar.update(task, completed=done))

@@ -20,6 +20,17 @@ from ..methods.stages import Progress
 from .notices import notices
 from .report import Report
 
+# What a run may leave in its folder.
+FILES = (
+    "warped.nii.gz",
+    "warped_labels.nii.gz",
+    "confidence.nii.gz",
+    "displacement.nii.gz",
+    "affine.txt",
+    "overview.png",
+    "report.json",
+    "report.md",
+)
 SEED = 0  # nothing is random; reported so that a later method may be
 
 MethodName = Annotated[
@@ -121,14 +132,15 @@ def run(
     import torch
 
     from ..fields import jacobian_determinant
-    from ..io import OutputFolder, Volume, as_volume, read_labels, write_affine, write_displacement, write_image
+    from ..io import Volume, as_volume, read_labels, write_affine, write_displacement, write_image
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
+    from ..output import OutputFolder
     from .overview import draw_overview
 
     if (fixed_labels is None) != (moving_labels is None):
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
-    with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out) as folder:
+    with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
             images = as_volume("FIXED", fixed), as_volume("MOVING", moving)
