@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from l2rfast.errors import InputError
-from l2rfast.io import as_volume
+from l2rfast.io import Volume, as_volume
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
@@ -67,16 +67,31 @@ def register(
     chosen = choose(method, preset, **options)
     place = usable(device)
     with _threads(threads):
-        volumes, stages = (as_volume("fixed", fixed), as_volume("moving", moving)), Stages(progress)
-        if not chosen.aligned:
-            if init not in ("auto", "none"):
-                raise InputError(
-                    f"init: expected none, as the method {method} takes no notice of affines, got {init!r}"
-                )
-            init = "none"
-        initial = initialise(*volumes, init, init_metric, place, stages)
-        result = apply(chosen, volumes[0], initial.moved(volumes[1]), place, stages)
-        return replace(result, initial=initial)
+        volumes = as_volume("fixed", fixed), as_volume("moving", moving)
+        return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
+
+
+def registered(
+    method: Method, fixed: Volume, moving: Volume, init: str, metric: str, device: torch.device, stages: Stages
+) -> Registration:
+    """Start as `methods.initial.initialise` has it, and go on from there by a method.
+
+    Args:
+        method: its options chosen, see `choose`.
+        fixed, moving: 2-D or 3-D, as the method takes them.
+        init, metric: where to start, and what a rigid or affine start is found by.
+        device: see `usable`.
+        stages: times it.
+
+    Raises:
+        InputError: as `register`.
+    """
+    if not method.aligned:
+        if init not in ("auto", "none"):
+            raise InputError(f"init: expected none, as this method takes no notice of affines, got {init!r}")
+        init = "none"
+    initial = initialise(fixed, moving, init, metric, device, stages)
+    return replace(apply(method, fixed, initial.moved(moving), device, stages), initial=initial)
 
 
 def choose(method: str, preset: str, **options: Any) -> Method:

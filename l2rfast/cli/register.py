@@ -44,6 +44,8 @@ Weights = Annotated[
     str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
 ]
 Finetune = Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")]
+Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
+InitMetric = Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 
@@ -56,8 +58,8 @@ def register(
     preset: Preset = "default",
     weights: Weights = None,
     finetune: Finetune = None,
-    init: Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")] = "auto",
-    init_metric: Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")] = "mi",
+    init: Init = "auto",
+    init_metric: InitMetric = "mi",
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     device: Device = "cpu",
