@@ -1,4 +1,4 @@
-"""Intensities as the methods expect them."""
+"""Intensities as the methods expect them: all scale them by one range, which few voxels cannot rule."""
 
 from __future__ import annotations
 
@@ -7,13 +7,61 @@ from torch import Tensor
 
 from l2rfast.errors import InputError
 
+STRAY, FEW = 0.0005, 3  # of the voxels, and at least so many: what may lie anywhere, at either end
+AIR = -1024.0  # the least of Hounsfield's units that a scanner measures
+NEAR_AIR = 0.75  # of the way from padding to air: up to there, hardly anything but padding
+RIM = 0.25  # of the padded voxels: what interpolation may have put there
+FULL = 0.5  # of 0 to 1: what images that are meant to reach from 0 to 1 fill
+
+
+def robust_range(image: Tensor) -> tuple[float, float]:
+    """The range of intensities without 0.05 % of the voxels at either end, so that few voxels cannot rule it.
+
+    - At least three voxels are left out at either end, at most a quarter of them.
+    - A background, a value that more than half of the voxels have, belongs to the range but is not counted among the
+      voxels: a body that fills a thousandth of the image keeps its range.
+    - What is outside the scan does not count: CT has values there that no tissue has (-2000, -3024, -32768). It is
+      known by a least value below -1024 that more than 0.05 % of the voxels have, with hardly anything near it.
+
+    Exact, not of a sample; the same on every device and for any number of threads.
+
+    Args:
+        image: of any shape, floating, finite.
+
+    Returns:
+        The least and the largest; the same number twice where the image is constant.
+    """
+    return _range(_scanned(image))
+
+
+def without_strays(image: Tensor) -> Tensor:
+    """Bring what lies beyond the robust range by more than its width to its ends, and what is outside a CT scan to air.
+
+    So that one voxel of a wrong value, or padding, does not rule a mean, a variance or an extreme. An image that has
+    nothing of the kind is returned as it is.
+
+    Args:
+        image: as in `robust_range`.
+
+    Returns:
+        The same shape and dtype.
+    """
+    values = _scanned(image)
+    low, high = _range(values)
+    least, most = float(values.min()), float(values.max())
+    bottom = low if low - least > high - low else least
+    top = high if most - high > high - low else most
+    cut = values.size < image.numel() or (bottom, top) != (least, most)
+    return image.clamp(bottom, top) if cut else image
+
 
 def standardised(name: str, image: Tensor) -> Tensor:
-    """Zero mean and unit variance. NumPy's sums do not depend on the number of threads.
+    """Zero mean and unit variance, `without_strays`. NumPy's sums do not depend on the number of threads.
 
     Raises:
         InputError: the image is constant.
     """
+    image = without_strays(image)
     values = image.cpu().numpy()
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if not deviation > 0:
@@ -22,15 +70,50 @@ def standardised(name: str, image: Tensor) -> Tensor:
 
 
 def from_zero_to_one(name: str, image: Tensor) -> Tensor:
-    """Scaled to reach from 0 to 1; as it is where it lies between them already.
+    """Scaled to reach from 0 to 1, `without_strays`; as it is where it lies between them and fills at least half.
+
+    So networks see the same whatever the unit of the intensities, and images that were brought to 0 to 1 together
+    (as VoxelMorph's, by one number for all scans) stay comparable.
 
     Raises:
         InputError: the image is constant.
     """
+    image = without_strays(image)
     low, high = (float(value) for value in image.aminmax())
     if not high > low:
         raise _constant(name)
-    return image if low >= 0 and high <= 1 else (image - low) / (high - low)
+    return image if low >= 0 and high <= 1 and high - low >= FULL else (image - low) / (high - low)
+
+
+def _scanned(image: Tensor) -> np.ndarray:
+    """The values, flat, without those outside the scan."""
+    values: np.ndarray = image.detach().cpu().numpy().ravel()
+    least = float(values.min())
+    if least < AIR:
+        padded = np.count_nonzero(values == least)
+        inside = values[values > least + NEAR_AIR * (AIR - least)]
+        if inside.size and STRAY * values.size < padded and values.size - inside.size <= (1 + RIM) * padded:
+            return inside
+    return values
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    middle, low, high = _quantiles(values)
+    apart = values[values != middle]
+    if 0 < apart.size < values.size / 2:
+        _, low, high = _quantiles(apart)
+        low, high = min(low, middle), max(high, middle)
+    return low, high
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, float, float]:
+    """The middle one, and the least and the largest but for the strays."""
+    count = values.size
+    strays = min(max(int(STRAY * count), FEW), count // 4)
+    places = count // 2, strays, count - 1 - strays
+    ordered = np.partition(values, places)
+    middle, low, high = (float(ordered[place]) for place in places)
+    return middle, low, high
 
 
 def _constant(name: str) -> InputError:
