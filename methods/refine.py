@@ -18,32 +18,41 @@ from l2rfast import affine_warp, box_average
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
 
-# The gradient of a distance to a displacement field (1, ndim, *spatial) in voxels of its level.
+# The gradient of a mean distance to a displacement field (1, ndim, *spatial) in voxels of its level.
 Gradient = Callable[[Tensor], Tensor]
 
+# Of the distance at one voxel, by a displacement of one voxel: half of what a displacement by as much brings about
+# where there is something to see. MIND's and the local NCC's are about alike, for intensities of any scale.
+SLOPE = 0.3
 
-def pool(image: Tensor, size: int) -> Tensor:
+
+def pool(image: Tensor, size: int | Sequence[int]) -> Tensor:
     """Averages over blocks of ``size`` voxels along each axis."""
     if size == 1:
         return image
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size)
+    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size if isinstance(size, int) else list(size))
 
 
-def resample_field(field: Tensor, size: Sequence[int], source: int, target: int) -> Tensor:
+def resample_field(
+    field: Tensor, size: Sequence[int], source: int | Sequence[int], target: int | Sequence[int]
+) -> Tensor:
     """A field given at one level, at the voxels of another, in voxels of that one.
 
-    Voxel i of level s is the block of s voxels from s * i on, its centre at s * i + (s - 1) / 2.
+    Voxel i of a level of s voxels is the block of s voxels from s * i on, its centre at s * i + (s - 1) / 2.
 
     Args:
         field: (1, ndim, *spatial) in voxels of level ``source``.
         size: spatial size at level ``target``.
-        source, target: voxels of the image per voxel of the level.
+        source, target: voxels of the image per voxel of the level, along each axis if not along all.
     """
-    ndim, ratio = field.shape[1], target / source
-    matrix = torch.zeros(1, ndim, ndim + 1)
-    matrix[0, :, :ndim] = torch.eye(ndim) * ratio
-    matrix[0, :, ndim] = ((target - 1) / 2 - (source - 1) / 2) / source
-    return affine_warp(field, matrix.to(field.device), size) / ratio
+    s, t = (torch.tensor(sides).expand(field.shape[1]) for sides in (source, target))
+    matrix = torch.cat([(t / s).diag(), (((t - 1) / 2 - (s - 1) / 2) / s)[:, None]], 1)[None].to(field.device)
+    return affine_warp(field, matrix, size) / by_axis(t / s, field)
+
+
+def by_axis(values: Sequence[float] | Tensor, field: Tensor) -> Tensor:
+    """One number for each axis, in the shape of something to multiply a field with."""
+    return torch.as_tensor(values, dtype=field.dtype, device=field.device).view(1, -1, *[1] * (field.ndim - 2))
 
 
 def _spline(field: Tensor) -> Tensor:
@@ -51,15 +60,15 @@ def _spline(field: Tensor) -> Tensor:
     return box_average(field, 1, passes=3, padding="zeros")
 
 
-def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float, scratch: Tensor) -> None:
-    """Add the gradient of weight * sum over axes of the mean squared difference of neighbours."""
-    for axis in range(2, field.ndim):
+def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float, sides: Sequence[float], scratch: Tensor) -> None:
+    """Add the gradient of weight * sum over axes of the mean squared slope between neighbours, a side apart."""
+    for axis, side in enumerate(sides, 2):
         n = field.shape[axis] - 1
         if n == 0:
             continue
         difference = scratch.narrow(axis, 0, n)
         torch.sub(field.narrow(axis, 1, n), field.narrow(axis, 0, n), out=difference)
-        difference.mul_(2 * weight / difference.numel())
+        difference.mul_(2 * weight / side**2 / difference.numel())
         gradient.narrow(axis, 1, n).add_(difference)
         gradient.narrow(axis, 0, n).sub_(difference)
 
@@ -72,34 +81,47 @@ def refine(
     smoothness: float,
     rate: float,
     advance: Callable[[float], None],
+    sides: Sequence[float] | None = None,
 ) -> Tensor:
     """Minimise distance(field) + smoothness * diffusion(field) from a start.
 
+    By Adam (Kingma & Ba 2015), of which the step, rate * mean / (root of the mean square + eps), is about as long
+    however small the gradient is: its eps of 1e-8 is nothing but where gradients are. Two images that agree but for
+    noise it would pull apart by whole voxels. Here eps is what the gradient is where a displacement by ``rate`` is
+    left to do, whatever the number of voxels, so that steps become as small as what is left; and the mean is over
+    fewer steps (betas 0.5 and 0.999), as one of ten overshoots by then.
+
     Args:
-        distance: gives the gradient of the distance at a field.
+        distance: gives the gradient of the distance, a mean over the voxels, at a field.
         field: (1, ndim, *spatial), the first control points, in voxels of the level.
-        iterations: Adam steps (Kingma & Ba 2015; betas 0.9 and 0.999).
+        iterations: Adam steps.
         smoothness: weight of the mean squared spatial gradient of the field.
-        rate: step size in voxels of the level.
+        rate: step size in voxels of the level, of the shortest side.
         advance: called with the fraction of the iterations that is done.
+        sides: of a voxel of the level, in units of the shortest; cubes when None. Steps and smoothness are of lengths
+            in that unit.
 
     Returns:
         The refined field, in voxels of the level.
     """
-    points = field.clone()
+    sides = [1.0] * field.shape[1] if sides is None else sides
+    unit = None if max(sides) == 1 else by_axis(sides, field)
+    points = field.clone() if unit is None else field * unit
+    least = SLOPE * rate / field[0, 0].numel()
     mean, square = torch.zeros_like(points), torch.zeros_like(points)
     scratch = torch.empty_like(points)  # fresh memory would cost more than the arithmetic
     for step in range(1, iterations + 1):
         field = _spline(points)
-        gradient = distance(field)
-        _add_diffusion_(gradient, field, smoothness, scratch)
+        gradient = distance(field) if unit is None else distance(field / unit).div_(unit)
+        _add_diffusion_(gradient, field, smoothness, sides, scratch)
         gradient = _spline(gradient)
-        mean.mul_(0.9).add_(torch.mul(gradient, 0.1, out=scratch))
+        mean.mul_(0.5).add_(torch.mul(gradient, 0.5, out=scratch))
         square.mul_(0.999).add_(gradient.square_().mul_(0.001))
-        size = torch.div(square, 1 - 0.999**step, out=scratch).sqrt_().add_(1e-8)
-        points.sub_(torch.mul(mean, rate / (1 - 0.9**step), out=gradient).div_(size))
+        size = torch.div(square, 1 - 0.999**step, out=scratch).sqrt_().add_(least)
+        points.sub_(torch.mul(mean, rate / (1 - 0.5**step), out=gradient).div_(size))
         advance(step / iterations)
-    return _spline(points)
+    field = _spline(points)
+    return field if unit is None else field / unit
 
 
 def mind_distance(fixed: Tensor, moving: Tensor) -> Gradient:
@@ -118,6 +140,7 @@ def mind_distance(fixed: Tensor, moving: Tensor) -> Gradient:
 
 def lncc_distance(fixed: Tensor, moving: Tensor, window: int) -> Gradient:
     """Minus the local NCC of images (1, 1, *spatial) of unit variance."""
-    # A window counts as flat where its standard deviations are below some 6 % of the image's.
+    # A window counts as flat where its standard deviations are below some 6 % of the image's. What is added below the
+    # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.
     eps = 1e-5 * float(window ** (fixed.ndim - 2)) ** 2
-    return lambda field: warp_local_ncc(fixed, moving, field, window=window, eps=eps)[1]
+    return lambda field: warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps)[1]

@@ -54,7 +54,7 @@ def register_discrete(fixed: Tensor, moving: Tensor, options: DiscreteOptions, s
             field, _ = inverse_consistency(field, backward)
     level = o.grid_spacing
 
-    smoothness = {"mind": 1.25, "lncc": 0.6}
+    smoothness = {"mind": 0.9, "lncc": 0.45}
     if o.smoothness is not None:
         smoothness[o.metric] = o.smoothness
 

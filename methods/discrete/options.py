@@ -19,7 +19,7 @@ class DiscreteOptions:
         inverse_consistency: search backwards too, and make the two fields each other's inverse.
         metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
         window: side of the LNCC window, in voxels of the level; odd.
-        smoothness: weight of the diffusion of the field; None is the metric's own (0.6, MIND 1.25).
+        smoothness: weight of the diffusion of the field; None is the metric's own (0.45, MIND 0.9).
         refine_spacing: voxels between the control points of the refinement, which works on images and features
             averaged over blocks of that size.
         mind_iterations: Adam steps on MIND.
@@ -80,9 +80,9 @@ _LEAST = {
 }
 
 PRESETS = {
-    "fast": DiscreteOptions(mind_iterations=4, iterations=12, rate=1.0),
+    "fast": DiscreteOptions(mind_iterations=0, iterations=16, rate=1.0),
     "default": DiscreteOptions(),
-    "accurate": DiscreteOptions(iterations=60, full_iterations=30),
+    "accurate": DiscreteOptions(iterations=60, full_iterations=20),
 }
 
 

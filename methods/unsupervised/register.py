@@ -20,7 +20,7 @@ from .network import Prediction, VoxelMorph
 
 LEVEL = 2  # voxels between the control points of the fine-tuned field
 WINDOW = 9  # of its local NCC
-SMOOTHNESS, RATE = 0.6, 0.5  # as in the discrete method's refinement
+SMOOTHNESS, RATE = 0.45, 0.5  # as in the discrete method's refinement
 
 
 @dataclass(frozen=True)
