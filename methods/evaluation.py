@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .method import Method, apply
-from .metrics import dice_by_label, measures
+from l2rfast.errors import InputError
+
+from .method import Method
+from .metrics import MEASURES, dice_by_label, measures
+from .registration import registered
 from .stages import Stages
-from .training.cases import Pair, Pairs, read
+from .training.cases import Pair, read
 
 
 @dataclass(frozen=True)
@@ -25,45 +28,68 @@ class Result:
 
     Attributes:
         pair: which.
-        before, after: by the names of `methods.metrics.measures`.
+        before, after: by the names of `methods.metrics.measures`; empty where it failed.
         dice: of each label, after.
         seconds: that the method took.
+        error: why the pair could not be registered; empty where it was.
     """
 
     pair: Pair
-    before: dict[str, float]
-    after: dict[str, float]
-    dice: dict[int, float]
-    seconds: float
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    dice: dict[int, float] = field(default_factory=dict)
+    seconds: float = math.nan
+    error: str = ""
 
 
 def evaluate(
-    method: Method, pairs: Pairs, device: torch.device, progress: Callable[[int], None] = lambda done: None
+    method: Method,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    *,
+    init: str = "auto",
+    init_metric: str = "mi",
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Result]:
-    """Register the pairs for validation, or all where none are marked as that.
+    """Register pairs. One that cannot be registered costs its own result alone.
 
     Args:
         method: its options chosen.
-        pairs: see `methods.training.cases.find_pairs`.
+        pairs: of `methods.training.cases.find_pairs`, say its ``evaluated``.
         device: where to compute.
+        init, init_metric: where to start, as in `methods.registration.register`.
         progress: called with the number of pairs that are done.
 
     Raises:
-        InputError: scans that cannot be read or registered.
+        InputError: not one of them can be registered; the sentence is of the first.
     """
     results = []
-    for pair in pairs.validation or pairs.training:
-        scans = read(pair.fixed), read(pair.moving)
-        found = apply(method, scans[0].image, scans[1].image, device, Stages())
-        before, after = (measures(found, *scans, surfaces=True, displaced=displaced) for displaced in (False, True))
-        results.append(Result(pair, before, after, dice_by_label(found, *scans), sum(found.seconds.values())))
+    for pair in pairs:
+        try:
+            results.append(_of_pair(method, pair, device, init, init_metric))
+        except InputError as error:
+            results.append(Result(pair, error=f"{pair.fixed.image}, {pair.moving.image}: {error}"))
         progress(len(results))
+    if results and all(result.error for result in results):
+        raise InputError(results[0].error)
     return results
+
+
+def _of_pair(method: Method, pair: Pair, device: torch.device, init: str, init_metric: str) -> Result:
+    scans = read(pair.fixed), read(pair.moving)
+    found = registered(method, scans[0].image, scans[1].image, init, init_metric, device, Stages())
+    before, after = (measures(found, *scans, surfaces=True, displaced=displaced) for displaced in (False, True))
+    return Result(pair, before, after, dice_by_label(found, *scans), sum(found.seconds.values()))
+
+
+def measured(results: list[Result]) -> list[str]:
+    """The measures that any of the pairs has."""
+    return [name for name in MEASURES if any(name in result.after for result in results)]
 
 
 def aggregates(results: list[Result]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and 30th percentile over the pairs, as Learn2Reg's evaluation has them."""
-    columns = {name: [result.after.get(name, math.nan) for result in results] for name in results[0].after}
+    columns = {name: [result.after.get(name, math.nan) for result in results] for name in measured(results)}
     known = {name: [value for value in values if not math.isnan(value)] for name, values in columns.items()}
     return {
         "mean": {name: float(np.mean(values)) for name, values in known.items() if values},
@@ -73,7 +99,9 @@ def aggregates(results: list[Result]) -> dict[str, dict[str, float]]:
 
 
 def write_csv(file: Path, results: list[Result]) -> None:
-    """A line for every pair: its cases, the measures before and after, the seconds, the Dice of each label."""
+    """A line for every pair: its cases, the measures before and after, the seconds, the Dice of each label; and why it
+    failed, where one has.
+    """
     labels = sorted({label for result in results for label in result.dice})
     rows = [
         {
@@ -82,26 +110,33 @@ def write_csv(file: Path, results: list[Result]) -> None:
             "seconds": result.seconds,
             **{f"{name} before": value for name, value in result.before.items()},
             **result.after,
-            **{f"DSC {label}": result.dice.get(label, math.nan) for label in labels},
+            **{f"DSC {label}": value for label, value in result.dice.items()},
+            "error": result.error,
         }
         for result in results
     ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    names = measured(results)
+    columns = ["fixed", "moving", "seconds"]
+    columns += [f"{name} before" for name in names if any(name in result.before for result in results)]
+    columns += [*names, *(f"DSC {label}" for label in labels)]
+    columns += ["error"] * any(result.error for result in results)
     with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, restval=math.nan)
+        writer = csv.DictWriter(stream, columns, restval=math.nan, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def write_json(file: Path, results: list[Result], name: str) -> None:
-    """The fields of Learn2Reg's evaluation: ``case``, by measure and number of the pair, and ``aggregates``."""
-    measured = list(dict.fromkeys(measure for result in results for measure in result.after))
+    """The fields of Learn2Reg's evaluation: ``case``, by measure and number of the pair, and ``aggregates``; and
+    ``errors``, by the number of the pair, where there are some.
+    """
     cases: dict[str, dict[str, Any]] = {
         measure: {str(i): _finite(result.after.get(measure, math.nan)) for i, result in enumerate(results)}
-        for measure in measured
+        for measure in measured(results)
     }
-    content = {name: {"case": cases, "aggregates": aggregates(results)}}
-    file.write_text(json.dumps(content, indent=4) + "\n")
+    content: dict[str, Any] = {"case": cases, "aggregates": aggregates(results)}
+    errors = {str(i): result.error for i, result in enumerate(results) if result.error}
+    file.write_text(json.dumps({name: content | ({"errors": errors} if errors else {})}, indent=4) + "\n")
 
 
 def draw(file: Path, results: list[Result]) -> None:
@@ -109,7 +144,7 @@ def draw(file: Path, results: list[Result]) -> None:
     from matplotlib.figure import Figure
 
     labels = sorted({label for result in results for label in result.dice})
-    names = [name for name in results[0].after if name != "DSC" or labels]
+    names = [name for name in measured(results) if name != "DSC" or labels]
     figure = Figure(figsize=(max(8, 0.35 * len(labels) + 2 * len(names)), 4.5), layout="constrained")
     widths = ([max(3, 0.35 * len(labels))] if labels else []) + [2] * len(names)
     panels = list(np.atleast_1d(figure.subplots(1, len(widths), width_ratios=widths)))

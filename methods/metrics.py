@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from l2rfast.io import Volume
 from l2rfast.metrics import dice, folding_fraction, hd95, log_jacobian_std, tre
 
 from .method import Registration
 from .training.cases import Scan
+
+MEASURES = ("DSC", "HD95", "TRE_lm", "TRE_kp", "LogJacDetStd", "num_foldings")
 
 
 def measures(
@@ -26,20 +30,23 @@ def measures(
         displaced: with the displacement field, or through the affines alone, as before the registration.
 
     Returns:
-        ``DSC`` (mean Dice over the labels of fixed) and ``HD95`` (mean, mm) where both have labels, ``TRE_lm`` (mean,
-        mm) where both have landmarks; with the field ``LogJacDetStd`` (as `l2rfast.metrics.log_jacobian_std` defines
-        it) and ``num_foldings`` (in % of the voxels).
+        ``DSC`` (mean Dice over the labels that are in both) and ``HD95`` (mean, mm) where both have labels, ``TRE_lm``
+        (mean, mm) where both have landmarks, ``TRE_kp`` where both have keypoints; with the field ``LogJacDetStd`` (as
+        `l2rfast.metrics.log_jacobian_std` defines it) and ``num_foldings`` (in % of the voxels). NaN where one is not
+        defined.
     """
     found, spacing = {}, result.fixed.spacing
     field = result.displacement if displaced else torch.zeros_like(result.displacement)
     if fixed.labels is not None and moving.labels is not None:
         warped = result.warp(moving.labels.data, mode="nearest", displaced=displaced).long()
-        truth = fixed.labels.data.long()
-        found["DSC"] = _mean(dice(truth, warped))
+        truth, both = fixed.labels.data.long(), _in_both(fixed.labels, moving.labels)
+        found["DSC"] = _mean(dice(truth, warped, both))
         if surfaces:
-            found["HD95"] = _mean(hd95(truth, warped, spacing=spacing))
-    if fixed.landmarks is not None and moving.landmarks is not None:
-        found["TRE_lm"] = float(tre(fixed.landmarks, _in_fixed_voxels(result, moving.landmarks), field, spacing).mean())
+            found["HD95"] = _mean(hd95(truth, warped, both, spacing))
+    points = {"TRE_lm": (fixed.landmarks, moving.landmarks), "TRE_kp": (fixed.keypoints, moving.keypoints)}
+    for name, (a, b) in points.items():
+        if a is not None and b is not None:
+            found[name] = float(tre(a, _in_fixed_voxels(result, b), field, spacing).mean())
     if displaced:
         found["LogJacDetStd"] = float(log_jacobian_std(field))
         found["num_foldings"] = 100 * float(folding_fraction(field))
@@ -47,10 +54,17 @@ def measures(
 
 
 def dice_by_label(result: Registration, fixed: Scan, moving: Scan) -> dict[int, float]:
-    """Of every label of fixed; empty where one of them has no labels."""
+    """Of every label that is in both; empty where one of them has no labels."""
     if fixed.labels is None or moving.labels is None:
         return {}
-    return dice(fixed.labels.data.long(), result.warp(moving.labels.data, mode="nearest").long())
+    warped = result.warp(moving.labels.data, mode="nearest").long()
+    return dice(fixed.labels.data.long(), warped, _in_both(fixed.labels, moving.labels))
+
+
+def _in_both(fixed: Volume, moving: Volume) -> list[int]:
+    """The labels that Learn2Reg's evaluation is about: what moving does not have no registration could bring."""
+    common: np.ndarray = np.intersect1d(fixed.data.numpy(), moving.data.numpy())
+    return [int(label) for label in common if label != 0]
 
 
 def _in_fixed_voxels(result: Registration, points: Tensor) -> Tensor:

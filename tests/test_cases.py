@@ -1,8 +1,8 @@
-"""Finding pairs of scans: folders, tables, Learn2Reg's dataset.json."""
+"""Finding pairs of scans in folders of all kinds, and what is no data set."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import l2rfast
+from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
-from l2rfast.methods.training.cases import Pair, find_pairs, read
+from l2rfast.methods.training.cases import AllPairs, Case, Pair, Pairs, cases_of, find_pairs, read
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def names(pairs: list[Pair]) -> list[tuple[str, str]]:
+def names(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
     return [(pair.fixed.name, pair.moving.name) for pair in pairs]
 
 
@@ -62,55 +63,170 @@ def test_an_atlas_is_always_fixed(folder: Path, atlas: str) -> None:
     assert names(found.validation) == [("case2", "case3")]
 
 
-def test_a_table(folder: Path) -> None:
-    rows = [
-        {"fixed": "images/case0.nii.gz", "moving": "images/case1.nii.gz", "split": "training"},
-        {"fixed": "images/case2.nii.gz", "moving": "images/case3.nii.gz", "split": "validation"},
+def files(root: Path, *names: str) -> Path:
+    """Empty ones: which files there are is all that counts here."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def labels(pairs: Pairs) -> dict[str, str | None]:
+    """Of every case, the name of the file."""
+    return {case.name: case.labels and case.labels.name for case in cases_of(pairs.training)}
+
+
+def test_channels_of_nnu_net(tmp_path: Path) -> None:
+    root = files(tmp_path, *(f"imagesTr/{i}_000{channel}.nii.gz" for i in "ab" for channel in (0, 1)))
+    files(root, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    with pytest.warns(InputWarning, match=r"a_0001\.nii\.gz, b_0001\.nii\.gz, as only the first channel of a case is"):
+        found = find_pairs(root)
+    assert labels(found) == {"a_0000": "a.nii.gz", "b_0000": "b.nii.gz"}
+
+
+def test_numbers_of_learn2reg_are_scans_of_their_own(tmp_path: Path) -> None:
+    names = [f"S_0001_000{modality}" for modality in (0, 1)]
+    root = files(tmp_path, *(f"{kind}Tr/{name}.nii.gz" for name in names for kind in ("images", "labels")))
+    files(root, *(f"landmarksTr/{name}.csv" for name in names), f"keypointsTr/{names[0]}.csv")
+    found = find_pairs(root)
+    assert labels(found) == {name: f"{name}.nii.gz" for name in names}
+    first, second = cases_of(found.training)
+    assert (first.landmarks, first.keypoints) == (
+        root / "landmarksTr" / f"{names[0]}.csv",
+        root / "keypointsTr" / f"{names[0]}.csv",
+    )
+    assert second.keypoints is None
+
+
+@pytest.mark.parametrize("layout", ["one folder", "two folders"])
+@pytest.mark.parametrize("ends", [("_vol", "_seg"), ("", "_label"), ("_img", "_dseg")])
+def test_labels_by_the_ending_of_their_names(layout: str, ends: tuple[str, str], tmp_path: Path) -> None:
+    folders = ("", "") if layout == "one folder" else ("img/", "seg/")
+    names = [f"{folder}subject_{i}{end}.nii.gz" for i in (1, 2) for folder, end in zip(folders, ends, strict=True)]
+    found = find_pairs(files(tmp_path, *names))
+    assert labels(found) == {f"subject_{i}{ends[0]}": f"subject_{i}{ends[1]}.nii.gz" for i in (1, 2)}
+
+
+def test_an_image_that_is_called_seg_is_one(tmp_path: Path) -> None:
+    assert len(find_pairs(files(tmp_path, "a_seg.nii.gz", "b_seg.nii.gz")).training) == 2
+
+
+@pytest.mark.parametrize("suffix", [".NII", ".Nii.Gz"])
+def test_suffixes_in_large_letters(suffix: str, tmp_path: Path) -> None:
+    found = find_pairs(files(tmp_path, *(f"{kind}/case{i}{suffix}" for kind in ("images", "labels") for i in (0, 1))))
+    assert labels(found) == {f"case{i}": f"case{i}{suffix}" for i in (0, 1)}
+
+
+def test_files_that_others_write_beside_are_no_scans(tmp_path: Path) -> None:
+    """macOS, Windows, and converters from DICOM."""
+    root = files(
+        tmp_path, *(f"images/{i}.nii.gz" for i in "ab"), "images/._a.nii.gz", "images/.DS_Store", "images/a.json"
+    )
+    assert len(find_pairs(root).training) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["labels/a.nii.gz"], "data: no labels of b, but of others"),
+        (["labels/a.nii.gz", "labels/b.nii.gz", "labels/c.nii.gz"], r"not used of .*labels: c\.nii\.gz$"),
+        (["landmarks/a.fcsv"], r"not used of .*landmarks: a\.fcsv$"),
+        (["images/c.mha", "images/notes.txt"], r"not used of .*images: c\.mha, notes\.txt$"),
+        ([f"masks{i}/a.nii.gz" for i in range(5)], r"not used of .*: masks0, masks1, masks2 and 2 more$"),
+        (["images/a.nii"], r"not used of .*images: a\.nii$"),
+    ],
+)
+def test_what_is_not_used_is_said_by_name(names: list[str], said: str, tmp_path: Path) -> None:
+    root = files(tmp_path, "images/a.nii.gz", "images/b.nii.gz", *names)
+    with pytest.warns(InputWarning, match=said) as caught:
+        assert len(find_pairs(root).training) == 2
+    assert len(caught) == 1
+
+
+def test_what_is_not_used_of_roles(tmp_path: Path) -> None:
+    root = files(tmp_path, "mr_images/a.nii.gz", "us_images/a.nii.gz", "mr_labels/b.nii.gz", "mr_masks/a.nii.gz")
+    with pytest.warns(InputWarning) as caught:
+        assert len(find_pairs(root).training) == 1
+    said = [str(warning.message) for warning in caught]
+    assert said == [
+        f"data: not used of {root / 'mr_labels'}: b.nii.gz",
+        f"data: not used of {root}: mr_masks",
     ]
-    rows = [{**row, "fixed_labels": row["fixed"].replace("images", "labels"), "moving_landmarks": ""} for row in rows]
-    found = find_pairs(datasets.table(folder / "pairs.csv", rows))
-    assert names(found.training) == [("case0", "case1")]
-    assert names(found.validation) == [("case2", "case3")]
-    assert found.training[0].fixed.labels == folder / "labels" / "case0.nii.gz"
-    assert found.training[0].moving.labels is None
-    plain = [{name: row[name] for name in ("fixed", "moving")} for row in rows]
-    held = find_pairs(datasets.table(folder / "plain.csv", plain), hold_out=1)
-    assert (names(held.training), names(held.validation)) == (names(found.training), names(found.validation))
 
 
-def learn2reg(root: Path, **changes: Any) -> Path:
-    """A data set of four scans, laid out as theirs."""
-    for kind in ("images", "labels", "keypoints"):
-        (root / f"{kind}Tr").mkdir(parents=True, exist_ok=True)
-    images = [f"./imagesTr/Set_{i:04}_0000.nii.gz" for i in range(4)]
-    for image in images:
-        write_image(root / image, Volume(torch.rand(8, 8, 8), np.eye(4)))
-    write_image(root / images[2].replace("images", "labels"), Volume(torch.ones(8, 8, 8).byte(), np.eye(4)))
-    (root / "keypointsTr" / "Set_0003_0000.csv").write_text("1,2,3\n")
-    entries = [{"image": image} for image in images]
-    content = {"name": "Set", "training": entries, "registration_val": [{"fixed": images[2], "moving": images[3]}]}
-    file = root / "dataset.json"
-    file.write_text(json.dumps(content | changes))
-    return file
+def test_bids(tmp_path: Path) -> None:
+    """Labels of one subject in the data set, of another from a program, once more in another space, and none."""
+    root = files(
+        tmp_path, *(f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in ("01", "02", "03")), "dataset_description.json"
+    )
+    files(
+        root, "sub-01/anat/sub-01_T1w.json", "sub-01/anat/sub-01_dseg.nii.gz", "sub-02/func/sub-02_task-a_bold.nii.gz"
+    )
+    anat = "derivatives/program/sub-02/anat"
+    for name in ("sub-02_dseg", "sub-02_desc-aseg_dseg", "sub-02_space-MNI152_dseg", "sub-02_label-GM_probseg"):
+        files(root, f"{anat}/{name}.nii.gz")
+    files(root, "sub-03/anat/sub-03_T2w.nii.gz")
+    with pytest.warns(InputWarning) as caught:
+        found = find_pairs(root)
+    assert len(found.training) == 6
+    assert labels(found) == {
+        "sub-01_T1w": "sub-01_dseg.nii.gz",
+        "sub-02_T1w": "sub-02_dseg.nii.gz",
+        "sub-03_T1w": None,
+    }
+    assert [str(warning.message) for warning in caught] == [
+        f"data: of {root} only images T1w are used, none of T2w",
+        "data: no labels of sub-03_T1w, but of others",
+    ]
 
 
-def test_learn2reg(tmp_path: Path) -> None:
-    found = find_pairs(learn2reg(tmp_path))
-    a, b, c, d = (f"Set_{i:04}_0000" for i in range(4))
-    assert names(found.training) == [(a, b), (b, a)]
-    assert names(found.validation) == [(c, d)]
-    (pair,) = found.validation
-    assert pair.fixed.labels == tmp_path / "labelsTr" / f"{c}.nii.gz"
-    assert pair.fixed.landmarks is None
-    assert read(pair.moving).landmarks.tolist() == [[1, 2, 3]]  # type: ignore[union-attr]
+def test_bids_of_several_sessions(tmp_path: Path) -> None:
+    """Every session has its own; of two maps that fit none is taken."""
+    names = [f"sub-1_ses-{i}" for i in (1, 2)]
+    root = files(tmp_path, *(f"sub-1/{n[6:]}/anat/{n}_FLAIR.nii.gz" for n in names))
+    files(
+        root, *(f"derivatives/a/sub-1/{n[6:]}/anat/{n}_desc-{d}_dseg.nii.gz" for n in names for d in "xy"[: int(n[-1])])
+    )
+    with pytest.warns(InputWarning, match="there are several|but of others"):
+        found = find_pairs(root)
+    assert labels(found) == {f"{names[0]}_FLAIR": f"{names[0]}_desc-x_dseg.nii.gz", f"{names[1]}_FLAIR": None}
 
 
-@pytest.mark.parametrize("by_modality", [False, True])
-def test_learn2regs_own_pairs(tmp_path: Path, by_modality: bool) -> None:
-    files = [f"./imagesTr/Set_{i:04}_0000.nii.gz" for i in range(4)]
-    pairs: Any = [{"fixed": files[0], "moving": files[3]}, {"fixed": files[2], "moving": files[3]}]
-    found = find_pairs(learn2reg(tmp_path, training_paired_images={"0": pairs} if by_modality else pairs))
-    assert names(found.training) == [("Set_0000_0000", "Set_0003_0000")]
+def test_thousands_of_cases_have_pairs_without_a_list(tmp_path: Path) -> None:
+    cases = [Case(Path(f"{i}.nii.gz")) for i in range(3)]
+    pairs = AllPairs(cases)
+    assert names(list(pairs)) == [("0", "1"), ("0", "2"), ("1", "0"), ("1", "2"), ("2", "0"), ("2", "1")]
+    assert pairs[-1] == Pair(cases[2], cases[1])
+    assert pairs[1:3] == [pairs[1], pairs[2]]
+    many = AllPairs([Case(Path(f"{i}.nii.gz")) for i in range(4000)])
+    assert len(many) == 4000 * 3999
+    assert many[len(many) - 1] == Pair(many.cases[3999], many.cases[3998])
+    assert len(AllPairs([])) == len(AllPairs(cases[:1])) == 0
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    case = Case(tmp_path / "a.nii.gz")
+    write_image(case.image, Volume(torch.rand(4, 4), np.eye(4)))
+    first = read(case)
+    assert read(case) is first
+    write_image(case.image, Volume(torch.rand(5, 4), np.eye(4)))
+    assert read(case).image.data.shape == (5, 4)
+
+
+def test_the_identity_of_pairs_is_of_what_they_are_not_of_where(tmp_path: Path) -> None:
+    for root in ("one", "two", "other sizes", "other names"):
+        datasets.write(tmp_path / root, 4, (16, 18) if root == "other sizes" else (16, 16))
+    (tmp_path / "other names" / "images" / "case2.nii.gz").rename(tmp_path / "other names" / "images" / "case9.nii.gz")
+    (tmp_path / "other names" / "labels" / "case2.nii.gz").rename(tmp_path / "other names" / "labels" / "case9.nii.gz")
+    one, two, *others = (
+        find_pairs(tmp_path / root).identity() for root in ("one", "two", "other sizes", "other names")
+    )
+    assert one == two
+    assert one.startswith("12 pairs, 0 for validation, ")
+    others.append(find_pairs(tmp_path / "one", hold_out=2).identity())
+    others.append(find_pairs(tmp_path / "one", atlas="case0").identity())
+    others.append(find_pairs(tmp_path / "one" / "images").identity())
+    assert len({one, *others}) == 6
 
 
 @pytest.mark.parametrize(
@@ -127,9 +243,15 @@ def test_learn2regs_own_pairs(tmp_path: Path, by_modality: bool) -> None:
         ("file.csv", {}, "data: expected the file"),
         ("split.csv", {}, "data: expected a value for each column"),
         ("short.csv", {}, "data: expected a value for each column"),
+        ("long.csv", {}, "data: expected a value for each column"),
+        ("none.csv", {}, "data: expected a value for each column"),
+        ("twice.csv", {}, "data: expected each column once, got fixed twice"),
+        ("latin.csv", {}, "data: cannot read"),
+        ("roles", {"atlas": "case0"}, "atlas: expected a folder of cases, but"),
         ("split.csv", {"hold_out": 1}, "hold_out: expected 0"),
         ("split.csv", {"atlas": "case0"}, "atlas: expected a folder"),
         ("list.json", {}, "data: expected Learn2Reg's dataset.json"),
+        ("file.json", {}, "data: expected the file"),
         ("broken.json", {}, "data: expected Learn2Reg's dataset.json"),
         ("broken.json", {"hold_out": 1}, "hold_out: expected 0"),
     ],
@@ -140,12 +262,19 @@ def test_what_is_wrong_is_named(data: str, options: dict[str, Any], begins: str,
     for name, text in {
         "columns.csv": "fixed,target\na,b\n",
         "file.csv": "fixed,moving\nabsent.nii,absent.nii\n",
-        "split.csv": "fixed,moving,split\na,b,test\n",
+        "split.csv": "fixed,moving,split\na,b,held\n",
         "short.csv": "fixed,moving,split\na,b\n",
+        "long.csv": "fixed,moving\na,b,c\n",
+        "none.csv": "fixed,moving\na,\n",
+        "twice.csv": "fixed,moving,Fixed\na,b,a\n",
         "list.json": "[1, 2]",
+        "file.json": '{"training": [{"image": "absent.nii"}]}',
         "broken.json": "{",
     }.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "latin.csv").write_text("fixed,moving\nä,ö\n", encoding="latin-1")
+    for role in ("fixed", "moving"):
+        (tmp_path / "roles" / f"{role}_images").mkdir(parents=True)
     with pytest.raises(l2rfast.InputError) as caught:
         find_pairs(tmp_path / data, **options)
     assert str(caught.value).startswith(begins)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import l2rfast
 from l2rfast import cli, metrics
-from l2rfast.io import Volume
+from l2rfast.io import Volume, write_image
 from l2rfast.methods.method import Registration
 from l2rfast.methods.metrics import measures
 from l2rfast.methods.training.cases import Scan
@@ -79,6 +79,147 @@ def test_the_files(table: Path, tmp_path: Path) -> None:
 def test_pairs_that_are_kept_for_validation_are_the_ones(table: Path, tmp_path: Path) -> None:
     assert evaluate(f"--data={table}", f"--out={tmp_path}", "--preset=fast", "--hold-out=1") == (0, "")
     assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 2
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "evaluation.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def small(folder: Path, name: str, shift: float = 0.0, seed: int = 0) -> str:
+    """An image of 20 voxels each way that lies somewhere."""
+    affine = np.eye(4)
+    affine[0, 3] = shift
+    image = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(seed))
+    write_image(folder / name, Volume(image, affine))
+    return name
+
+
+def test_measures_that_the_first_pair_does_not_have(table: Path, tmp_path: Path) -> None:
+    with table.open() as stream:
+        first, second, third = csv.DictReader(stream)
+    turned = datasets.table(table.parent / "turned.csv", [third, second, first])
+    assert evaluate(f"--data={turned}", f"--out={tmp_path / 'a'}", "--preset=fast") == (0, "")
+    assert evaluate(f"--data={table}", f"--out={tmp_path / 'b'}", "--preset=fast") == (0, "")
+    a, b = (json.loads((tmp_path / name / "evaluation.json").read_text())["discrete"]["aggregates"] for name in "ab")
+    assert {kind: {name: pytest.approx(value) for name, value in of.items()} for kind, of in a.items()} == b
+    assert list(rows(tmp_path / "a")[0]) == list(rows(tmp_path / "b")[0])
+    panels = [plt_panels(tmp_path / name) for name in "ab"]
+    assert panels[0] == panels[1]
+
+
+def plt_panels(out: Path) -> tuple[int, int]:
+    """The size of the picture, which goes by the number of panels."""
+    from matplotlib.image import imread
+
+    height, width, _ = imread(out / "evaluation.png").shape
+    return height, width
+
+
+def test_the_table_on_the_terminal_has_every_measure(table: Path, tmp_path: Path) -> None:
+    with table.open() as stream:
+        first, _, third = csv.DictReader(stream)
+    turned = datasets.table(table.parent / "two.csv", [third, first])
+    result = CliRunner().invoke(cli.app, ["evaluate", f"--data={turned}", f"--out={tmp_path}", "--preset=fast"])
+    assert result.exit_code == 0
+    for name in ("DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings"):
+        assert name in result.stderr
+
+
+def test_landmarks_and_keypoints_are_measured_each(table: Path, tmp_path: Path) -> None:
+    folder = table.parent
+    (folder / "here.csv").write_text("20,22,18\n")
+    (folder / "there.csv").write_text("20,22,21\n")
+    row = {"fixed": "images/case1.nii.gz", "moving": "images/case0.nii.gz", "fixed_landmarks": "here.csv"}
+    row |= {"moving_landmarks": "here.csv", "fixed_keypoints": "here.csv", "moving_keypoints": "there.csv"}
+    file = datasets.table(folder / "points.csv", [row])
+    assert evaluate(f"--data={file}", f"--out={tmp_path}", "--preset=fast") == (0, "")
+    (found,) = rows(tmp_path)
+    assert float(found["TRE_lm before"]) == pytest.approx(0, abs=1e-5)
+    assert float(found["TRE_kp before"]) == pytest.approx(3, abs=1e-5)
+    means = json.loads((tmp_path / "evaluation.json").read_text())["discrete"]["aggregates"]["mean"]
+    assert means["TRE_kp"] == pytest.approx(float(found["TRE_kp"]))
+
+
+def test_a_pair_that_fails_costs_its_own_row(tmp_path: Path) -> None:
+    names = [small(tmp_path, f"{name}.nii.gz", seed=i) for i, name in enumerate("abc")]
+    (tmp_path / names[1]).write_bytes(b"no")
+    table = [{"fixed": names[i], "moving": names[j]} for i, j in ((0, 1), (0, 2))]
+    code, error = evaluate(
+        f"--data={datasets.table(tmp_path / 'p.csv', table)}", f"--out={tmp_path / 'out'}", "--preset=fast"
+    )
+    assert code == 1
+    assert error.startswith(f"l2rfast: error: {tmp_path / 'a.nii.gz'}, {tmp_path / 'b.nii.gz'}: data (")
+    assert error.count("\n") == 1
+    failed, found = rows(tmp_path / "out")
+    assert failed["LogJacDetStd"] == failed["seconds"] == "nan"
+    assert f"l2rfast: error: {failed['error']}\n" == error
+    assert found["error"] == ""
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())["discrete"]
+    assert content["errors"] == {"0": failed["error"]}
+    assert content["case"]["LogJacDetStd"] == {"0": None, "1": pytest.approx(float(found["LogJacDetStd"]))}
+    assert content["aggregates"]["mean"]["LogJacDetStd"] == pytest.approx(float(found["LogJacDetStd"]))
+
+
+def test_where_all_fail_nothing_is_written(tmp_path: Path) -> None:
+    small(tmp_path, "a.nii.gz")
+    (tmp_path / "b.nii.gz").write_bytes(b"no")
+    table = datasets.table(tmp_path / "p.csv", [{"fixed": "a.nii.gz", "moving": "b.nii.gz"}])
+    code, error = evaluate(f"--data={table}", f"--out={tmp_path / 'out'}")
+    assert code == 2
+    assert error.startswith(f"l2rfast: error: {tmp_path / 'a.nii.gz'}, {tmp_path / 'b.nii.gz'}: data (")
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_starts_as_register_does(tmp_path: Path) -> None:
+    """Two images of the same, one of which its header puts half a metre away."""
+    small(tmp_path, "a.nii.gz")
+    small(tmp_path, "b.nii.gz", shift=500)
+    for name, shift in (("a", 0.0), ("b", 500.0)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        labels = torch.zeros(20, 20, 20, dtype=torch.uint8)
+        labels[5:12, 6:14, 4:11] = 1
+        write_image(tmp_path / f"{name}_labels.nii.gz", Volume(labels, affine))
+    row = {"fixed": "a.nii.gz", "moving": "b.nii.gz"}
+    row |= {"fixed_labels": "a_labels.nii.gz", "moving_labels": "b_labels.nii.gz"}
+    arguments = (f"--data={datasets.table(tmp_path / 'p.csv', [row])}", f"--out={tmp_path / 'out'}", "--preset=fast")
+    assert evaluate(*arguments, "--init=none") == (0, "")
+    assert float(rows(tmp_path / "out")[0]["DSC before"]) == 0
+    assert evaluate(*arguments, "--init=moments") == (0, "")
+    assert float(rows(tmp_path / "out")[0]["DSC before"]) == pytest.approx(1)
+    images = [tmp_path / f"{name}.nii.gz" for name in "ab"]
+    expected = l2rfast.register(*images, preset="fast", init="moments").displacement
+    assert float(rows(tmp_path / "out")[0]["LogJacDetStd"]) == pytest.approx(float(metrics.log_jacobian_std(expected)))
+
+
+def test_pairs_for_validation_alone_or_for_the_test_alone(tmp_path: Path) -> None:
+    names = [small(tmp_path, f"{name}.nii.gz", seed=i) for i, name in enumerate("abc")]
+    row = {"fixed": names[0], "moving": names[1], "split": "validation"}
+    table = datasets.table(tmp_path / "held.csv", [row])
+    assert evaluate(f"--data={table}", f"--out={tmp_path / 'held'}", "--preset=fast") == (0, "")
+    assert [found["moving"] for found in rows(tmp_path / "held")] == ["b"]
+    content = {"training": [{"image": name} for name in names]}
+    content["registration_test"] = [{"fixed": names[0], "moving": names[2]}]
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    code, error = evaluate(f"--data={tmp_path / 'dataset.json'}", f"--out={tmp_path / 'test'}", "--preset=fast")
+    assert code == 0
+    assert error.startswith("l2rfast: warning: data: there are no pairs for validation in")
+    assert [found["moving"] for found in rows(tmp_path / "test")] == ["c"]
+
+
+def test_labels_that_moving_does_not_have_are_not_counted() -> None:
+    """As in Learn2Reg's evaluation, which takes the mean over labels that are in both."""
+    labels = torch.zeros(12, 12, 12, dtype=torch.uint8)
+    labels[2:5], labels[6:9] = 1, 2
+    without = torch.where(labels == 2, 0, labels)
+    volumes = [Volume(x.float(), np.eye(4)) for x in (labels, without)]
+    scans = [Scan(v, Volume(x, np.eye(4))) for v, x in zip(volumes, (labels, without), strict=True)]
+    result = Registration(torch.zeros(1, 3, 12, 12, 12), *volumes, {}, {})
+    found = measures(result, *scans, surfaces=True)
+    assert (found["DSC"], found["HD95"]) == (1, 0)
+    nothing = Scan(volumes[1], Volume(torch.zeros_like(labels), np.eye(4)))
+    assert np.isnan(measures(result, scans[0], nothing)["DSC"])
 
 
 @pytest.mark.parametrize("scale", [1, 2])

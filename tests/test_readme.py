@@ -48,6 +48,7 @@ def other_columns() -> list[str]:
 
 def several_sizes() -> list[str]:
     written("scans/images/other.nii.gz", torch.rand(20, 36))
+    written("scans/labels/other.nii.gz", torch.ones(20, 36, dtype=torch.uint8))
     return train("--batch=8")
 
 

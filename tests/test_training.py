@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from runs import command, events, partly, rows, same_run, train
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
 import l2rfast
-from l2rfast import cli
 from l2rfast.methods.training.aligned import LABELS
 from l2rfast.methods.training.augmentation import Shared, deformed, random_affine, random_intensities
 from l2rfast.methods.training.cases import find_pairs
 from l2rfast.methods.training.options import TrainerOptions
 from l2rfast.methods.unsupervised import VoxelMorph
 from l2rfast.methods.unsupervised.training import TrainingOptions, UnsupervisedTask
-
-SMALL = ("--encoder=4,4", "--decoder=4,4,4,4", "--rate=1e-3")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,32 +38,6 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans")
     datasets.write(folder, 6, (30, 26))
     return folder
-
-
-def command(scans: Path, out: Path, *options: str) -> list[str]:
-    arguments = ["train", "unsupervised", f"--data={scans}", f"--out={out}", "--hold-out=2", "--quiet"]
-    return [*arguments, *SMALL, *options]
-
-
-def train(scans: Path, out: Path, *options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, command(scans, out, *options))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stderr
-
-
-def rows(out: Path, log: str = "training") -> list[dict[str, float]]:
-    with (out / f"{log}.csv").open() as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
-
-
-def same_run(a: Path, b: Path) -> bool:
-    """The same weights, state of the optimiser and measures, bit for bit."""
-    for file in ("checkpoint.safetensors", "weights.safetensors"):
-        one, other = load_file(a / file), load_file(b / file)
-        if one.keys() != other.keys() or not all(torch.equal(value, other[name]) for name, value in one.items()):
-            return False
-    losses = [[{**row, "seconds": 0.0} for row in rows(run)] for run in (a, b)]
-    return losses[0] == losses[1] and rows(a, "validation") == rows(b, "validation")
 
 
 # --- The run folder
@@ -89,18 +59,6 @@ def test_what_a_run_leaves(scans: Path, tmp_path: Path) -> None:
     assert VoxelMorph.load(out / "weights.safetensors").architecture.velocity
     modes = {(out / name).stat().st_mode for name in (*names[:3], "weights.safetensors")}
     assert len(modes) == 1
-
-
-def events(folder: Path) -> Iterator[Any]:
-    """The records of TensorBoard's files."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for file in sorted(folder.iterdir()):
-        content, place = file.read_bytes(), 0
-        while place < len(content):
-            (length,) = struct.unpack_from("<Q", content, place)
-            yield Event.FromString(content[place + 12 : place + 12 + length])
-            place += length + 16
 
 
 def test_tensorboards_scalars_and_pictures(scans: Path, tmp_path: Path) -> None:
@@ -225,11 +183,59 @@ def test_an_interrupt_says_how_to_go_on(scans: Path, tmp_path: Path) -> None:
     assert error == f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}\n"
 
 
+def test_a_run_goes_on_where_the_data_have_moved(scans: Path, whole: Path, tmp_path: Path) -> None:
+    """They are the same data: case by case of one name, with what there is of each, and one size."""
+    out, moved_to = tmp_path / "run", tmp_path / "elsewhere"
+    train(scans, out, *AUGMENTED, "--steps=20")
+    shutil.copytree(scans, moved_to)
+    assert train(moved_to, out, *AUGMENTED, "--resume") == (0, "")
+    assert same_run(out, whole)
+    assert json.loads((out / "options.json").read_text())["data"] == str(moved_to)
+    for what in ("images", "labels"):
+        (moved_to / what / "case0.nii.gz").rename(moved_to / what / "another.nii.gz")
+    code, error = train(moved_to, out, *AUGMENTED, "--resume")
+    assert code == 2
+    assert error.startswith("l2rfast: error: cases: expected '12 pairs, 2 for validation, ")
+
+
+def test_the_weights_that_a_run_began_with_may_move_too(scans: Path, tmp_path: Path) -> None:
+    train(scans, tmp_path / "first", "--steps=1")
+    options = ("--steps=4", "--every=2", f"--weights={tmp_path / 'first' / 'weights.safetensors'}")
+    for name in ("whole", "parts"):
+        train(scans, tmp_path / name, *options, *(["--steps=2"] if name == "parts" else []))
+    (tmp_path / "first").rename(tmp_path / "second")
+    elsewhere = f"--weights={tmp_path / 'second' / 'weights.safetensors'}"
+    assert train(scans, tmp_path / "parts", *options, elsewhere, "--resume") == (0, "")
+    assert same_run(tmp_path / "parts", tmp_path / "whole")
+    train(scans, tmp_path / "wide", "--steps=1", "--encoder=6,4")
+    wide = f"--weights={tmp_path / 'wide' / 'weights.safetensors'}"
+    code, error = train(scans, tmp_path / "parts", *options, wide, "--steps=6", "--resume")
+    assert (code, error) == (2, "l2rfast: error: weights: expected those that the run to resume began with, or alike\n")
+
+
+def test_a_run_of_a_version_with_fewer_options_goes_on(scans: Path, whole: Path, tmp_path: Path) -> None:
+    """What is not among its options is as it was before there was such an option."""
+    out = tmp_path / "run"
+    train(scans, out, *AUGMENTED, "--steps=20")
+    options = json.loads((out / "options.json").read_text())
+    (out / "options.json").write_text(json.dumps({n: v for n, v in options.items() if n not in ("cases", "scale")}))
+    with safe_open(out / "checkpoint.safetensors", "pt") as opened:
+        numbers = json.loads(opened.metadata()["run"])
+    assert numbers.pop("score") == "DSC"
+    save_file(load_file(out / "checkpoint.safetensors"), out / "checkpoint.safetensors", {"run": json.dumps(numbers)})
+    code, error = train(scans, out, *AUGMENTED, "--resume", "--scale=0.1")
+    assert (code, error) == (2, "l2rfast: error: scale: expected 0.0, as in the run to resume, got 0.1\n")
+    assert train(scans, out, *AUGMENTED, "--resume") == (0, "")
+    assert same_run(out, whole)
+
+
 # --- Several processes
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(scans: Path, tmp_path: Path) -> None:
-    options = ("--steps=12", "--every=6", "--affine=0.1", "--intensity=0.1", "--velocity")
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """And validate as one, where every pair has other measures."""
+    scans = partly(tmp_path / "scans", labelled=(2, 3), landmarks=(2, 4))
+    options = ("--steps=12", "--every=6", "--affine=0.1", "--intensity=0.1", "--velocity", "--hold-out=3")
     train(scans, tmp_path / "one", *options, "--batch=4")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "l2rfast.cli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -246,7 +252,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(scans: Path, tmp_path: 
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-4), a["step"]
     for a, b in zip(*(rows(tmp_path / name, "validation") for name in ("one", "two")), strict=True):
-        assert a["DSC"] == pytest.approx(b["DSC"], abs=5e-3)
+        assert a == pytest.approx(b, abs=5e-3)
+    assert done.stderr.count("the score is DSC, of 2 of 6 validation pairs") == 1
 
 
 def test_an_error_of_the_first_process_ends_all(scans: Path, whole: Path) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from .register import Device, Finetune, MethodName, Preset, Quiet, Weights
+from ..errors import notice
+from .register import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Weights
 from .train import Atlas, Data, HoldOut
 
 FILES = ("evaluation.csv", "evaluation.json", "evaluation.png")
@@ -25,10 +26,15 @@ def evaluate(
     preset: Preset = "default",
     weights: Weights = None,
     finetune: Finetune = None,
+    init: Init = "auto",
+    init_metric: InitMetric = "mi",
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Register the pairs of DATA that are kept for validation, or all, and measure overlaps, distances and folds."""
+    """Register the pairs of DATA that are kept for validation, or all, and measure overlaps, distances and folds.
+
+    Where a pair cannot be registered the others are, and the exit code is 1.
+    """
     from ..methods import evaluation
     from ..methods.registration import choose, usable
     from ..methods.training.cases import find_pairs
@@ -36,20 +42,33 @@ def evaluate(
 
     options = {"weights": weights, "finetune": finetune}
     chosen = choose(method, preset, **{name: value for name, value in options.items() if value is not None})
-    place, pairs = usable(device), find_pairs(data, atlas=atlas, hold_out=hold_out)
+    place, found = usable(device), find_pairs(data, atlas=atlas, hold_out=hold_out, to_train=False)
+    if found.test and not found.validation:
+        notice(f"data: there are no pairs for validation in {data}, and those for the test are registered")
+    pairs = found.evaluated
     console = Console(stderr=True)
     with OutputFolder(out, FILES) as folder:
         with Bar(console=console, disable=quiet) as bar:
-            task = bar.add_task("pairs", total=len(pairs.validation or pairs.training))
-            results = evaluation.evaluate(chosen, pairs, place, lambda done: bar.update(task, completed=done))
+            task = bar.add_task("pairs", total=len(pairs))
+            results = evaluation.evaluate(
+                *(chosen, pairs, place),
+                init=init,
+                init_metric=init_metric,
+                progress=lambda done: bar.update(task, completed=done),
+            )
         evaluation.write_csv(folder.path("evaluation.csv"), results)
         evaluation.write_json(folder.path("evaluation.json"), results, method)
         evaluation.draw(folder.path("evaluation.png"), results)
     if not quiet:
         table = Table("over the pairs", "mean", "std", "30 %")
-        found = evaluation.aggregates(results)
-        for name in found["mean"]:
-            row = [found[of].get(name) for of in ("mean", "std", "30")]
+        over = evaluation.aggregates(results)
+        for name in over["mean"]:
+            row = [over[of].get(name) for of in ("mean", "std", "30")]
             table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in row))
         console.print(table)
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    errors = [result.error for result in results if result.error]
+    for error in errors:
+        typer.echo(f"l2rfast: error: {error}", err=True)
+    if errors:
+        raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..options import option
 from ..training.aligned import AlignedTask, check_window, distance
 from ..training.cases import Pairs, find_pairs
 from ..training.options import TrainerOptions
+from ..training.run import Description
 from ..training.trainer import Batch, Progress, train
 from .pddnet import Architecture, PDDNet
 from .register import Network, read_weights, with_network
@@ -97,9 +98,9 @@ def train_discrete(
         InputError: options, data or a folder that cannot be used.
     """
     options, trainer = options or TrainingOptions(), trainer or TrainerOptions()
-    task = DiscreteTask(find_pairs(data, atlas=atlas, hold_out=hold_out), options, trainer)
-    described = {"method": "discrete", "data": os.path.abspath(data), "atlas": atlas, "hold_out": hold_out}
-    described |= asdict(options) | asdict(trainer)
+    pairs = find_pairs(data, atlas=atlas, hold_out=hold_out)
+    task = DiscreteTask(pairs, options, trainer)
+    described = Description.of("discrete", data, pairs, options, trainer, atlas=atlas, hold_out=hold_out)
     place = device or torch.device("cpu")
     train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from ..metrics import measures
 from ..padding import Padding
 from ..stages import Stages
 from .augmentation import Shared, deformed, random_intensities
-from .cases import Pair, Pairs, Scan, read
+from .cases import Pair, Pairs, Scan, cases_of, read, some
 from .options import TrainerOptions
 from .trainer import Batch, Task
 
@@ -41,6 +44,7 @@ class AlignedTask(Task):
         InputError: scans that cannot be read, or whose labels are asked for and not there.
     """
 
+    scores: ClassVar[Mapping[str, bool]] = {"DSC": True, "TRE_lm": False, "TRE_kp": False, "similarity": True}
     multiple: int = 1
     network: torch.nn.Module
 
@@ -52,12 +56,9 @@ class AlignedTask(Task):
         size = read(pairs.training[0].fixed).image.data.shape
         trainer.check_axes(size)
         self.ndim = len(size)
-        without = [pair for pair in pairs.training if pair.fixed.labels is None or pair.moving.labels is None]
+        without = [str(case.image) for case in cases_of(pairs.training) if case.labels is None]
         if needs_labels and without:
-            raise InputError(
-                f"{needs_labels}: expected labels of every scan, but {without[0].fixed.image} or "
-                f"{without[0].moving.image} has none"
-            )
+            raise InputError(f"{needs_labels}: expected labels of every scan, and found none of {some(without)}")
 
     @abstractmethod
     def method(self) -> Method:
@@ -89,9 +90,9 @@ class AlignedTask(Task):
         pair = self.pairs.validation[index]
         result = self._registered(pair)
         found = measures(result, read(pair.fixed), read(pair.moving))
-        if "DSC" in found:
-            return found
-        return {"similarity": -float(self._similarity(result, pair)), **found}
+        if math.isnan(found.get("DSC", math.nan)):
+            found["similarity"] = -float(self._similarity(result, pair))
+        return found
 
     def _registered(self, pair: Pair) -> Registration:
         device = next(self.network.parameters()).device

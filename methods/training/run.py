@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,50 @@ from torch import Tensor
 from l2rfast.errors import InputError
 
 from ..files import remove_unfinished, write_whole
+from .cases import Pairs
+from .options import TrainerOptions
 
 OPTIONS, CHECKPOINT, CURVES, BOARD = "options.json", "checkpoint.safetensors", "curves.png", "tensorboard"
 LOGS = ("training", "validation")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run is of.
+
+    Attributes:
+        options: by name; plain values.
+        usual: what options were before there were such ones, by name: what they are unless told.
+        free: names of the options that may be others when the run is resumed.
+    """
+
+    options: Mapping[str, Any]
+    usual: Mapping[str, Any] = field(default_factory=dict)
+    free: Collection[str] = ()
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        data: str | os.PathLike[str],
+        pairs: Pairs,
+        options: Any,
+        trainer: TrainerOptions,
+        **more: str | int | None,
+    ) -> Description:
+        """
+        Args:
+            method: its name.
+            data: where the pairs come from. It may lie elsewhere when the run is resumed, as may the weights that it
+                began with: what the pairs are is told by `Pairs.identity`.
+            pairs: see `methods.training.cases.find_pairs`.
+            options: the method's, a dataclass with ``weights``.
+            trainer: see `TrainerOptions`.
+            more: what else `methods.training.cases.find_pairs` was told.
+        """
+        told = {"method": method, "data": os.path.abspath(data), "cases": pairs.identity(), **more}
+        usual = {f.name: f.default for group in (options, trainer) for f in fields(group)}
+        return cls(told | asdict(options) | asdict(trainer), usual, {*trainer.free, "data", "weights", "atlas"})
 
 
 class RunFolder:
@@ -28,43 +71,42 @@ class RunFolder:
 
     Args:
         path: of the folder, created if absent.
-        options: of the run, by name; plain values.
+        described: what the run is of.
         resume: go on with the run that is there, if one is.
-        free: names of the options that may be others than they were then.
 
     Raises:
-        InputError: a run is there and not to be resumed, or had other options; or the folder cannot be written.
+        InputError: a run is there and not to be resumed, or is another; or the folder cannot be written.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], options: Mapping[str, Any], *, resume: bool, free: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], described: Description, *, resume: bool) -> None:
         self.path = Path(path)
+        self._columns: dict[str, list[str]] = {}  # of each log
         file = self.path / OPTIONS
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 if not resume:
                     raise InputError(f"out: a run is in {self.path} already; go on with it by --resume")
-                self._compare(file, options, free)
+                self._compare(file, described)
             remove_unfinished(self.path)
-            text = json.dumps(dict(options), indent=1) + "\n"
+            text = json.dumps(dict(described.options), indent=1) + "\n"
             write_whole(file, lambda new: new.write_text(text))
 
-    def _compare(self, file: Path, options: Mapping[str, Any], free: Sequence[str]) -> None:
+    def _compare(self, file: Path, described: Description) -> None:
         try:
             before = dict(json.loads(file.read_text()))
         except (ValueError, TypeError) as error:
             raise InputError(f"out: {file} is damaged: {error}") from error
-        now = json.loads(json.dumps(dict(options)))
-        for name in sorted((before.keys() | now.keys()) - set(free)):
-            if before.get(name) != now.get(name):
-                raise InputError(
-                    f"{name}: expected {before.get(name)!r}, as in the run to resume, got {now.get(name)!r}"
-                )
+        now, usual = (json.loads(json.dumps(dict(values))) for values in (described.options, described.usual))
+        for name in sorted((before.keys() | now.keys()) - set(described.free)):
+            expected = before.get(name, usual.get(name, now.get(name)))
+            if expected != now.get(name):
+                raise InputError(f"{name}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint's tensors and numbers, None if there is none. Logs are cut back to it.
+
+        Where the numbers do not have the ``score`` of the run, it is the first measure of ``validation.csv``.
 
         Raises:
             InputError: it cannot be read.
@@ -79,18 +121,28 @@ class RunFolder:
                 raise InputError(f"out: cannot use {file}: {error}") from error
         with self._writing():
             for log in LOGS:
-                self._cut(self.path / f"{log}.csv", found[1]["step"] if found else -1)
+                self._cut(log, found[1]["step"] if found else -1)
+        if found:
+            found[1].setdefault("score", next(iter(self._columns.get("validation", [])[1:]), ""))
         return found
 
-    def _cut(self, file: Path, step: int) -> None:
-        if file.exists():
-            rows = self._rows(file)
-            kept = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
-            text = "".join(",".join(row) + "\n" for row in kept) if step >= 0 else ""
-            write_whole(file, lambda new: new.write_text(text))
+    def _cut(self, log: str, step: int) -> None:
+        file = self.path / f"{log}.csv"
+        rows = self._rows(file)
+        if rows:
+            kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+            self._columns[log] = rows[0] if step >= 0 else []
+            self._replace(file, [rows[0], *kept] if step >= 0 else [])
+
+    @staticmethod
+    def _replace(file: Path, rows: Sequence[Sequence[str]]) -> None:
+        text = "".join(",".join(row) + "\n" for row in rows)
+        write_whole(file, lambda new: new.write_text(text))
 
     @staticmethod
     def _rows(file: Path) -> list[list[str]]:
+        if not file.exists():
+            return []
         with file.open(newline="") as stream:
             return list(csv.reader(stream))
 
@@ -105,12 +157,17 @@ class RunFolder:
             write_whole(self.path / CHECKPOINT, lambda new: save_file(packed, new, {"run": json.dumps(numbers)}))
 
     def log(self, log: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a row to ``training.csv`` or ``validation.csv``."""
-        file = self.path / f"{log}.csv"
-        with self._writing(), file.open("a") as stream:
-            if stream.tell() == 0:
-                stream.write(",".join(["step", *values]) + "\n")
-            stream.write(",".join(map(str, [step, *values.values()])) + "\n")
+        """Append a row to ``training.csv`` or ``validation.csv``. What rows before it do not have is NaN there."""
+        file, row = self.path / f"{log}.csv", {"step": step, **values}
+        columns = self._columns.setdefault(log, [])
+        new = [name for name in row if name not in columns]
+        with self._writing():
+            if new:
+                rows = [line + [str(math.nan)] * len(new) for line in self._rows(file)[1:]]
+                columns += new
+                self._replace(file, [columns, *rows])
+            with file.open("a") as stream:
+                stream.write(",".join(str(row.get(name, math.nan)) for name in columns) + "\n")
 
     def board(self, step: int) -> Any:
         """TensorBoard's writer, for what comes after that step."""
@@ -126,8 +183,7 @@ class RunFolder:
             figure = Figure(figsize=(10, 4), layout="constrained")
             for log, axes in zip(LOGS, figure.subplots(1, len(LOGS)), strict=True):
                 axes.set(title=log, xlabel="step")
-                file = self.path / f"{log}.csv"
-                rows = self._rows(file) if file.exists() else []
+                rows = self._rows(self.path / f"{log}.csv")
                 steps = [int(row[0]) for row in rows[1:]]
                 for i, name in enumerate(rows[0] if rows else []):
                     if name not in ("step", "seconds"):

@@ -12,12 +12,12 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from l2rfast.errors import InputError
+from l2rfast.errors import InputError, notice
 
 from .options import TrainerOptions
-from .run import RunFolder
+from .run import Description, RunFolder
 
 Batch = dict[str, Tensor]
 WORKERS = 4  # processes that prepare samples for a GPU
@@ -40,9 +40,11 @@ class Task(nn.Module, ABC):
 
     Attributes:
         validations: how many pairs there are to validate with.
+        scores: the measures that may be the score of a run, the first choice first; and whether the larger are better.
     """
 
     validations: int = 0
+    scores: ClassVar[Mapping[str, bool]]
 
     @abstractmethod
     def sample(self, random: torch.Generator) -> Batch:
@@ -50,7 +52,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def validate(self, index: int) -> dict[str, float]:
-        """Measures of one pair kept for validation. The first is the score, the larger the better."""
+        """Measures of one pair kept for validation: those that it has. NaN where one is not defined."""
 
     @abstractmethod
     def picture(self) -> Tensor:
@@ -156,7 +158,7 @@ def train(
     out: str | os.PathLike[str],
     options: TrainerOptions,
     *,
-    described: Mapping[str, Any],
+    described: Description,
     device: torch.device,
     resume: bool = False,
     progress: Progress | None = None,
@@ -169,7 +171,7 @@ def train(
             ``validation.csv``, ``curves.png``, ``tensorboard/`` and ``options.json``. The weights are those of the best
             validation, the last ones where there is none.
         options: see `TrainerOptions`.
-        described: all options of the run; those of a run that is resumed have to be the same.
+        described: what the run is of; a run that is resumed has to be of the same.
         device: where to compute; under ``torchrun`` each process takes the GPU of its local rank.
         resume: go on where a run in that folder stopped.
         progress: called by the first process after every step, with a line about it.
@@ -187,7 +189,7 @@ class _Trainer:
         task: Task,
         out: str | os.PathLike[str],
         options: TrainerOptions,
-        described: Mapping[str, Any],
+        described: Description,
         processes: World,
         resume: bool,
         progress: Progress,
@@ -196,10 +198,11 @@ class _Trainer:
         self.task = task.to(processes.device)
         self.optimizer = torch.optim.Adam(self.task.parameters(), options.rate)
         self.step, self.best, self.worse = 0, -math.inf, 0
+        self.score = ""  # the measure by which the best weights are found, of one kind for the whole run
         self.folder: RunFolder | None = None
 
         def opened() -> Any:
-            self.folder = RunFolder(out, described, resume=resume, free=options.free)
+            self.folder = RunFolder(out, described, resume=resume)
             return self.folder.restore()
 
         found = processes.from_first(opened)
@@ -210,12 +213,16 @@ class _Trainer:
         self.board = self.folder.board(self.step) if self.folder is not None else None
 
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        self.task.load_state_dict(_under("task", tensors))
+        try:
+            self.task.load_state_dict(_under("task", tensors))
+        except RuntimeError as error:
+            raise InputError("weights: expected those that the run to resume began with, or alike") from error
         state = self.optimizer.state_dict()
         parts = _under("optimizer", tensors)
         state["state"] = {i: _under(str(i), parts) for i in range(len(state["param_groups"][0]["params"]))}
         self.optimizer.load_state_dict(state)
         self.step, self.best, self.worse = numbers["step"], numbers["best"], numbers["worse"]
+        self.score = numbers["score"]
 
     def run(self) -> None:
         o = self.options
@@ -277,32 +284,52 @@ class _Trainer:
             tensors = {f"task.{name}": value for name, value in self.task.state_dict().items()}
             for i, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-            self.folder.save(tensors, {"step": self.step, "best": self.best, "worse": self.worse})
+            self.folder.save(tensors, self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"step": self.step, "best": self.best, "worse": self.worse, "score": self.score}
 
     def _keep_if_better(self) -> None:
-        better = not self.task.validations or self._validate()
-        self.worse = 0 if better else self.worse + 1
-        if better and self.folder is not None:
-            self.task.save(self.folder.path)
+        score = self._validated() if self.task.validations else math.nan
+        # What is not defined is no worse; and until a score is, the weights to keep are the last ones.
+        if score > self.best or self.best == -math.inf:
+            self.best, self.worse = max(self.best, score), 0
+            if self.folder is not None:
+                self.task.save(self.folder.path)
+        elif not math.isnan(score):
+            self.worse += 1
 
-    def _validate(self) -> bool:
-        """Whether this was the best one yet."""
+    def _validated(self) -> float:
+        """The score, the larger the better; NaN where it is not defined for any pair."""
         self.task.eval()
         with torch.no_grad():
             own = [self.task.validate(i) for i in range(self.world.rank, self.task.validations, self.world.size)]
             shown = self.task.picture() if self.board is not None else None
         self.task.train()
-        measured = self.world.gathered(own)
-        means = {name: fmean(pair[name] for pair in measured) for name in measured[0]}
-        score = next(iter(means.values()))
-        better = score > self.best
-        self.best = max(self.best, score)
+        known = _known(self.world.gathered(own))
+        self.score = self.score or self._chosen(known)
+        means = {name: fmean(known[name]) if known.get(name) else math.nan for name in {self.score: None} | known}
         if self.folder is not None and self.board is not None:
             self.folder.log("validation", self.step, means)
             for name, value in means.items():
-                self.board.add_scalar(f"validation/{name}", value, self.step)
+                if math.isfinite(value):
+                    self.board.add_scalar(f"validation/{name}", value, self.step)
             self.board.add_image("validation", shown, self.step, dataformats="HW")
-        return better
+        return means[self.score] if self.task.scores[self.score] else -means[self.score]
+
+    def _chosen(self, known: Mapping[str, Sequence[float]]) -> str:
+        """The first of the measures for a score that any pair has."""
+        names = [name for name in self.task.scores if name in known]
+        chosen = next((name for name in names if known[name]), names[0])
+        if self.world.rank == 0 and len(known[chosen]) < self.task.validations:
+            notice(f"data: the score is {chosen}, of {len(known[chosen])} of {self.task.validations} validation pairs")
+        return chosen
+
+
+def _known(measured: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Of each measure that any pair has, the values that are defined."""
+    names = dict.fromkeys(name for pair in measured for name in pair)
+    return {name: [pair[name] for pair in measured if not math.isnan(pair.get(name, math.nan))] for name in names}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +23,9 @@ from l2rfast.metrics import folding_fraction
 from ..intensities import from_zero_to_one
 from ..refine import pool
 from ..training.augmentation import Shared, deformed, random_intensities
-from ..training.cases import Case, Pairs, find_pairs
+from ..training.cases import KINDS, Case, Pairs, cases_of, find_pairs, kept, some
 from ..training.options import TrainerOptions
+from ..training.run import Description
 from ..training.trainer import Batch, Progress, Task, train
 from .model import LabelReg
 from .options import ENERGIES, TrainingOptions, of_preset
@@ -38,24 +41,23 @@ class Labelled:
     labels: dict[int, Tensor]
 
 
-@lru_cache(maxsize=64)
+@kept
 def labelled(case: Case) -> Labelled:
-    """Kept in memory, the last 64. Landmarks become labels after the others: blobs around them.
+    """Landmarks, or keypoints where there are none, become labels after the others: blobs around them.
 
     Raises:
-        InputError: files that cannot be read or do not fit, or a case without labels.
+        InputError: files that cannot be read or do not fit.
     """
     image = as_volume("data", case.image, dims=(2, 3))
     scaled = Volume(from_zero_to_one(str(case.image), image.data), image.affine)
     labels: dict[int, Tensor] = {}
     if case.labels is not None:
         labels = {number: mask.float() for number, mask in read_masks(case.labels, image).items()}
-    if case.landmarks is not None:
+    points = case.landmarks or case.keypoints
+    if points is not None:
         first = 1 + max(labels, default=-1)
-        for i, point in enumerate(read_landmarks(case.landmarks, image)):
+        for i, point in enumerate(read_landmarks(points, image)):
             labels[first + i] = _blob(point, tuple(image.data.shape))
-    if not labels:
-        raise InputError(f"data: expected labels or landmarks of {case.image}, and found none")
     return Labelled(scaled, labels)
 
 
@@ -92,9 +94,9 @@ def train_weakly_supervised(
     """
     usual = of_preset()
     options, trainer = options or usual[0], trainer or usual[1]
-    task = WeaklySupervisedTask(find_pairs(data, hold_out=hold_out), options, trainer)
-    described = {"method": "weakly-supervised", "data": os.path.abspath(data), "hold_out": hold_out}
-    described |= asdict(options) | asdict(trainer)
+    pairs = find_pairs(data, hold_out=hold_out)
+    task = WeaklySupervisedTask(pairs, options, trainer)
+    described = Description.of("weakly-supervised", data, pairs, options, trainer, hold_out=hold_out)
     place = device or torch.device("cpu")
     train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
 
@@ -108,14 +110,19 @@ class WeaklySupervisedTask(Task):
         trainer: whose augmentation and seed count here.
 
     Raises:
-        InputError: scans that cannot be read, or a pair without a label in common.
+        InputError: scans that cannot be read, or to train on without labels, or a pair without one in common.
     """
+
+    scores: ClassVar[Mapping[str, bool]] = {"DSC": True, "centroids": False}
 
     def __init__(self, pairs: Pairs, options: TrainingOptions, trainer: TrainerOptions) -> None:
         super().__init__()
         self.pairs, self.options, self.trainer = pairs, options, trainer
         self.validations = len(pairs.validation)
         torch.manual_seed(trainer.seed)
+        without = [str(case.image) for case in cases_of(pairs.training) if not case.files.keys() & set(KINDS)]
+        if without:
+            raise InputError(f"data: expected labels or landmarks of every scan, and found none of {some(without)}")
         size = tuple(labelled(pairs.training[0].fixed).image.data.shape)
         trainer.check_axes(size)
         self.network = LabelReg.load(options.weights) if options.weights else LabelReg(options.architecture(size))
@@ -160,11 +167,11 @@ class WeaklySupervisedTask(Task):
         return {"similarity": distance, "smoothness": self.options.smoothness * energy, **losses}
 
     def validate(self, index: int) -> dict[str, float]:
-        """Of label 0, the Dice overlap of what is at least half inside; of the others the distance of centroids."""
+        """Of label 0, the Dice overlap of what is at least half inside; of all labels the distance of centroids."""
         pair = self.pairs.validation[index]
         fixed, moving = labelled(pair.fixed), labelled(pair.moving)
         field = self._field(fixed, moving)
-        found = {"DSC": 0.0}
+        found: dict[str, float] = {}
         distances = []
         for label in sorted(fixed.labels.keys() & moving.labels.keys()):
             truth, warped = fixed.labels[label], warp(moving.labels[label][None, None], field, padding="zeros")[0, 0]
@@ -173,7 +180,7 @@ class WeaklySupervisedTask(Task):
                 found["DSC"] = float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp(min=1))
             if warped.sum() > 0:
                 distances.append(float((centroid(truth) - centroid(warped)).norm()))
-        found["centroids"] = fmean(distances) if distances else float("nan")
+        found["centroids"] = fmean(distances) if distances else math.nan
         found["num_foldings"] = 100 * float(folding_fraction(field))
         return found
 
@@ -184,13 +191,15 @@ class WeaklySupervisedTask(Task):
         return result
 
     def picture(self) -> Tensor:
-        """Of the first pair for validation: the middle slice of fixed, of warped moving, and of both labels 0."""
+        """Of the first pair for validation: the middle slice of fixed, warped moving, and both first labels."""
         pair = self.pairs.validation[0]
         fixed, moving = labelled(pair.fixed), labelled(pair.moving)
         field = self._field(fixed, moving)
-        first = min(fixed.labels.keys() & moving.labels.keys())
-        warped = [warp(x[None, None], field, padding="zeros")[0, 0] for x in (moving.image.data, moving.labels[first])]
-        shown = [fixed.image.data, warped[0], (fixed.labels[first] + warped[1]) / 2]
+        nothing = torch.zeros_like(fixed.image.data), torch.zeros_like(moving.image.data)
+        both = sorted(fixed.labels.keys() & moving.labels.keys())[:1]
+        first = [scan.labels[both[0]] if both else zeros for scan, zeros in zip((fixed, moving), nothing, strict=True)]
+        warped = [warp(x[None, None], field, padding="zeros")[0, 0] for x in (moving.image.data, first[1])]
+        shown = [fixed.image.data, warped[0], (first[0] + warped[1]) / 2]
         flat = [image if image.ndim == 2 else image[image.shape[0] // 2] for image in shown]
         return torch.cat(flat, 1).clamp(0, 1)
 

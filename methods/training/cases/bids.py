@@ -1,0 +1,59 @@
+"""BIDS data sets: anatomical images of subjects, and their label maps among the derivatives.
+
+Images are ``sub-*/[ses-*/]anat/*_T1w.nii.gz``, or those of the most frequent suffix where there are none. The label
+map of an image is the file ``*_dseg.nii.gz`` of the data set or of its ``derivatives`` whose name has all entities of
+the image's name and no ``space`` of its own; of several the one without a ``desc``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from l2rfast.errors import notice
+
+from .case import Case, Pairs, is_image, say_what_some_lack, some, stem, visible
+from .folder import split
+
+PREFERRED, LABELS = "T1w", "dseg"
+
+Entities = dict[str, str]
+
+
+def is_bids(root: Path) -> bool:
+    return any(file.is_dir() and file.name.startswith("sub-") for file in visible(root))
+
+
+def of_bids(root: Path, atlas: str | None, hold_out: int) -> Pairs:
+    """
+    Raises:
+        InputError: an atlas that is not there, or too few cases.
+    """
+    images = [file for file in sorted(root.glob("sub-*/**/anat/*")) if is_image(file) and file.name[0] != "."]
+    maps = [file for file in images if _parts(file)[1] == LABELS]
+    maps += [file for file in sorted(root.glob(f"derivatives/**/*_{LABELS}.*")) if is_image(file)]
+    suffixes = Counter(_parts(file)[1] for file in images if file not in maps)
+    chosen = max(suffixes, key=lambda suffix: (suffix == PREFERRED, suffixes[suffix]), default=PREFERRED)
+    others = sorted(suffixes.keys() - {chosen})
+    if others:
+        notice(f"data: of {root} only images {chosen} are used, none of {', '.join(others)}")
+    cases = [Case(file, _labels_of(file, maps)) for file in images if _parts(file)[1] == chosen]
+    say_what_some_lack(cases)
+    return split(cases, atlas, hold_out, root)
+
+
+def _labels_of(image: Path, maps: list[Path]) -> Path | None:
+    own = _parts(image)[0]
+    among = {file: _parts(file)[0] for file in maps}
+    fits = [f for f, e in among.items() if own.items() <= e.items() and e.get("space") == own.get("space")]
+    plain = [file for file in fits if "desc" not in among[file]]
+    found = plain if len(plain) == 1 else fits
+    if len(found) > 1:
+        notice(f"data: no labels of {image.name}, as there are several: {some(map(str, found))}")
+    return found[0] if len(found) == 1 else None
+
+
+def _parts(file: Path) -> tuple[Entities, str]:
+    """The entities in a name, as ``sub-01`` and ``ses-2``, and the suffix behind them."""
+    *entities, suffix = stem(file).split("_")
+    return dict(part.split("-", 1) for part in entities if "-" in part), suffix

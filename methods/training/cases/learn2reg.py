@@ -1,0 +1,139 @@
+"""Learn2Reg's ``dataset.json``, of any of its tasks, and what is made like it (LUMIR, the Decathlon).
+
+To train on there are the pairs of ``training_paired_images``, or else all pairs of the images under ``training`` that
+are not kept; for validation the pairs of ``registration_val`` or ``validation``; for the test those of
+``registration_test`` or ``test_paired_images``. Each may be a list, or several by modality. The labels, landmarks and
+keypoints of an image are those that its entry names, or that lie in the folder of their kind (``imagesTr/A.nii.gz``,
+``labelsTr/A.nii.gz``, ``landmarksTr/A.csv``). Points of one pair of modalities alone are those of ``keypoints02`` for
+``A_0000`` and ``A_0002``, and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+from l2rfast.errors import InputError, notice
+
+from .case import KINDS, AllPairs, Case, Pair, Pairs, cases_of, existing, say_what_is_not_used, stem, text_of
+
+TRAINING, IMAGES = "training_paired_images", ("training", "test")
+VALIDATION, TEST = ("registration_val", "validation"), ("registration_test", "test_paired_images")
+ABOUT = re.compile(
+    "name|description|licen[cs]e|reference|release|pairings|provided_data|registration_direction|modality|channel_names|"
+    "img_shift|labels|relation|file_ending|tensorImage(Size|Shape)|num.*"
+)
+MODALITY = re.compile(r"_000(\d)$")
+POINTS = KINDS[1:]
+USED = re.compile(rf"image|label|({'|'.join(POINTS)})\d*")
+
+Entry = dict[str, str]
+
+
+def of_learn2reg(path: Path) -> Pairs:
+    """
+    Raises:
+        InputError: a file that cannot be read or is not of such a form, or files of it that are not there.
+    """
+    try:
+        content = json.loads(text_of(path))
+        files = _Files(path.parent, [*_entries(content, IMAGES)])
+        validation = files.pairs(_entries(content, VALIDATION))
+        for_test = [*_entries(content, TEST)]
+        there = [entry for entry in for_test if files.has(entry)]
+        test = files.pairs(there)
+        told = files.pairs(_entries(content, (TRAINING,)))
+        images = [entry["image"] for entry in _entries(content, IMAGES[:1])]
+        untold = [] if told else [files.case(image) for image in images]
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"data: expected Learn2Reg's dataset.json, but {path} is not: {error!r}") from error
+    recognised = {TRAINING, *IMAGES, *VALIDATION, *TEST}
+    own = [key for key in content if key not in recognised and not ABOUT.fullmatch(key)]
+    say_what_is_not_used(path, own + files.not_used())
+    if len(there) < len(for_test):
+        notice(f"data: {len(for_test) - len(there)} pairs for the test in {path} are of files that are not there")
+    apart = {(pair.fixed.image, pair.moving.image) for pair in (*validation, *test)}
+    inside = {image for images in apart for image in images}
+    if not told:
+        return Pairs(AllPairs([case for case in untold if case.image not in inside]), validation, test)
+    training = [pair for pair in told if (pair.fixed.image, pair.moving.image) not in apart]
+    inside |= {case.image for case in cases_of(told)}
+    alone = [stem(Path(image)) for image in images if path.parent / image not in inside]
+    say_what_is_not_used(path, alone, "in no pair")
+    return Pairs(training, validation, test)
+
+
+def _entries(content: dict[str, Any], keys: Iterable[str]) -> Iterator[Entry]:
+    """Of lists, or of several by modality; an image may be there by its name alone."""
+    for key in keys:
+        found = content.get(key) or []
+        for entry in chain.from_iterable(found.values()) if isinstance(found, dict) else found:
+            yield {"image": entry} if isinstance(entry, str) else entry
+
+
+class _Files:
+    """What there is of the images in a folder, by the entries of a file there and by their names."""
+
+    def __init__(self, root: Path, entries: list[Entry]) -> None:
+        self.root, self.entries = root, {normpath(entry["image"]): entry for entry in entries}
+
+    def not_used(self) -> list[str]:
+        """Keys of the entries, each once."""
+        return [*dict.fromkeys(k for entry in self.entries.values() for k in entry if not USED.fullmatch(k))]
+
+    def has(self, pair: Entry) -> bool:
+        """Whether the images of a pair are there: those for a test are published later, or never."""
+        return all((self.root / pair[role]).is_file() for role in ("fixed", "moving"))
+
+    def pairs(self, entries: Iterable[Entry]) -> list[Pair]:
+        """Those that are told, each once, or all of the images that are told."""
+        images = []
+        pairs = []
+        for entry in entries:
+            if "image" in entry:
+                images.append(self.case(entry["image"]))
+            else:
+                pairs.append(self._pair(entry["fixed"], entry["moving"]))
+        return list(dict.fromkeys([*pairs, *AllPairs(images)]))
+
+    def case(self, image: str) -> Case:
+        return self._cases((image,))[0]
+
+    def _pair(self, fixed: str, moving: str) -> Pair:
+        modalities = sorted(m[1] for image in (fixed, moving) if (m := MODALITY.search(stem(Path(image)))))
+        return Pair(*self._cases((fixed, moving), "".join(modalities)))
+
+    def _cases(self, images: tuple[str, ...], modalities: str = "") -> list[Case]:
+        beside = {"labels": [self._beside(image, "label", "labels") for image in images]}
+        for kind in POINTS:
+            # Of the one kind or the other: whichever more of the images have.
+            found = [[self._beside(image, name, name) for image in images] for name in (kind + modalities, kind)]
+            beside[kind] = max(found, key=lambda files: sum(file is not None for file in files))
+        return [Case(self._image(image), **{k: v[i] for k, v in beside.items()}) for i, image in enumerate(images)]
+
+    def _image(self, image: str) -> Path:
+        file = self.root / image
+        # nnU-Net's files have a channel in their name, which its own list leaves out.
+        first, second = (file.with_name(f"{stem(file)}_000{i}.nii.gz") for i in (0, 1))
+        if file.is_file() or not first.is_file():
+            return existing(file)
+        if second.is_file():
+            notice(f"data: of several channels in {file.parent} the first is used")
+        return first
+
+    def _beside(self, image: str, key: str, folder: str) -> Path | None:
+        """What the entry of an image names, or what lies under the image's name in the folder of that kind."""
+        named = self.entries.get(normpath(image), {}).get(key)
+        file = self.root / (named or image.replace("images", folder))
+        if key != "label" and not file.is_file():  # ThoraxCBCT's entries say .nii.gz
+            file = file.with_name(f"{stem(file)}.csv")
+        if named:
+            return existing(file)
+        return file if "images" in image and file.is_file() else None

@@ -1,0 +1,75 @@
+"""Small runs of training: started, and read again."""
+
+from __future__ import annotations
+
+import csv
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from l2rfast import cli
+from l2rfast.io import Volume, write_image
+
+SMALL = ("--encoder=4,4", "--decoder=4,4,4,4", "--rate=1e-3")
+
+
+def partly(
+    folder: Path, labelled: Sequence[int] = (), landmarks: Sequence[int] = (), empty: Sequence[int] = ()
+) -> Path:
+    """Five subjects, some with labels, some with landmarks, some with label maps that have none."""
+    subjects = datasets.write(folder, 5, (30, 26))
+    (folder / "landmarks").mkdir()
+    for i, subject in enumerate(subjects):
+        if i in landmarks:
+            (folder / "landmarks" / f"case{i}.csv").write_text(f"10,{12 + i}\n")
+        if i in empty:
+            file = folder / "labels" / f"case{i}.nii.gz"
+            write_image(file, Volume(torch.zeros_like(subject.labels[0, 0]), np.eye(4)))
+        elif i not in labelled:
+            (folder / "labels" / f"case{i}.nii.gz").unlink()
+    return folder
+
+
+def command(scans: Path, out: Path, *options: str) -> list[str]:
+    arguments = ["train", "unsupervised", f"--data={scans}", f"--out={out}", "--hold-out=2", "--quiet"]
+    return [*arguments, *SMALL, *options]
+
+
+def train(scans: Path, out: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, command(scans, out, *options))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr
+
+
+def rows(out: Path, log: str = "training") -> list[dict[str, float]]:
+    with (out / f"{log}.csv").open() as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def same_run(a: Path, b: Path) -> bool:
+    """The same weights, state of the optimiser and measures, bit for bit."""
+    for file in ("checkpoint.safetensors", "weights.safetensors"):
+        one, other = load_file(a / file), load_file(b / file)
+        if one.keys() != other.keys() or not all(torch.equal(value, other[name]) for name, value in one.items()):
+            return False
+    losses = [[{**row, "seconds": 0.0} for row in rows(run)] for run in (a, b)]
+    return losses[0] == losses[1] and rows(a, "validation") == rows(b, "validation")
+
+
+def events(folder: Path) -> Iterator[Any]:
+    """The records of TensorBoard's files."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for file in sorted(folder.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            yield Event.FromString(content[place + 12 : place + 12 + length])
+            place += length + 16
