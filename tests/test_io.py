@@ -106,10 +106,10 @@ def bad_files(folder: Path) -> dict[str, str]:
         "4d.nii.gz": "expected a 3-D image, got shape (5, 4, 3, 2)",
         "2d.nii.gz": "expected a 3-D image, got shape (5, 4)",
         "slice.nii.gz": "expected a 3-D image, got shape (5, 4, 1)",
-        "complex.nii.gz": "integer or floating dtype",
-        "colour.nii.gz": "integer or floating dtype",
+        "complex.nii.gz": "up to 64 bits, got complex64: take its magnitude",
+        "colour.nii.gz": "colours: take one channel",
         "constant.nii.gz": "every voxel has the value 7",
-        "nan.nii.gz": "NaN or infinite",
+        "nan.nii.gz": "1 of 504 voxels are NaN or infinite in float32; where NaN stands for the background, put",
         "huge.nii.gz": "NaN or infinite",
         "flat.nii.gz": "three independent axes",
     }
@@ -192,7 +192,7 @@ def test_rejects_what_is_not_a_label_map_of_the_image(tmp_path: Path) -> None:
             assert str(caught.value).startswith("moving_labels (")
             assert reason in str(caught.value)
     moved = like.affine.copy()
-    moved[0, 3] += 2e-3
+    moved[0, 3] += 0.2  # of 0.9 mm
     save(tmp_path / "labels.nii.gz", good, moved)
     with pytest.raises(InputError, match="affine of its image"):
         io.read_labels(tmp_path / "labels.nii.gz", like)
@@ -277,7 +277,8 @@ def test_a_displacement_field_survives_the_file(tmp_path: Path, affine: np.ndarr
 
 def test_read_displacement_rejects_other_images(tmp_path: Path) -> None:
     save(tmp_path / "image.nii.gz", image().numpy())
-    save(tmp_path / "other.nii.gz", image((*SHAPE, 1, 3)).numpy(), intent_code=1006)
-    for name in ("image.nii.gz", "other.nii.gz"):
+    save(tmp_path / "plain.nii.gz", image((*SHAPE, 3)).numpy())  # in voxels or in millimetres?
+    save(tmp_path / "other.nii.gz", image((*SHAPE, 1, 3)).numpy(), intent_code=2006)
+    for name in ("image.nii.gz", "plain.nii.gz", "other.nii.gz"):
         with pytest.raises(InputError, match=f"{name}: expected a displacement field"):
             io.read_displacement(tmp_path / name)

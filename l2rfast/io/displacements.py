@@ -1,0 +1,73 @@
+"""Displacement fields in NIfTI, as ITK has them."""
+
+from __future__ import annotations
+
+import os
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .headers import affine_of
+from .nifti import write
+from .source import open_image, read_values
+
+LPS = np.diag([-1.0, -1.0, 1.0])  # RAS from it, and it from RAS
+_VECTOR = 1007  # the NIfTI intent that ITK takes as it stands, LPS
+_DISPLACEMENT = 1006  # which ITK turns from RAS to LPS
+
+
+def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.ndarray) -> None:
+    """Write a displacement field for ITK, ANTs, 3D Slicer and ITK-SNAP.
+
+    Args:
+        path: .nii or .nii.gz.
+        disp: (1, 3, D, H, W) or (3, D, H, W), in voxels of the fixed grid.
+        affine: (4, 4) of the fixed grid; what `write_image` says of a sheared one holds here too.
+
+    The file has shape (D, H, W, 1, 3), float32, vector intent (1007), and holds LPS millimetres.
+
+    Raises:
+        InputError: another shape or suffix.
+        OSError: the file cannot be written.
+    """
+    field = disp[0] if disp.ndim == 5 and disp.shape[0] == 1 else disp
+    if field.ndim != 4 or field.shape[0] != 3:
+        raise InputError(f"disp: expected shape (1, 3, D, H, W) or (3, D, H, W), got {tuple(disp.shape)}")
+    vectors = _transform(LPS @ affine[:3, :3], field.detach().cpu().float())
+    write(path, vectors.permute(1, 2, 3, 0).unsqueeze(3), affine, intent=_VECTOR)
+
+
+def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]:
+    """Read a displacement field as `write_displacement`, ITK, ANTs and surfa (its kind ``disp_ras``) write it.
+
+    The file has shape (D, H, W, 1, 3) or (D, H, W, 3), and its intent says what the vectors are: 1007 LPS millimetres,
+    1006 RAS millimetres, both as ITK has it, whatever the header's unit of length.
+
+    Returns:
+        disp: (1, 3, D, H, W) float32, in voxels of the fixed grid.
+        affine: (4, 4) of the fixed grid.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a field.
+    """
+    name = str(path)
+    image = open_image(name, path)
+    intent = image.header["intent_code"].item() if isinstance(image, nib.Nifti1Pair) else None
+    if image.shape[3:] not in ((1, 3), (3,)) or intent not in (_VECTOR, _DISPLACEMENT):
+        raise InputError(
+            f"{name}: expected a displacement field of shape (D, H, W, 1, 3) or (D, H, W, 3) whose intent says what it "
+            f"holds, {_VECTOR} for LPS or {_DISPLACEMENT} for RAS millimetres, got shape {image.shape} and intent "
+            f"{intent}; a field without intent may be in voxels, and is to be multiplied by the affine first"
+        )
+    affine, _ = affine_of(name, image)
+    world = LPS if intent == _VECTOR else np.eye(3)
+    vectors = read_values(name, image, scaled=True).reshape(*image.shape[:3], 3).permute(3, 0, 1, 2)
+    return _transform(np.linalg.inv(world @ affine[:3, :3]), vectors).unsqueeze(0), affine
+
+
+def _transform(matrix: np.ndarray, field: Tensor) -> Tensor:
+    """A (3, 3) matrix applied to every vector of a (3, D, H, W) field."""
+    return (torch.from_numpy(matrix).float() @ field.reshape(3, -1)).reshape(field.shape)

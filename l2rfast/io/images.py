@@ -1,0 +1,74 @@
+"""Images: a file, or what is in memory, as a `Volume`, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, notice
+from .nifti import write
+from .source import find
+from .volume import Volume
+
+
+def read_image(path: str | os.PathLike[str]) -> Volume:
+    """Read a 3-D image of any integer or floating dtype as float32; trailing axes of length 1 are dropped.
+
+    Raises:
+        InputError: as `as_volume`.
+    """
+    return as_volume("image", path)
+
+
+def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
+    """Take an image from wherever it comes.
+
+    Args:
+        name: of the argument, for error messages.
+        value: a path, a nibabel image, a `Volume`, or a tensor or array of shape (D, H, W) or
+            (1, 1, D, H, W), which gets the identity affine: voxels of 1 mm. A tensor that has an ``affine``, as MONAI's
+            MetaTensor, keeps it, and may have the shape (1, D, H, W). Values are copied, but for a `Volume`'s.
+        dims: how many axes it may have. An image of one slice counts as 2-D, whichever of its three axes is the one of
+            length 1: that one's direction becomes the third of the affine.
+
+    Raises:
+        InputError: the type is none of these, or the file is missing, damaged or of another kind; the image has other
+            axes, colours or complex numbers, is constant, or holds NaN or infinite values; the affine is singular.
+    """
+    source = find(name, value, dims, scaled=True)
+    data = source.data.to(torch.float32, copy=source.shared).contiguous()
+    low, high = torch.stack(torch.aminmax(data)).tolist()
+    if not np.isfinite([low, high]).all():
+        unknown = int((~data.isfinite()).sum())
+        raise InputError(
+            f"{source.name}: expected finite values, but {unknown} of {data.numel()} voxels are NaN or infinite in "
+            f"float32; where NaN stands for the background, put a number there (numpy.nan_to_num, or fslmaths -nan)"
+        )
+    if low == high:
+        raise InputError(f"{source.name}: expected an image, but every voxel has the value {low:g}")
+    if not source.placed and not isinstance(value, torch.Tensor | np.ndarray):
+        notice(
+            f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
+            f"taken for the origin and its axes for left, posterior and superior, as ITK does"
+        )
+    return Volume(data, source.affine)
+
+
+def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
+    """Write an image as float32, or labels in their integer dtype, to a .nii or .nii.gz file.
+
+    qform and sform both carry the affine, with code 1, in millimetres. A sheared one, which a qform cannot express,
+    goes into the sform alone; ITK, which has no room for shears, refuses to read the file.
+
+    Raises:
+        InputError: another suffix, or an integer dtype other than uint8, int16 and int32.
+        OSError: the file cannot be written.
+    """
+    data = volume.data.float() if volume.data.is_floating_point() else volume.data
+    if data.dtype not in (torch.float32, torch.uint8, torch.int16, torch.int32):
+        raise InputError(f"volume: expected a floating dtype, uint8, int16 or int32, got {data.dtype}")
+    write(path, data, volume.affine)

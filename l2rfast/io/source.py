@@ -1,0 +1,173 @@
+"""Values from wherever they come: files, nibabel's images, volumes, tensors and arrays."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from torch import Tensor
+
+from ..errors import InputError
+from .headers import affine_of, checked
+from .volume import Volume
+
+_INSTEAD = {"c": ": take its magnitude", "V": ", colours: take one channel"}  # by NumPy's kind of dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What was found.
+
+    Attributes:
+        name: for messages, with the path where there is one.
+        data: (*spatial), or (*spatial, L) where that was asked for.
+        affine: (4, 4), voxel -> RAS millimetres; where nothing is known of it, the identity, for files as ITK has it.
+        placed: whether something is known of it.
+        step: the distance between values that the file can hold, where it scales integers; else 0.
+        shared: whether the caller holds these values as well.
+    """
+
+    name: str
+    data: Tensor
+    affine: np.ndarray
+    placed: bool
+    step: float
+    shared: bool
+
+
+def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tuple[int, ...] = ()) -> Source:
+    """Take values from wherever they are.
+
+    Args:
+        name: of the argument.
+        value: see `l2rfast.io.as_volume`.
+        dims: how many axes it may have. One slice counts as 2-D, whichever of the three axes has a length of 1.
+        scaled: as float32, or as it is stored, float64 where the file scales.
+        size: of the grid that a stack (*size, L) of several volumes may have; without it, there is to be one.
+
+    Raises:
+        InputError: none of these, or what cannot be read.
+    """
+    shared = not isinstance(value, str | os.PathLike | Volume)
+    if isinstance(value, str | os.PathLike):
+        name = f"{name} ({value})"
+        value = open_image(name, value)
+    if isinstance(value, SpatialImage):
+        affine, placed = affine_of(name, value)
+        shape, axes = _layout(name, value.shape, dims, size)
+        data, step = read_values(name, value, scaled=scaled), _step(value)
+    else:
+        data = value.data if isinstance(value, Volume) else value
+        if isinstance(data, np.ndarray):
+            data = _tensor(name, data)
+        if not isinstance(data, Tensor) or data.is_complex():
+            kind = f"a tensor of {data.dtype}" if isinstance(data, Tensor) else type(value).__name__
+            raise InputError(f"{name}: expected a path, a nibabel image, or a real tensor or array, got {kind}")
+        affine, placed, step = _carried(name, value), hasattr(value, "affine"), 0.0
+        channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
+        channels = channels or int(placed and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
+        data = data.detach().as_subclass(Tensor).reshape(data.shape[channels:])
+        shape, axes = _layout(name, tuple(data.shape), dims, size)
+    return Source(name, data.reshape(shape), affine[:, [*axes, 3]], placed, step, shared)
+
+
+def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
+    """Of any format that nibabel knows; the values are not read yet.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind.
+    """
+    with _reading(name):
+        image = nib.load(path, mmap=False)  # the file may change, or go
+        if not isinstance(image, SpatialImage):
+            raise ImageFileError
+    return image
+
+
+def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
+    """The voxels: as float32 (never a float64 copy), or as they are stored.
+
+    Raises:
+        InputError: colours, complex numbers or more than 64 bits; the file is damaged.
+    """
+    stored: Any = image.dataobj
+    check_dtype(name, stored.dtype)
+    # What float32 cannot hold becomes infinite, and is reported as that.
+    with _reading(name), np.errstate(over="ignore"):
+        values = image.get_fdata("unchanged", np.float32) if scaled else np.asanyarray(stored)
+    return _tensor(name, values)
+
+
+def check_dtype(name: str, dtype: np.dtype) -> None:
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        instead = _INSTEAD.get(dtype.kind, "")
+        raise InputError(f"{name}: expected an integer or floating dtype of up to 64 bits, got {dtype}{instead}")
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{name}: expected a NIfTI image, but there is no such file") from None
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as error:
+        raise InputError(
+            f"{name}: expected a NIfTI image, but the file is empty, damaged or of another kind"
+        ) from error
+
+
+def _step(image: SpatialImage) -> float:
+    slope = getattr(image.dataobj, "slope", 1.0)
+    integers = getattr(image.header.get_data_dtype(), "kind", "") in "iu"
+    return abs(float(slope)) if integers and slope != 1 else 0.0
+
+
+def _tensor(name: str, array: np.ndarray) -> Tensor:
+    """PyTorch wants the machine's byte order, and memory that it may write to."""
+    check_dtype(name, array.dtype)
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _carried(name: str, value: Any) -> np.ndarray:
+    """The affine of a volume, or of a tensor that has one, as MONAI's MetaTensor: in ``meta["space"]``, else RAS."""
+    affine = getattr(value, "affine", None)
+    if affine is None:
+        return np.eye(4)
+    affine = torch.as_tensor(affine, dtype=torch.float64).as_subclass(Tensor).cpu().numpy()
+    if affine.shape[-2:] != (4, 4):
+        raise InputError(f"{name}: expected an affine of shape (4, 4), got {affine.shape}")
+    affine = checked(name, affine.reshape(-1, 4, 4)[0])
+    space = getattr(value, "meta", {}).get("space")
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if str(getattr(space, "value", space)) == "LPS" else affine
+
+
+def _layout(
+    name: str, shape: tuple[int, ...], dims: Sequence[int], size: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[int]]:
+    """The shape without axes of length 1 that say nothing, and the order in which the affine's axes then are."""
+    for ndim in sorted(dims, reverse=True):
+        flat = next((i for i in range(3) if ndim == 2 and shape[i : i + 1] == (1,)), 3)
+        axes = [*(i for i in range(3) if i != flat), *([flat] if flat < 3 else [])]
+        spatial = tuple(shape[i] for i in axes[:ndim] if i < len(shape))
+        rest = tuple(n for i, n in enumerate(shape) if n > 1 and i not in axes[:ndim])
+        if len(spatial) == ndim and min(spatial) >= 2 and (not rest or (spatial == size and len(rest) == 1)):
+            return (*spatial, *rest), axes
+    kinds = " or ".join(f"a {ndim}-D image" for ndim in dims)
+    raise InputError(f"{name}: expected {kinds}, got shape {shape}")

@@ -1,0 +1,43 @@
+"""Values and where they lie, and how grids lie to each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+SAME = 0.1  # voxels that two headers may differ at a corner and mean one grid: quaternions and float32 are not exact
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or label map and where it lies.
+
+    Attributes:
+        data: (D, H, W), axes i, j, k of the file, or (H, W); float32 for an image, uint8, int16 or int32 for labels.
+        affine: (4, 4) float64, voxel -> RAS millimetres.
+    """
+
+    data: Tensor
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxels along each axis, in millimetres."""
+        return tuple(np.linalg.norm(self.affine[:3, : self.data.ndim], axis=0).tolist())
+
+
+def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray, ndim: int = 3) -> np.ndarray:
+    """The (ndim, ndim + 1) matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place."""
+    return np.linalg.solve(moving_affine, fixed_affine)[:ndim][:, [*range(ndim), 3]]
+
+
+def apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> tuple[float, float]:
+    """How far two affines put the farthest corner of a grid apart: in millimetres, and in voxels of the first."""
+    ends = [(0, n - 1) for n in shape[:3]] + [(0,)] * (3 - len(shape))
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
+    off = ((other - one) @ corners)[:3]
+    return float(np.linalg.norm(off, axis=0).max()), float(np.abs(np.linalg.solve(one[:3, :3], off)).max())
