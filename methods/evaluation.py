@@ -19,7 +19,7 @@ from .method import Method
 from .metrics import MEASURES, dice_by_label, measures
 from .registration import registered
 from .stages import Stages
-from .training.cases import Pair, read
+from .training.cases import Pair, cases_of, names_of, read
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ def write_csv(file: Path, results: list[Result]) -> None:
     failed, where one has.
     """
     labels = sorted({label for result in results for label in result.dice})
+    names = names_of(cases_of([result.pair for result in results]))
     rows = [
         {
-            "fixed": result.pair.fixed.name,
-            "moving": result.pair.moving.name,
+            "fixed": names[result.pair.fixed],
+            "moving": names[result.pair.moving],
             "seconds": result.seconds,
             **{f"{name} before": value for name, value in result.before.items()},
             **result.after,
@@ -115,10 +116,9 @@ def write_csv(file: Path, results: list[Result]) -> None:
         }
         for result in results
     ]
-    names = measured(results)
     columns = ["fixed", "moving", "seconds"]
-    columns += [f"{name} before" for name in names if any(name in result.before for result in results)]
-    columns += [*names, *(f"DSC {label}" for label in labels)]
+    columns += [f"{name} before" for name in MEASURES if any(name in result.before for result in results)]
+    columns += [*measured(results), *(f"DSC {label}" for label in labels)]
     columns += ["error"] * any(result.error for result in results)
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval=math.nan, extrasaction="ignore")

@@ -86,6 +86,8 @@ def registered(
     Raises:
         InputError: as `register`.
     """
+    if fixed.data.ndim != moving.data.ndim:
+        raise InputError(f"moving: expected {fixed.data.ndim} axes, as fixed has, got {moving.data.ndim}")
     if not method.aligned:
         if init not in ("auto", "none"):
             raise InputError(f"init: expected none, as this method takes no notice of affines, got {init!r}")

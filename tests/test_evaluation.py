@@ -161,6 +161,19 @@ def test_a_pair_that_fails_costs_its_own_row(tmp_path: Path) -> None:
     assert content["aggregates"]["mean"]["LogJacDetStd"] == pytest.approx(float(found["LogJacDetStd"]))
 
 
+def test_images_of_one_name_in_several_folders_have_rows_of_their_own(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"s{i}").mkdir()
+        small(tmp_path, f"s{i}/t1.nii.gz", seed=i)
+    write_image(tmp_path / "s2" / "t1.nii.gz", Volume(torch.rand(20, 20), np.eye(4)))
+    table = datasets.table(tmp_path / "p.csv", [{"fixed": "s0/t1.nii.gz", "moving": f"s{i}/t1.nii.gz"} for i in (1, 2)])
+    code, error = evaluate(f"--data={table}", f"--out={tmp_path / 'out'}", "--preset=fast")
+    assert code == 1
+    assert error.endswith("moving: expected 3 axes, as fixed has, got 2\n")
+    found = [(row["fixed"], row["moving"]) for row in rows(tmp_path / "out")]
+    assert found == [("s0/t1.nii.gz", "s1/t1.nii.gz"), ("s0/t1.nii.gz", "s2/t1.nii.gz")]
+
+
 def test_where_all_fail_nothing_is_written(tmp_path: Path) -> None:
     small(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").write_bytes(b"no")

@@ -57,6 +57,7 @@ A, B = "images/case0.nii.gz", "images/case1.nii.gz"
         f"fixed,moving\r{A},{B}\r",
         f"fixed,moving,,\n{A},{B},,\n,,,\n\n , \n",
         f"fixed,moving\n{A},{B},,\n",
+        f"fixed,moving,fixed_labels,moving_landmarks\n{A},{B},NA,n/a\n",
         f"Fixed,MOVING,Split\n{A},{B},Train\n",
         f'"fixed","moving"\n"{A}","{B}"',
         "fixed,moving\nimages\\case0.nii.gz,images\\case1.nii.gz\n",

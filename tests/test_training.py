@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import l2rfast
+from l2rfast.io import Volume, write_image
 from l2rfast.methods.training.aligned import LABELS
 from l2rfast.methods.training.augmentation import Shared, deformed, random_affine, random_intensities
 from l2rfast.methods.training.cases import find_pairs
@@ -317,6 +318,17 @@ def test_scans_that_do_not_fit_are_named(scans: Path, tmp_path: Path) -> None:
     code, error = train(folder, tmp_path / "other", "--hold-out=0", "--segmentation=1")
     assert code == 2
     assert error.startswith("l2rfast: error: segmentation: expected labels of every scan")
+
+
+def test_scans_of_fewer_axes_among_others_are_named(scans: Path, tmp_path: Path) -> None:
+    shutil.copytree(scans / "images", tmp_path / "scans")
+    other = tmp_path / "scans" / "other.nii.gz"
+    write_image(other, Volume(torch.rand(20, 20, 20), np.eye(4)))
+    expected = (
+        f"l2rfast: error: data: expected scans of as many axes, got {tmp_path / 'scans' / 'case0.nii.gz'} and {other}\n"
+    )
+    for kept in ("--hold-out=2", "--hold-out=0"):  # for validation, and to train on
+        assert train(tmp_path / "scans", tmp_path / kept, kept, "--steps=100") == (2, expected)
 
 
 # --- Losses and samples

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import l2rfast
@@ -192,6 +194,49 @@ def test_scans_without_labels_are_named(scans: Path, tmp_path: Path) -> None:
     code, error = train(tmp_path, tmp_path / "run")
     assert code == 2
     assert error.startswith("l2rfast: error: data: expected labels or landmarks of")
+
+
+def without(scans: Path, folder: Path, *names: str) -> Path:
+    """The same data, but for some label maps."""
+    shutil.copytree(scans, folder)
+    for name in names:
+        (folder / "us_labels" / f"{name}.nii.gz").unlink()
+    return folder
+
+
+def test_labels_of_some_pairs_for_validation(scans: Path, tmp_path: Path) -> None:
+    """The first of two has none, so that it has no Dice either: the score is that of the other."""
+    data = without(scans, tmp_path / "scans", "case3")
+    code, error = train(data, tmp_path / "run", "--steps=2", "--every=1")
+    assert code == 0
+    assert error.splitlines() == [
+        "l2rfast: warning: data: no labels of case3, but of others",
+        "l2rfast: warning: data: the score is DSC, of 1 of 2 validation pairs",
+    ]
+    both = train(scans, tmp_path / "both", "--steps=2", "--every=1")
+    assert both == (0, "")
+    one, two = (rows(tmp_path / name / "validation.csv")[0] for name in ("run", "both"))
+    task = WeaklySupervisedTask(
+        find_pairs(scans, hold_out=2),
+        TrainingOptions(network="local", width=2, levels=(1, 2), resolution=1),
+        TrainerOptions(),
+    )
+    with torch.no_grad():
+        first, second = (task.validate(i)["DSC"] for i in (0, 1))
+    assert one["DSC"] == pytest.approx(second)
+    assert two["DSC"] == pytest.approx((first + second) / 2)
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_no_labels_for_validation_at_all(scans: Path, tmp_path: Path) -> None:
+    """Then no score is ever defined, and the weights are the last."""
+    data = without(scans, tmp_path / "scans", "case3", "case4")
+    code, error = train(data, tmp_path / "run", "--steps=3", "--every=1", "--patience=1")
+    assert code == 0
+    assert error.splitlines()[-1] == "l2rfast: warning: data: the score is centroids, of 0 of 2 validation pairs"
+    assert len(rows(tmp_path / "run" / "training.csv")) == 3
+    weights, state = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("weights", "checkpoint"))
+    assert all(torch.equal(value, state[f"task.network.{name}"]) for name, value in weights.items())
 
 
 # --- Registration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from ..errors import InputWarning
 from ..methods.discrete.training import TrainingOptions as DiscreteOptions
 from ..methods.discrete.training import train_discrete
 from ..methods.training.options import TrainerOptions
@@ -29,7 +31,7 @@ from .register import Device, Quiet
 
 train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
 
-Data = Annotated[str, typer.Option(help="Folder of NIfTI, CSV of pairs, or Learn2Reg's dataset.json.")]
+Data = Annotated[str, typer.Option(help="Folder of NIfTI, BIDS, CSV of pairs, or Learn2Reg's dataset.json.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run, created if absent.")]
 Atlas = Annotated[str | None, typer.Option(help="Of a folder: the name of the case that is always the fixed one.")]
 HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV, that are kept for validation.")]
@@ -119,8 +121,11 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TimeRemainingColumn())  # type: ignore[assignment]
     try:
-        with _interrupts() as check:
-            if quiet or int(os.environ.get("RANK", "0")) > 0:
+        first = int(os.environ.get("RANK", "0")) == 0
+        with _interrupts() as check, warnings.catch_warnings():
+            if not first:
+                warnings.simplefilter("ignore", InputWarning)  # the first process says it
+            if quiet or not first:
                 yield lambda step, text: check()
                 return
             with Bar(*columns, console=console) as bar:

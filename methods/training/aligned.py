@@ -20,7 +20,7 @@ from ..metrics import measures
 from ..padding import Padding
 from ..stages import Stages
 from .augmentation import Shared, deformed, random_intensities
-from .cases import Pair, Pairs, Scan, cases_of, read, some
+from .cases import Pair, Pairs, Scan, cases_of, check_axes, read, some
 from .options import TrainerOptions
 from .trainer import Batch, Task
 
@@ -71,7 +71,7 @@ class AlignedTask(Task):
     def sample(self, random: torch.Generator) -> Batch:
         pairs = self.pairs.training
         pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
-        scans = read(pair.fixed), read(pair.moving)
+        scans = self._scans(pair)
         images = _images(pair, *scans)
         labels = _labels(*scans, random) if self.labelled else [image[:, :0] for image in images]
         shared = Shared.drawn(self.trainer, random)
@@ -88,25 +88,30 @@ class AlignedTask(Task):
 
     def validate(self, index: int) -> dict[str, float]:
         pair = self.pairs.validation[index]
-        result = self._registered(pair)
-        found = measures(result, read(pair.fixed), read(pair.moving))
+        scans = self._scans(pair)
+        result = self._registered(*scans)
+        found = measures(result, *scans)
         if math.isnan(found.get("DSC", math.nan)):
-            found["similarity"] = -float(self._similarity(result, pair))
+            fixed, moving = _images(pair, *scans)
+            found["similarity"] = -float(self.distance(fixed, moving, result.displacement))
         return found
 
-    def _registered(self, pair: Pair) -> Registration:
-        device = next(self.network.parameters()).device
-        return apply(self.method(), read(pair.fixed).image, read(pair.moving).image, device, Stages())
+    def _scans(self, pair: Pair) -> tuple[Scan, Scan]:
+        scans = read(pair.fixed), read(pair.moving)
+        images = {pair.fixed: scans[0].image, pair.moving: scans[1].image}
+        check_axes(self.pairs.training[0].fixed, self.ndim, images)
+        return scans
 
-    def _similarity(self, result: Registration, pair: Pair) -> Tensor:
-        fixed, moving = _images(pair, read(pair.fixed), read(pair.moving))
-        return self.distance(fixed, moving, result.displacement)
+    def _registered(self, fixed: Scan, moving: Scan) -> Registration:
+        device = next(self.network.parameters()).device
+        return apply(self.method(), fixed.image, moving.image, device, Stages())
 
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, moving, warped moving, and their difference."""
         pair = self.pairs.validation[0]
-        fixed, moving = _images(pair, read(pair.fixed), read(pair.moving))
-        warped = warp(moving, self._registered(pair).displacement)
+        scans = self._scans(pair)
+        fixed, moving = _images(pair, *scans)
+        warped = warp(moving, self._registered(*scans).displacement)
         shown = [image[0, 0] for image in (fixed, moving, warped, (warped - fixed).abs())]
         flat = [image if image.ndim == 2 else image[image.shape[0] // 2] for image in shown]
         return torch.cat(flat, 1).clamp(0, 1)
@@ -141,8 +146,6 @@ def distance(similarity: str, window: int, fixed: Tensor, moving: Tensor, displa
 
 def _images(pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
     """(1, 1, *spatial) each, from 0 to 1, on the grid of the fixed one."""
-    if fixed.image.data.ndim != moving.image.data.ndim:
-        raise InputError(f"data: expected scans of as many axes, got {pair.fixed.image} and {pair.moving.image}")
     aligned = on_grid_of(fixed.image, moving.image, moving.image.data[None, None])
     return [
         from_zero_to_one(str(pair.fixed.image), fixed.image.data[None, None]),

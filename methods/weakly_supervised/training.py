@@ -23,7 +23,7 @@ from l2rfast.metrics import folding_fraction
 from ..intensities import from_zero_to_one
 from ..refine import pool
 from ..training.augmentation import Shared, deformed, random_intensities
-from ..training.cases import KINDS, Case, Pairs, cases_of, find_pairs, kept, some
+from ..training.cases import KINDS, Case, Pair, Pairs, cases_of, check_axes, find_pairs, kept, some
 from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, Task, train
@@ -132,7 +132,7 @@ class WeaklySupervisedTask(Task):
     def sample(self, random: torch.Generator) -> Batch:
         pairs = self.pairs.training
         pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
-        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        fixed, moving = self._scans(pair)
         both = sorted(fixed.labels.keys() & moving.labels.keys())
         if not both:
             raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
@@ -169,7 +169,7 @@ class WeaklySupervisedTask(Task):
     def validate(self, index: int) -> dict[str, float]:
         """Of label 0, the Dice overlap of what is at least half inside; of all labels the distance of centroids."""
         pair = self.pairs.validation[index]
-        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        fixed, moving = self._scans(pair)
         field = self._field(fixed, moving)
         found: dict[str, float] = {}
         distances = []
@@ -184,6 +184,12 @@ class WeaklySupervisedTask(Task):
         found["num_foldings"] = 100 * float(folding_fraction(field))
         return found
 
+    def _scans(self, pair: Pair) -> tuple[Labelled, Labelled]:
+        scans = labelled(pair.fixed), labelled(pair.moving)
+        images = {pair.fixed: scans[0].image, pair.moving: scans[1].image}
+        check_axes(self.pairs.training[0].fixed, self.network.architecture.plan.ndim, images)
+        return scans
+
     def _field(self, fixed: Labelled, moving: Labelled) -> Tensor:
         device = next(self.network.parameters()).device
         images = [scan.image.data[None, None].to(device) for scan in (moving, fixed)]
@@ -193,7 +199,7 @@ class WeaklySupervisedTask(Task):
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, warped moving, and both first labels."""
         pair = self.pairs.validation[0]
-        fixed, moving = labelled(pair.fixed), labelled(pair.moving)
+        fixed, moving = self._scans(pair)
         field = self._field(fixed, moving)
         nothing = torch.zeros_like(fixed.image.data), torch.zeros_like(moving.image.data)
         both = sorted(fixed.labels.keys() & moving.labels.keys())[:1]

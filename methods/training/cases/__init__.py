@@ -11,12 +11,26 @@ from pathlib import Path
 from l2rfast.errors import InputError
 
 from .bids import is_bids, of_bids
-from .case import KINDS, AllPairs, Case, Pair, Pairs, Scan, cases_of, kept, read, some
+from .case import KINDS, AllPairs, Case, Pair, Pairs, Scan, cases_of, check_axes, kept, names_of, read, some
 from .folder import of_folder, of_roles, roles_of
 from .learn2reg import of_learn2reg
 from .table import of_table
 
-__all__ = ["KINDS", "AllPairs", "Case", "Pair", "Pairs", "Scan", "cases_of", "find_pairs", "kept", "read", "some"]
+__all__ = [
+    "KINDS",
+    "AllPairs",
+    "Case",
+    "Pair",
+    "Pairs",
+    "Scan",
+    "cases_of",
+    "check_axes",
+    "find_pairs",
+    "kept",
+    "names_of",
+    "read",
+    "some",
+]
 
 
 def find_pairs(

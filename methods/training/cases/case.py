@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, wraps
 from itertools import islice
@@ -93,9 +94,10 @@ class Pairs:
         digest = hashlib.blake2b(digest_size=8)
         for pairs in (self.training, self.validation):
             cases = cases_of(pairs)
-            digest.update(repr([(case.name, *case.files, _size(case.image)) for case in cases]).encode())
+            names = names_of(cases)
+            digest.update(repr([(names[case], *case.files, _size(case.image)) for case in cases]).encode())
             if not isinstance(pairs, AllPairs):
-                digest.update(repr([(pair.fixed.name, pair.moving.name) for pair in pairs]).encode())
+                digest.update(repr([(names[pair.fixed], names[pair.moving]) for pair in pairs]).encode())
         return f"{len(self.training)} pairs, {len(self.validation)} for validation, {digest.hexdigest()}"
 
 
@@ -104,6 +106,17 @@ def cases_of(pairs: Sequence[Pair]) -> Sequence[Case]:
     if isinstance(pairs, AllPairs):
         return pairs.cases
     return list(dict.fromkeys(case for pair in pairs for case in (pair.fixed, pair.moving)))
+
+
+def names_of(cases: Collection[Case]) -> dict[Case, str]:
+    """What tells them from one another: their names, or, where images in several folders have one name, the paths of
+    all from the folder that they share.
+    """
+    names = {case: case.name for case in cases}
+    if len(set(names.values())) == len({case.image for case in cases}):
+        return names
+    shared = os.path.commonpath([case.image.absolute().parent for case in cases])
+    return {case: os.path.relpath(case.image, shared) for case in cases}
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +166,16 @@ def read(case: Case) -> Scan:
         None if case.labels is None else read_labels(case.labels, image, "data"),
         *(None if file is None else read_landmarks(file, image) for file in (case.landmarks, case.keypoints)),
     )
+
+
+def check_axes(first: Case, ndim: int, images: Mapping[Case, Volume]) -> None:
+    """
+    Raises:
+        InputError: images that are not of as many axes as the first case's.
+    """
+    for case, image in images.items():
+        if image.data.ndim != ndim:
+            raise InputError(f"data: expected scans of as many axes, got {first.image} and {case.image}")
 
 
 def _size(image: Path) -> tuple[int, ...] | None:

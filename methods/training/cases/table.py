@@ -21,6 +21,8 @@ COLUMNS = (*ROLES, *(f"{role}_{kind}" for kind in KINDS for role in ROLES), "spl
 SPLITS = {"": "training", "training": "training", "train": "training"}
 SPLITS |= {"validation": "validation", "val": "validation", "test": "test"}
 
+NOTHING = ("", "na", "n/a", "nan", "none", "null")  # R, BIDS and pandas write such into empty cells
+
 Row = list[str]
 
 
@@ -34,7 +36,7 @@ def of_table(path: Path, hold_out: int) -> Pairs:
         raise InputError(f"hold_out: expected 0, as {path} has a column split")
     pairs: dict[str, list[Pair]] = {name: [] for name in ("training", "validation", "test")}
     for line, row in rows:
-        cells = dict(zip(columns, row, strict=False))
+        cells = {name: cell * (cell.lower() not in NOTHING) for name, cell in zip(columns, row, strict=False)}
         split = SPLITS.get(cells.get("split", "").lower())
         if split is None or len(row) < len(columns) or any(row[len(columns) :]) or not all(cells[r] for r in ROLES):
             raise InputError(
