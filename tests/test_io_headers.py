@@ -163,6 +163,30 @@ def test_a_unit_that_is_none_is_said(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.affine, itk(path), atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "mended"), [(0.0, 1.0), (-2.0, 2.0)])
+def test_what_nibabel_mends_in_a_header_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], size: float, mended: float
+) -> None:
+    path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 0))
+    contents = bytearray(path.read_bytes())
+    contents[80:84] = struct.pack("<f", size)
+    path.write_bytes(contents)
+    volume, said = read(path)
+    assert len(said) == 1
+    assert "of its header, pixdim[1,2,3] should be" in said[0]
+    assert volume.spacing == pytest.approx((mended, 1.5, 3.0))
+    assert not capfd.readouterr().err  # nibabel itself says nothing
+
+
+def test_an_image_that_was_changed_in_memory_lies_there(tmp_path: Path) -> None:
+    nifti: Any = nib.load(save(tmp_path / "a.nii", values(), SCANNER, other("moved"), (1, 2)))
+    with pytest.warns(InputWarning, match="two places"):
+        np.testing.assert_allclose(io.as_volume("a", nifti).affine, SCANNER, atol=1e-4)
+    nifti.affine[:3, 3] = 5
+    nib.save(nifti, tmp_path / "b.nii")
+    np.testing.assert_allclose(io.as_volume("a", nifti).affine, itk(tmp_path / "b.nii"), atol=1e-4)
+
+
 def test_an_image_in_memory_lies_where_nibabel_would_write_it(tmp_path: Path) -> None:
     nifti = nib.Nifti1Image(values(), SCANNER)
     nib.save(nifti, tmp_path / "a.nii")

@@ -145,6 +145,16 @@ def test_the_first_of_one_hot_maps_is_the_background(dtype: str) -> None:
     np.testing.assert_array_equal(read.data.numpy(), wanted)
 
 
+def test_a_stack_of_one_mask(tmp_path: Path) -> None:
+    mask = 7 * labels(1)
+    for value in (mask[..., None], save(tmp_path / "stack.nii", mask[..., None].astype("u1"))):
+        masks = io.read_masks(value, LIKE)
+        assert sorted(masks) == [0]
+        np.testing.assert_array_equal(masks[0].numpy(), mask == 7)
+        np.testing.assert_array_equal(io.read_labels(value, LIKE).data.numpy(), mask)
+    assert sorted(io.read_masks(mask, LIKE)) == [6]
+
+
 def test_masks_may_be_scaled_and_rounded(tmp_path: Path) -> None:
     stack = np.stack([labels(1, seed) for seed in range(3)], -1)
     header = nib.Nifti1Image(stack.astype("u1"), LIKE.affine).header

@@ -43,8 +43,8 @@ def affine_of(name: str, image: SpatialImage) -> tuple[np.ndarray, bool]:
         return checked(name, image.affine), True
     header: Any = image.header
     used, affine, forms = _form(header)
-    if isinstance(image.dataobj, np.ndarray) and image.affine is not None:
-        # Made in memory: nibabel would write this affine, whatever the header says.
+    if image.affine is not None and not np.allclose(image.affine, header.get_best_affine()):
+        # Changed in memory: nibabel would write this affine, whatever the header says.
         used, affine, forms = "affine", image.affine, {}
     scale = np.diag([_millimetres(name, header)] * 3 + [1.0])
     affine = checked(name, scale @ affine)

@@ -38,12 +38,12 @@ def read_labels(value: Any, like: Volume, name: str = "fixed_labels") -> Volume:
             in shape or by more than a tenth of a voxel at a corner.
     """
     source = _on_grid(name, value, like)
-    if source.data.ndim > like.data.ndim:
-        labels = np.zeros(like.data.shape, np.int64)
+    if source.data.numel() > like.data.numel():
+        labels = np.zeros(like.data.shape, np.int32)
         for i, mask in _masks(source):
             labels[mask] = i + 1
     else:
-        labels = _whole(source)
+        labels = _whole(source).reshape(like.data.shape)
     dtype = next(d for d in (np.uint8, np.int16, np.int32) if labels.max() <= np.iinfo(d).max)
     return Volume(torch.from_numpy(labels.astype(dtype)), like.affine)
 
@@ -99,7 +99,8 @@ def _numbers(values: Tensor) -> np.ndarray:
 
 
 def _whole(source: Source) -> np.ndarray:
-    values = _numbers(source.data)
+    values = rounded = _numbers(source.data)
+    bad = np.zeros(values.shape, bool)
     if values.dtype.kind == "f":
         rounded = np.rint(values)
         # Of single precision, up to ten times its own rounding, and of nibabel's scaling.
@@ -107,8 +108,6 @@ def _whole(source: Source) -> np.ndarray:
         within = np.maximum(within, 0.5001 * source.step if source.step < 1 else 0.0)
         with np.errstate(invalid="ignore"):
             bad = ~(np.abs(values - rounded) <= within)
-    else:
-        rounded, bad = values, np.zeros(values.shape, bool)
     bad |= (rounded < 0) | (rounded > _LARGEST)
     if bad.any():
         got = values[bad]
@@ -117,8 +116,7 @@ def _whole(source: Source) -> np.ndarray:
             f"{source.name}: expected labels, which are whole numbers from 0 to {_LARGEST}, "
             f"got {got[0]:.10g}{ignored} in {got.size} of {values.size} voxels"
         )
-    whole: np.ndarray = rounded.astype(np.int64)
-    return whole
+    return rounded
 
 
 def _masks(source: Source) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, notice
 from .headers import affine_of, checked
 from .volume import Volume
 
@@ -52,7 +54,7 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
         value: see `l2rfast.io.as_volume`.
         dims: how many axes it may have. One slice counts as 2-D, whichever of the three axes has a length of 1.
         scaled: as float32, or as it is stored, float64 where the file scales.
-        size: of the grid that a stack (*size, L) of several volumes may have; without it, there is to be one.
+        size: of the grid that a stack (*size, L) of volumes may have; without it, trailing axes of length 1 go.
 
     Raises:
         InputError: none of these, or what cannot be read.
@@ -86,7 +88,7 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     Raises:
         InputError: the file is missing, damaged or of another kind.
     """
-    with _reading(name):
+    with _reading(name), _repairs(name):
         image = nib.load(path, mmap=False)  # the file may change, or go
         if not isinstance(image, SpatialImage):
             raise ImageFileError
@@ -133,6 +135,24 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _repairs(name: str) -> Iterator[None]:
+    """What nibabel mends in a header, as sizes of 0 or less, it only logs, on the standard error."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    others, level = logger.handlers, logger.level
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.handlers = others
+        logger.setLevel(level)
+    for text in dict.fromkeys(said):
+        notice(f"{name}: of its header, {text}")
+
+
 def _step(image: SpatialImage) -> float:
     slope = getattr(image.dataobj, "slope", 1.0)
     integers = getattr(image.header.get_data_dtype(), "kind", "") in "iu"
@@ -163,11 +183,12 @@ def _layout(
 ) -> tuple[tuple[int, ...], list[int]]:
     """The shape without axes of length 1 that say nothing, and the order in which the affine's axes then are."""
     for ndim in sorted(dims, reverse=True):
-        flat = next((i for i in range(3) if ndim == 2 and shape[i : i + 1] == (1,)), 3)
-        axes = [*(i for i in range(3) if i != flat), *([flat] if flat < 3 else [])]
+        flat = next((i for i in range(3) if ndim == 2 and shape[i : i + 1] == (1,)), -1)
+        axes = [*(i for i in range(3) if i != flat), *([flat] if flat >= 0 else [])]
         spatial = tuple(shape[i] for i in axes[:ndim] if i < len(shape))
-        rest = tuple(n for i, n in enumerate(shape) if n > 1 and i not in axes[:ndim])
-        if len(spatial) == ndim and min(spatial) >= 2 and (not rest or (spatial == size and len(rest) == 1)):
-            return (*spatial, *rest), axes
+        rest = tuple(n for i, n in enumerate(shape) if i not in axes[:ndim] and i != flat)
+        many = tuple(n for n in rest if n > 1)
+        if len(spatial) == ndim and min(spatial) >= 2 and (not many or (spatial == size and len(many) == 1)):
+            return (*spatial, *(many or rest[:1] if size else ())), axes
     kinds = " or ".join(f"a {ndim}-D image" for ndim in dims)
     raise InputError(f"{name}: expected {kinds}, got shape {shape}")
