@@ -19,7 +19,7 @@ from .method import Method
 from .metrics import MEASURES, dice_by_label, measures
 from .registration import registered
 from .stages import Stages
-from .training.cases import Pair, cases_of, names_of, read
+from .training.cases import Pair, names_of, read
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ def write_csv(file: Path, results: list[Result]) -> None:
     failed, where one has.
     """
     labels = sorted({label for result in results for label in result.dice})
-    names = names_of(cases_of([result.pair for result in results]))
+    fixed, moving = (names_of([getattr(result.pair, role) for result in results]) for role in ("fixed", "moving"))
     rows = [
         {
-            "fixed": names[result.pair.fixed],
-            "moving": names[result.pair.moving],
+            "fixed": fixed[result.pair.fixed],
+            "moving": moving[result.pair.moving],
             "seconds": result.seconds,
             **{f"{name} before": value for name, value in result.before.items()},
             **result.after,
