@@ -56,8 +56,9 @@ def test_an_affine_in_lps_is_turned() -> None:
 def test_an_affine_of_another_shape_is_refused() -> None:
     tensor = torch.from_numpy(values())
     tensor.affine = torch.eye(3)  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match=r"fixed: expected an affine of shape \(4, 4\), got \(3, 3\)"):
-        io.as_volume("fixed", tensor)
+    for value in (tensor, io.Volume(torch.from_numpy(values()), np.eye(3))):
+        with pytest.raises(InputError, match=r"fixed: expected an affine of shape \(4, 4\), got \(3, 3\)"):
+            io.as_volume("fixed", value)
 
 
 def test_what_the_caller_changes_later_changes_nothing(tmp_path: Path) -> None:
@@ -121,6 +122,8 @@ def test_other_formats_of_nibabel(tmp_path: Path) -> None:
         volume = io.read_image(tmp_path / name)
         np.testing.assert_array_equal(volume.data.numpy(), values())
         np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+    bare: Any = nib.freesurfer.MGHImage(values(), None)
+    np.testing.assert_allclose(io.as_volume("bare", bare).affine, bare.header.get_affine())
     (tmp_path / "d.nrrd").write_bytes(b"NRRD0004\n")
     with pytest.raises(InputError, match=r"d\.nrrd\): expected a NIfTI image, but the file is .* of another kind"):
         io.read_image(tmp_path / "d.nrrd")

@@ -39,9 +39,9 @@ def affine_of(name: str, image: SpatialImage) -> tuple[np.ndarray, bool]:
     Raises:
         InputError: the affine is singular or not finite.
     """
-    if not isinstance(image, nib.Nifti1Pair):
-        return checked(name, image.affine), True
     header: Any = image.header
+    if not isinstance(image, nib.Nifti1Pair):
+        return checked(name, header.get_best_affine() if image.affine is None else image.affine), True
     used, affine, forms = _form(header)
     if image.affine is not None and not np.allclose(image.affine, header.get_best_affine()):
         # Changed in memory: nibabel would write this affine, whatever the header says.
@@ -62,9 +62,11 @@ def checked(name: str, value: Any) -> np.ndarray:
     """An affine in float64.
 
     Raises:
-        InputError: it is singular or not finite.
+        InputError: it is singular, not finite or of another shape.
     """
     affine: np.ndarray = np.asarray(value, np.float64)
+    if affine.shape != (4, 4):
+        raise InputError(f"{name}: expected an affine of shape (4, 4), got {affine.shape}")
     with np.errstate(invalid="ignore", divide="ignore"):
         # Of the axes as unit vectors: tiny voxels are fine, axes in one plane but for rounding are not.
         volume = abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))

@@ -171,9 +171,7 @@ def _carried(name: str, value: Any) -> np.ndarray:
     if affine is None:
         return np.eye(4)
     affine = torch.as_tensor(affine, dtype=torch.float64).as_subclass(Tensor).cpu().numpy()
-    if affine.shape[-2:] != (4, 4):
-        raise InputError(f"{name}: expected an affine of shape (4, 4), got {affine.shape}")
-    affine = checked(name, affine.reshape(-1, 4, 4)[0])
+    affine = checked(name, affine[0] if affine.ndim == 3 else affine)  # of a batch of one
     space = getattr(value, "meta", {}).get("space")
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if str(getattr(space, "value", space)) == "LPS" else affine
 
