@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from l2rfast import affine_warp, warp
+from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
 from .initial import NO_CHANGE, Initial
+from .intensities import robust_range
 from .stages import Stages
 
 
@@ -46,18 +49,46 @@ class Registration:
         """(ndim, ndim + 1): fixed voxel -> moving voxel, before any deformation."""
         return voxel_to_voxel(self.fixed.affine, self.moving.affine, self.fixed.data.ndim)
 
-    def warp(self, moving: Tensor, *, mode: str = "linear", displaced: bool = True) -> Tensor:
-        """Resample moving, or its labels, to the fixed grid, interpolating once; zero outside.
+    def warp(
+        self, moving: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
+    ) -> Tensor:
+        """Resample moving, or its labels, to the fixed grid, interpolating once.
 
         Args:
             moving: (D, H, W) or (H, W) on the grid of the moving image; any floating dtype, or integers with
                 ``"nearest"``.
             mode: ``"linear"`` or ``"nearest"``.
             displaced: with the displacement field, or through the affines alone, as before the registration.
+            outside: what there is where moving does not reach. When None, 0 with ``"nearest"``, as for labels, and
+                with ``"linear"`` the least of `methods.intensities.robust_range`: air, in CT. With ``"linear"`` moving
+                fades to it over the voxel beyond its border; with ``"nearest"`` it ends half a voxel beyond.
 
         Returns:
             The same on the grid of the fixed image, in moving's dtype.
+
+        Raises:
+            InputError: another shape than moving's, or a value for the outside that its dtype cannot hold.
         """
+        if moving.shape != self.moving.data.shape:
+            raise InputError(
+                f"moving: expected the shape of the moving image, {tuple(self.moving.data.shape)}, "
+                f"got {tuple(moving.shape)}"
+            )
+        if outside is None:
+            outside = 0.0 if mode == "nearest" else robust_range(moving)[0]
+        if not math.isfinite(outside) or not _holds(moving.dtype, outside):
+            raise InputError(f"outside: expected a number that {moving.dtype} holds, got {outside}")
+        if outside == 0:
+            return self._sampled(moving, mode, displaced)
+        # Outside is where zeros are; in float64, in which the difference is exact.
+        return self._sampled(moving.double() - outside, mode, displaced).add_(outside).to(moving.dtype)
+
+    def covered(self, *, displaced: bool = True) -> Tensor:
+        """Where fixed voxels come from between moving's voxels, with nothing of the outside: bool, (*fixed)."""
+        return self._sampled(torch.ones(self.moving.data.shape), "linear", displaced) > 1 - 1e-5
+
+    def _sampled(self, moving: Tensor, mode: str, displaced: bool) -> Tensor:
+        """Zeros outside."""
         u, image = self.displacement, moving[None, None].to(self.displacement.device)
         m = torch.from_numpy(self.matrix).to(u)
         if not displaced:
@@ -73,6 +104,29 @@ class Registration:
             for j in range(ndim):
                 component.add_((grid[j] + u[0, j]).mul_(float(m[k, j])))
         return warp(image, total, mode=mode, padding="zeros")[0, 0]
+
+
+def _holds(dtype: torch.dtype, value: float) -> bool:
+    if dtype.is_floating_point:
+        return True
+    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return float(value).is_integer() and least <= value <= most
+
+
+class Pair(NamedTuple):
+    """Two images as a method takes them.
+
+    Attributes:
+        fixed, moving: (1, 1, *spatial) float32, moving on the grid of fixed where the method is ``aligned``: where it
+            does not reach, its border repeats.
+        spacing: of fixed's voxels along each axis, in mm.
+        covered: (1, 1, *spatial) float32, 1 where moving reaches and 0 where not; None where it reaches everywhere.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    spacing: tuple[float, ...]
+    covered: Tensor | None = None
 
 
 class Found(NamedTuple):
@@ -91,12 +145,13 @@ class Method:
         prepared: an image of a name with the intensities that the method takes.
         run: the displacement field from a fixed to a moving image, on their device: both on the fixed grid, and the
             field in its voxels; or, where not ``aligned``, each on its own, and from a fixed index to the moving one.
+            What moving does not cover says nothing about the field.
         aligned: whether the affines are trusted to bring the images near each other.
     """
 
     options: dict[str, Any]
     prepared: Callable[[str, Tensor], Tensor]
-    run: Callable[[Tensor, Tensor, Stages], Found]
+    run: Callable[[Pair, Stages], Found]
     aligned: bool = True
 
 
@@ -120,21 +175,35 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
     """Register a moving image to a fixed one.
 
     Raises:
-        InputError: images that the method cannot take.
+        InputError: images that the method cannot take, or that do not overlap where that counts.
     """
     with torch.no_grad():
         with stages.stage("resampling"):
             images = [volume.data[None, None].to(device) for volume in (fixed, moving)]
+            covered = None
             if method.aligned:
+                covered = _covered(fixed, moving, device)
                 images[1] = on_grid_of(fixed, moving, images[1])
-            pair = method.prepared("fixed", images[0]), method.prepared("moving", images[1])
-            del images
-        found = method.run(*pair, stages)
+            prepared = method.prepared("fixed", images[0]), method.prepared("moving", images[1])
+            pair = Pair(*prepared, fixed.spacing, covered)
+            del images, prepared
+        found = method.run(pair, stages)
     displacement = found.displacement.cpu()
     if not method.aligned:
         displacement = _on_fixed_grid(displacement, fixed, moving)
     entropy = None if found.entropy is None else found.entropy.cpu()
     return Registration(displacement, fixed, moving, stages.seconds, method.options, entropy)
+
+
+def _covered(fixed: Volume, moving: Volume, device: torch.device) -> Tensor | None:
+    """See `Pair`."""
+    ones = torch.ones(1, 1, *moving.data.shape, dtype=torch.bool, device=device)
+    covered = on_grid_of(fixed, moving, ones, mode="nearest", padding="zeros")
+    if covered.all():
+        return None
+    if not covered.any():
+        raise InputError("moving: expected an image that overlaps the fixed one, but it lies elsewhere")
+    return covered.float()
 
 
 def _on_fixed_grid(field: Tensor, fixed: Volume, moving: Volume) -> Tensor:

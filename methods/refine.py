@@ -8,6 +8,7 @@ on where a thread's share ends; separate products, sums, quotients and roots are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -56,8 +57,8 @@ def by_axis(values: Sequence[float] | Tensor, field: Tensor) -> Tensor:
 
 
 def _spline(field: Tensor) -> Tensor:
-    """Field of control points; its own adjoint."""
-    return box_average(field, 1, passes=3, padding="zeros")
+    """Field of control points; but for the border its own adjoint. What is constant stays so, in thin stacks too."""
+    return box_average(field, 1, passes=3)
 
 
 def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float, sides: Sequence[float], scratch: Tensor) -> None:
@@ -124,8 +125,13 @@ def refine(
     return field if unit is None else field / unit
 
 
-def mind_distance(fixed: Tensor, moving: Tensor) -> Gradient:
-    """Squared differences of MIND features (1, 12, *spatial), summed over the channels."""
+def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None = None) -> Gradient:
+    """Squared differences of MIND features (1, 12, *spatial), summed over the channels.
+
+    Args:
+        fixed, moving: the features.
+        weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1; 1 everywhere when None.
+    """
     layout = torch.channels_last_3d if fixed.ndim == 5 else torch.channels_last
 
     def packed(features: Tensor) -> Tensor:  # as warp_ssd is fastest
@@ -135,12 +141,27 @@ def mind_distance(fixed: Tensor, moving: Tensor) -> Gradient:
         return filled
 
     fixed, moving = packed(fixed), packed(moving)
-    return lambda field: warp_ssd(fixed, moving, field)[1]
+    if weight is None:
+        return lambda field: warp_ssd(fixed, moving, field)[1]
+    return lambda field: warp_ssd(fixed, moving, field)[1].mul_(weight)
 
 
-def lncc_distance(fixed: Tensor, moving: Tensor, window: int) -> Gradient:
-    """Minus the local NCC of images (1, 1, *spatial) of unit variance."""
+def lncc_distance(fixed: Tensor, moving: Tensor, window: Sequence[int], weight: Tensor | None = None) -> Gradient:
+    """Minus the local NCC.
+
+    Args:
+        fixed, moving: (1, 1, *spatial), of unit variance.
+        window: its side along each axis, in voxels; odd.
+        weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1: what has less than half counts in no window.
+    """
     # A window counts as flat where its standard deviations are below some 6 % of the image's. What is added below the
     # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.
-    eps = 1e-5 * float(window ** (fixed.ndim - 2)) ** 2
-    return lambda field: warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps)[1]
+    eps = 1e-5 * float(math.prod(window)) ** 2
+    mask = None if weight is None else weight >= 0.5
+    share = 1.0 if mask is None else int(mask.sum()) / mask.numel()
+
+    def gradient(field: Tensor) -> Tensor:
+        _, found = warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask)
+        return found if mask is None else found.mul_(share)
+
+    return gradient

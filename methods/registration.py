@@ -44,9 +44,9 @@ def register(
     """Register a moving image to a fixed one.
 
     Args:
-        fixed, moving: 3-D images, each a path, a nibabel image, an `l2rfast.io.Volume`, or a tensor or array of
-            shape (D, H, W) or (1, 1, D, H, W), whose voxels are then taken as 1 mm. Grids may differ: moving is
-            resampled to the fixed grid through both affines.
+        fixed, moving: 3-D images, or 2-D ones, each a path, a nibabel image, an `l2rfast.io.Volume`, or a tensor or
+            array of shape ([1, 1,] [D,] H, W), whose voxels are then taken as 1 mm. Grids may differ: moving is
+            resampled to the fixed grid through both affines. An image of one slice counts as 2-D.
         method: ``"discrete"``, which needs no training (`methods.discrete`), or a trained network: ``"unsupervised"``
             (`methods.unsupervised`), ``"pddnet"`` (`methods.discrete.pddnet`), or ``"weakly-supervised"``
             (`methods.weakly_supervised`), which takes images of different kinds, and no notice of the affines.
@@ -67,7 +67,7 @@ def register(
     chosen = choose(method, preset, **options)
     place = usable(device)
     with _threads(threads):
-        volumes = as_volume("fixed", fixed), as_volume("moving", moving)
+        volumes = as_volume("fixed", fixed, dims=(2, 3)), as_volume("moving", moving, dims=(2, 3))
         return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
 
 

@@ -198,7 +198,6 @@ def test_every_preset_is_valid_and_an_option_can_be_changed() -> None:
         ({"speed": 9}, "speed: no such option"),
         ({"threads": 0}, "threads"),
         ({"device": "warp-drive"}, "device"),
-        ({"grid_spacing": 40}, "at least 80 voxels"),
     ],
 )
 def test_bad_options(pair: dict[str, torch.Tensor], options: dict[str, object], fragment: str) -> None:

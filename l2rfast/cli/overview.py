@@ -14,6 +14,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..methods.intensities import robust_range
+
 _BACKGROUND, _TEXT, _GRID, _FOLD = "#0b0e14", "#aab4c4", "#5fd3bc", "#ff2d3f"
 _DIFFERENCE = LinearSegmentedColormap.from_list(
     "difference", ["#c6ecff", "#3fa7f0", "#164a80", _BACKGROUND, "#8a3a10", "#f58a35", "#ffe3c2"]
@@ -36,41 +38,43 @@ def draw_overview(
     labels: Tensor | None = None,
     entropy: Tensor | None = None,
 ) -> None:
-    """Draw the middle slices of a registration to a PNG, 2200 pixels wide.
+    """Draw the middle slices of a registration, or its only one, to a PNG, 2200 pixels wide.
 
     Args:
         path: of the PNG.
-        fixed, moving, warped: (D, H, W) or (1, 1, D, H, W), all on the fixed grid.
-        disp: (3, D, H, W) or (1, 3, D, H, W), in voxels.
-        folds: (D, H, W), boolean, true where the deformation folds.
+        fixed, moving, warped: ([1, 1,] [D,] H, W), all on the fixed grid.
+        disp: ([1,] ndim, [D,] H, W), in voxels.
+        folds: ([D,] H, W), boolean, true where the deformation folds.
         spacing: of the voxels along each axis, in mm.
-        labels: (D, H, W), the warped labels of moving, whose contours are drawn on the fixed image.
-        entropy: (D, H, W) or (1, 1, D, H, W), of the displacements, in nats: another column, black where it is 0.
+        labels: ([D,] H, W), the warped labels of moving, whose contours are drawn on the fixed image.
+        entropy: ([1, 1,] [D,] H, W), of the displacements, in nats: another column, black where it is 0.
 
-    Fixed and moving are windowed to their own 0.5 to 99.5 percentiles, warped as moving is; the differences
+    Fixed and moving are windowed to their own `methods.intensities.robust_range`, warped as moving is; the differences
     are of the windowed images and share one scale. The grid is drawn at ``x + disp(x)``, within the plane.
 
     Raises:
         OSError: the file cannot be written.
     """
-    shape = folds.shape
+    ndim = folds.ndim
+    shape, spacing = (*folds.shape, 1)[:3], (*spacing, 1.0)[:3]  # what is 2-D as one slice
     volumes = [image.detach().cpu().reshape(shape).numpy() for image in (fixed, moving, warped)]
-    windows = [_window(volumes[0]), _window(volumes[1]), _window(volumes[1])]
-    field = disp.detach().cpu().reshape(3, *shape).numpy()
-    folded = folds.cpu().numpy()
+    windows = [robust_range(image) for image in (fixed, moving, moving)]
+    field = disp.detach().cpu().reshape(ndim, *shape).numpy()
+    folded = folds.cpu().reshape(shape).numpy()
 
     extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
     planes = [(1, 2), (0, 2), (0, 1)]  # the horizontal and the vertical axis of each view
+    planes = planes if ndim == 3 else planes[2:]
     heights = [extent[vertical] for _, vertical in planes]
     columns = _COLUMNS if entropy is None else [*_COLUMNS, f"entropy, up to {float(entropy.max()):.2g} nats"]
     inches = _WIDTH / len(columns) / max(extent[horizontal] for horizontal, _ in planes)  # per mm
     height = float(np.clip(sum(heights) * inches, 5, 16)) + 1
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor=_BACKGROUND)
-    grid = figure.add_gridspec(3, len(columns), height_ratios=heights, wspace=0.03, hspace=0.03)
+    grid = figure.add_gridspec(len(planes), len(columns), height_ratios=heights, wspace=0.03, hspace=0.03)
     grid.update(left=0.02, right=0.995, top=1 - 0.45 / height, bottom=0.55 / height)
-    panels: Any = grid.subplots()
+    panels: Any = grid.subplots(squeeze=False)
 
-    for axis, (plane, row) in enumerate(zip(planes, panels, strict=True)):
+    for axis, (plane, row) in enumerate(zip(planes, panels, strict=True), 3 - len(planes)):
         middle = shape[axis] // 2
         mm = [spacing[k] for k in plane]
         a, b, c = (
@@ -80,7 +84,7 @@ def draw_overview(
         for panel, pixels in zip(row[:3], (a, b, c), strict=True):
             _show(panel, pixels, mm)
         if labels is not None:
-            _draw_contours(row[0], np.take(labels.cpu().numpy(), middle, axis))
+            _draw_contours(row[0], np.take(labels.cpu().reshape(shape).numpy(), middle, axis))
         for panel, pixels in zip(row[3:5], (a - b, a - c), strict=True):
             _show(panel, pixels, mm, _DIFFERENCE, low=-1)
         _show(row[5], 0.45 * a, mm)
@@ -98,14 +102,8 @@ def draw_overview(
     if count := int(folded.sum()):
         title = f"{_COLUMNS[5]}, {count} folded voxel{'s' if count > 1 else ''}"
         panels[0, 5].set_title(title, color=_FOLD, fontsize=14, pad=8)
-    _draw_scale(figure, panels[2, 3].get_position().x0, panels[2, 4].get_position().x1, height)
+    _draw_scale(figure, panels[-1, 3].get_position().x0, panels[-1, 4].get_position().x1, height)
     figure.savefig(path, format="png")
-
-
-def _window(volume: np.ndarray) -> tuple[float, float]:
-    """The robust intensity range, from every eighth voxel; the full one where nearly all is background."""
-    low, high = np.percentile(volume[::2, ::2, ::2], [0.5, 99.5])
-    return (low, high) if high > low else (volume.min(), volume.max())
 
 
 def _show(panel: Axes, pixels: np.ndarray, mm: list[float], cmap: Colormap | str = "gray", low: float = 0) -> None:

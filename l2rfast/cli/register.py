@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,9 @@ def register(
     full_iterations: Annotated[int | None, typer.Option(help="Adam steps on LNCC, full resolution.")] = None,
     rate: Annotated[float | None, typer.Option(help="Adam step size, voxels of the level.")] = None,
     smoothing: Annotated[int | None, typer.Option(help="Box averages of the final field, voxels.")] = None,
+    outside: Annotated[
+        float | None, typer.Option(help="What the warped image is where MOVING does not reach; its least if not given.")
+    ] = None,
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
     options = {
@@ -105,6 +109,7 @@ def register(
         out,
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
+        outside=outside,
         quiet=quiet,
         method=method,
         preset=preset,
@@ -123,6 +128,7 @@ def run(
     *,
     fixed_labels: Path | None = None,
     moving_labels: Path | None = None,
+    outside: float | None = None,
     quiet: bool = False,
     **arguments: Any,
 ) -> None:
@@ -145,7 +151,7 @@ def run(
     with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
-            images = as_volume("FIXED", fixed), as_volume("MOVING", moving)
+            images = as_volume("FIXED", fixed, dims=(2, 3)), as_volume("MOVING", moving, dims=(2, 3))
             labels = None
             if fixed_labels is not None:
                 labels = (
@@ -156,15 +162,15 @@ def run(
         result = compute(*images, progress=progress, **arguments)
         with stages.stage("warping"):
             grid = images[0].affine
-            warped = result.warp(images[1].data)
-            before = result.warp(images[1].data, displaced=False)
+            before, warped = (result.warp(images[1].data, displaced=d, outside=outside) for d in (False, True))
+            covered = result.covered(displaced=False) & result.covered()
             warped_labels = None
             if labels is not None:
                 warped_labels = [result.warp(labels[1].data, mode="nearest", displaced=d) for d in (False, True)]
         with stages.stage("measures"):
             folds = jacobian_determinant(result.displacement)[0] <= 0
             backend = _backend(torch.device(arguments.get("device", "cpu")).type)
-            report = _report(result, images, (before, warped), labels, warped_labels, backend)
+            report = _report(result, images, (before, warped), covered, labels, warped_labels, backend)
         with stages.stage("picture"):
             draw_overview(
                 folder.path("overview.png"),
@@ -178,13 +184,18 @@ def run(
                 result.entropy,
             )
         with stages.stage("writing"):
-            write_image(folder.path("warped.nii.gz"), Volume(warped, grid))
+            files = {"warped": warped}
             if warped_labels is not None:
-                write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
+                files["warped_labels"] = warped_labels[1]
             if result.entropy is not None:
-                write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
+                files["confidence"] = result.entropy[0, 0]
+            for name, image in files.items():
+                write_image(folder.path(f"{name}.nii.gz"), Volume(image.reshape(_in_3d(image.shape)), grid))
             write_affine(folder.path("affine.txt"), result.initial.matrix)
-            write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
+            displacement = result.displacement
+            if displacement.shape[1] == 2:  # none across the slice
+                displacement = torch.cat([displacement, torch.zeros_like(displacement[:, :1])], 1)[..., None]
+            write_displacement(folder.path("displacement.nii.gz"), displacement, grid)
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
             for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
@@ -200,9 +211,18 @@ def run(
 
 
 def _report(
-    result: Any, images: tuple[Any, Any], pair: tuple[Any, Any], labels: Any, warped_labels: Any, backend: str
+    result: Any,
+    images: tuple[Any, Any],
+    pair: tuple[Any, Any],
+    covered: Any,
+    labels: Any,
+    warped_labels: Any,
+    backend: str,
 ) -> Report:
-    """Everything of the report that is measured on the results; the caller adds what the job cost."""
+    """Everything of the report that is measured on the results; the caller adds what the job cost.
+
+    The similarities are of the voxels that moving covers both before and after.
+    """
     from ..metrics import (
         dice,
         folding_fraction,
@@ -212,8 +232,11 @@ def _report(
         mean_squared_error,
     )
 
-    fixed = images[0].data[None, None]
-    before, after = (x[None, None] for x in pair)
+    fixed, before, after = (image[covered][None, None, None] for image in (images[0].data, *pair))
+
+    def measured(measure: Callable[..., Any], image: Any) -> float:
+        return float(measure(fixed, image)) if fixed.numel() else math.nan
+
     report = Report(
         inputs={},
         options={**result.options, "init": result.initial.kind, "init_because": result.initial.why},
@@ -222,7 +245,7 @@ def _report(
         seconds={},
         peak_memory_mb=0.0,
         similarity={
-            name: (float(measure(fixed, before)), float(measure(fixed, after)))
+            name: (measured(measure, before), measured(measure, after))
             for name, measure in (("correlation", global_correlation), ("MSE", mean_squared_error))
         },
         folding_percent=100 * float(folding_fraction(result.displacement)),
@@ -233,6 +256,11 @@ def _report(
         report.dice = _paired(*(dice(truth, x) for x in warped_labels))
         report.hd95 = _paired(*(hd95(truth, x, spacing=spacing) for x in warped_labels))
     return report
+
+
+def _in_3d(shape: Sequence[int]) -> list[int]:
+    """What is 2-D as one slice, as ITK takes all files of a run together."""
+    return [*shape, 1][:3]
 
 
 def _peak_memory() -> float:

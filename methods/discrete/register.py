@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from l2rfast.errors import InputError
 
 from .. import weights
 from ..intensities import from_zero_to_one
-from ..method import Found, Method
+from ..method import Found, Method, Pair
 from ..padding import Padding
 from ..stages import Stages
 from .pddnet import FORMAT, PDDNet
@@ -64,8 +63,8 @@ def with_network(network: Network, path: str = "") -> Method:
     )
 
 
-def _run(network: Network, fixed: Tensor, moving: Tensor, stages: Stages) -> Found:
-    ndim = network.ndim
+def _run(network: Network, pair: Pair, stages: Stages) -> Found:
+    ndim, fixed, moving = network.ndim, pair.fixed, pair.moving
     if fixed.ndim - 2 != ndim:
         raise InputError(f"weights: expected those of a {fixed.ndim - 2}-D network, but they are of a {ndim}-D one")
     padding = Padding(fixed.shape[2:], network.multiple)

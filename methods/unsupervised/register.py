@@ -12,7 +12,7 @@ from torch import Tensor
 from l2rfast.errors import InputError
 
 from ..intensities import from_zero_to_one, standardised
-from ..method import Found, Method
+from ..method import Found, Method, Pair
 from ..padding import Padding
 from ..refine import lncc_distance, pool, refine, resample_field
 from ..stages import Stages
@@ -67,9 +67,7 @@ def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -
     return Method(
         {"method": "unsupervised", "weights": weights, "finetune": finetune},
         from_zero_to_one,
-        lambda fixed, moving, stages: Found(
-            register_unsupervised(fixed, moving, network.to(fixed.device), finetune, stages)
-        ),
+        lambda pair, stages: Found(register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages)),
     )
 
 
@@ -83,12 +81,12 @@ def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
     return VoxelMorph.from_keras(path) if keras else VoxelMorph.load(path)
 
 
-def register_unsupervised(fixed: Tensor, moving: Tensor, network: VoxelMorph, finetune: int, stages: Stages) -> Tensor:
+def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages: Stages) -> Tensor:
     """Displacement field from a fixed to a moving image on the same grid.
 
     Args:
-        fixed, moving: (1, 1, *spatial) float32, of intensities as the network was trained on.
-        network: on their device.
+        pair: of intensities as the network was trained on.
+        network: on its device.
         finetune: see `UnsupervisedOptions`.
         stages: times the stages and reports their progress.
 
@@ -98,7 +96,7 @@ def register_unsupervised(fixed: Tensor, moving: Tensor, network: VoxelMorph, fi
     Raises:
         InputError: a network for images of another number of axes.
     """
-    ndim = network.architecture.ndim
+    fixed, moving, ndim = pair.fixed, pair.moving, network.architecture.ndim
     if fixed.ndim - 2 != ndim:
         raise InputError(
             f"weights: expected those of a {fixed.ndim - 2}-D network for these images, but they are of a {ndim}-D one"
@@ -110,7 +108,10 @@ def register_unsupervised(fixed: Tensor, moving: Tensor, network: VoxelMorph, fi
     size = fixed.shape[2:]
     with stages.stage("fine-tuning"):
         distance = lncc_distance(
-            pool(standardised("fixed", fixed), LEVEL), pool(standardised("moving", moving), LEVEL), WINDOW
+            pool(standardised("fixed", fixed), LEVEL),
+            pool(standardised("moving", moving), LEVEL),
+            [WINDOW] * ndim,
+            None if pair.covered is None else pool(pair.covered, LEVEL),
         )
         field = refine(
             distance,

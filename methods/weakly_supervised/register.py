@@ -11,7 +11,7 @@ from torch import Tensor
 from l2rfast.errors import InputError
 
 from ..intensities import from_zero_to_one
-from ..method import Found, Method
+from ..method import Found, Method, Pair
 from ..stages import Stages
 from .model import LabelReg
 
@@ -31,12 +31,12 @@ def weakly_supervised(preset: str, **options: Any) -> Method:
         raise InputError("weights: expected a file of weights for the method weakly-supervised")
     network = LabelReg.load(options["weights"]).eval()
 
-    def run(fixed: Tensor, moving: Tensor, stages: Stages) -> Found:
-        ndim = network.architecture.plan.ndim
+    def run(pair: Pair, stages: Stages) -> Found:
+        ndim, fixed = network.architecture.plan.ndim, pair.fixed
         if fixed.ndim - 2 != ndim:
             raise InputError(f"weights: expected those of a {fixed.ndim - 2}-D network, but they are of a {ndim}-D one")
         with stages.stage("network"), torch.inference_mode():
-            found: Tensor = network.to(fixed.device)(moving, fixed)
+            found: Tensor = network.to(fixed.device)(pair.moving, fixed)
         return Found(found.clone())
 
     described = {"method": "weakly-supervised", "weights": os.fspath(options["weights"])}
