@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,18 +184,13 @@ def run(
                 result.entropy,
             )
         with stages.stage("writing"):
-            files = {"warped": warped}
+            write_image(folder.path("warped.nii.gz"), Volume(warped, grid))
             if warped_labels is not None:
-                files["warped_labels"] = warped_labels[1]
+                write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
             if result.entropy is not None:
-                files["confidence"] = result.entropy[0, 0]
-            for name, image in files.items():
-                write_image(folder.path(f"{name}.nii.gz"), Volume(image.reshape(_in_3d(image.shape)), grid))
-            write_affine(folder.path("affine.txt"), result.initial.matrix)
-            displacement = result.displacement
-            if displacement.shape[1] == 2:  # none across the slice
-                displacement = torch.cat([displacement, torch.zeros_like(displacement[:, :1])], 1)[..., None]
-            write_displacement(folder.path("displacement.nii.gz"), displacement, grid)
+                write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
+            write_affine(folder.path("affine.txt"), result.initial.matrix, warped.ndim)
+            write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
             for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
@@ -256,11 +251,6 @@ def _report(
         report.dice = _paired(*(dice(truth, x) for x in warped_labels))
         report.hd95 = _paired(*(hd95(truth, x, spacing=spacing) for x in warped_labels))
     return report
-
-
-def _in_3d(shape: Sequence[int]) -> list[int]:
-    """What is 2-D as one slice, as ITK takes all files of a run together."""
-    return [*shape, 1][:3]
 
 
 def _peak_memory() -> float:

@@ -10,12 +10,13 @@ import numpy as np
 from .displacements import LPS
 
 
-def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
+def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3) -> None:
     """Write a map of the world as ITK's transform file (.txt), in LPS millimetres.
 
     Args:
         path: of the file.
         matrix: (4, 4), place of fixed -> place of moving, in NIfTI's RAS millimetres.
+        ndim: of the images; of two axes as ITK has them, which are the first of the world's.
 
     ITK, ANTs and SimpleITK read it; in a list of transforms it comes before `write_displacement`'s field: a place of
     fixed goes through the field first.
@@ -23,10 +24,10 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    linear, offset = LPS @ matrix[:3, :3] @ LPS, LPS @ matrix[:3, 3]
+    linear, offset = (LPS @ matrix[:3, :3] @ LPS)[:ndim, :ndim], (LPS @ matrix[:3, 3])[:ndim]
     numbers = " ".join(f"{value:.17g}" for value in [*linear.flatten(), *offset])
     text = (
-        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
-        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
+        f"#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_{ndim}_{ndim}\n"
+        f"Parameters: {numbers}\nFixedParameters:{' 0' * ndim}\n"
     )
     Path(path).write_text(text)

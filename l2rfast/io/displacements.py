@@ -24,30 +24,32 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
 
     Args:
         path: .nii or .nii.gz.
-        disp: (1, 3, D, H, W) or (3, D, H, W), in voxels of the fixed grid.
+        disp: ([1,] 3, D, H, W) or ([1,] 2, H, W), in voxels of the fixed grid.
         affine: (4, 4) of the fixed grid; what `write_image` says of a sheared one holds here too.
 
-    The file has shape (D, H, W, 1, 3), float32, vector intent (1007), and holds LPS millimetres.
+    The file has shape (D, H, W, 1, 3), or (H, W, 1, 1, 2), which ITK takes for an image of two axes; float32, vector
+    intent (1007), and it holds LPS millimetres.
 
     Raises:
         InputError: another shape or suffix.
         OSError: the file cannot be written.
     """
-    field = disp[0] if disp.ndim == 5 and disp.shape[0] == 1 else disp
-    if field.ndim != 4 or field.shape[0] != 3:
-        raise InputError(f"disp: expected shape (1, 3, D, H, W) or (3, D, H, W), got {tuple(disp.shape)}")
-    vectors = _transform(LPS @ affine[:3, :3], field.detach().cpu().float())
-    write(path, vectors.permute(1, 2, 3, 0).unsqueeze(3), affine, intent=_VECTOR)
+    field = disp[0] if disp.ndim in (4, 5) and disp.shape[:2] in ((1, 2), (1, 3)) else disp
+    ndim = field.ndim - 1
+    if ndim not in (2, 3) or field.shape[0] != ndim:
+        raise InputError(f"disp: expected shape ([1,] 3, D, H, W) or ([1,] 2, H, W), got {tuple(disp.shape)}")
+    vectors = _transform((LPS @ affine[:3, :3])[:ndim, :ndim], field.detach().cpu().float()).movedim(0, -1)
+    write(path, vectors.reshape(*[*field.shape[1:], 1][:3], 1, ndim), affine, intent=_VECTOR)
 
 
 def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]:
     """Read a displacement field as `write_displacement`, ITK, ANTs and surfa (its kind ``disp_ras``) write it.
 
-    The file has shape (D, H, W, 1, 3) or (D, H, W, 3), and its intent says what the vectors are: 1007 LPS millimetres,
-    1006 RAS millimetres, both as ITK has it, whatever the header's unit of length.
+    The file has shape (D, H, W, 1, 3), (D, H, W, 3) or (H, W, 1, 1, 2), and its intent says what the vectors are: 1007
+    LPS millimetres, 1006 RAS millimetres, both as ITK has it, whatever the header's unit of length.
 
     Returns:
-        disp: (1, 3, D, H, W) float32, in voxels of the fixed grid.
+        disp: (1, 3, D, H, W) or (1, 2, H, W) float32, in voxels of the fixed grid.
         affine: (4, 4) of the fixed grid.
 
     Raises:
@@ -56,7 +58,8 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
     name = str(path)
     image = open_image(name, path)
     intent = image.header["intent_code"].item() if isinstance(image, nib.Nifti1Pair) else None
-    if image.shape[3:] not in ((1, 3), (3,)) or intent not in (_VECTOR, _DISPLACEMENT):
+    ndim = 2 if image.shape[2:] == (1, 1, 2) else 3
+    if (ndim == 3 and image.shape[3:] not in ((1, 3), (3,))) or intent not in (_VECTOR, _DISPLACEMENT):
         raise InputError(
             f"{name}: expected a displacement field of shape (D, H, W, 1, 3) or (D, H, W, 3) whose intent says what it "
             f"holds, {_VECTOR} for LPS or {_DISPLACEMENT} for RAS millimetres, got shape {image.shape} and intent "
@@ -64,10 +67,10 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
         )
     affine, _ = affine_of(name, image)
     world = LPS if intent == _VECTOR else np.eye(3)
-    vectors = read_values(name, image, scaled=True).reshape(*image.shape[:3], 3).permute(3, 0, 1, 2)
-    return _transform(np.linalg.inv(world @ affine[:3, :3]), vectors).unsqueeze(0), affine
+    vectors = read_values(name, image, scaled=True).reshape(*image.shape[:ndim], ndim).movedim(-1, 0)
+    return _transform(np.linalg.inv((world @ affine[:3, :3])[:ndim, :ndim]), vectors).unsqueeze(0), affine
 
 
 def _transform(matrix: np.ndarray, field: Tensor) -> Tensor:
-    """A (3, 3) matrix applied to every vector of a (3, D, H, W) field."""
-    return (torch.from_numpy(matrix).float() @ field.reshape(3, -1)).reshape(field.shape)
+    """An (ndim, ndim) matrix applied to every vector of an (ndim, *spatial) field."""
+    return (torch.from_numpy(matrix).float() @ field.reshape(len(matrix), -1)).reshape(field.shape)
