@@ -197,8 +197,9 @@ def test_it_starts_as_register_does(tmp_path: Path) -> None:
     row = {"fixed": "a.nii.gz", "moving": "b.nii.gz"}
     row |= {"fixed_labels": "a_labels.nii.gz", "moving_labels": "b_labels.nii.gz"}
     arguments = (f"--data={datasets.table(tmp_path / 'p.csv', [row])}", f"--out={tmp_path / 'out'}", "--preset=fast")
-    assert evaluate(*arguments, "--init=none") == (0, "")
-    assert float(rows(tmp_path / "out")[0]["DSC before"]) == 0
+    code, error = evaluate(*arguments, "--init=none")
+    assert code == 2
+    assert "moving: expected an image that overlaps the fixed one, but it lies elsewhere" in error
     assert evaluate(*arguments, "--init=moments") == (0, "")
     assert float(rows(tmp_path / "out")[0]["DSC before"]) == pytest.approx(1)
     images = [tmp_path / f"{name}.nii.gz" for name in "ab"]

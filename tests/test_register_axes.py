@@ -102,7 +102,7 @@ def test_2d(init: str) -> None:
 
 
 def test_2d_and_3d() -> None:
-    with pytest.raises(InputError, match="moving: expected as many axes as the fixed image has, 2, got 3"):
+    with pytest.raises(InputError, match="moving: expected 2 axes, as fixed has, got 3"):
         l2rfast.register(torch.rand(20, 20), torch.rand(20, 20, 20))
 
 
