@@ -126,17 +126,21 @@ def write_csv(file: Path, results: list[Result]) -> None:
         writer.writerows(rows)
 
 
-def write_json(file: Path, results: list[Result], name: str) -> None:
-    """The fields of Learn2Reg's evaluation: ``case``, by measure and number of the pair, and ``aggregates``; and
-    ``errors``, by the number of the pair, where there are some.
+def write_json(file: Path, results: list[Result], name: str, warnings: Sequence[str] = ()) -> None:
+    """The fields of Learn2Reg's evaluation: ``case``, by measure and number of the pair, and ``aggregates``; and, where
+    there are some, ``errors`` by the number of the pair, and ``warnings``: what was noticed about the input.
     """
     cases: dict[str, dict[str, Any]] = {
         measure: {str(i): _finite(result.after.get(measure, math.nan)) for i, result in enumerate(results)}
         for measure in measured(results)
     }
     content: dict[str, Any] = {"case": cases, "aggregates": aggregates(results)}
-    errors = {str(i): result.error for i, result in enumerate(results) if result.error}
-    file.write_text(json.dumps({name: content | ({"errors": errors} if errors else {})}, indent=4) + "\n")
+    more = {
+        "errors": {str(i): result.error for i, result in enumerate(results) if result.error},
+        "warnings": [*warnings],
+    }
+    content |= {key: value for key, value in more.items() if value}
+    file.write_text(json.dumps({name: content}, indent=4) + "\n")
 
 
 def draw(file: Path, results: list[Result]) -> None:

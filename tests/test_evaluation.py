@@ -219,6 +219,8 @@ def test_pairs_for_validation_alone_or_for_the_test_alone(tmp_path: Path) -> Non
     code, error = evaluate(f"--data={tmp_path / 'dataset.json'}", f"--out={tmp_path / 'test'}", "--preset=fast")
     assert code == 0
     assert error.startswith("l2rfast: warning: data: there are no pairs for validation in")
+    content = json.loads((tmp_path / "test" / "evaluation.json").read_text())["discrete"]
+    assert [f"l2rfast: warning: {text}" for text in content["warnings"]] == error.splitlines()
     assert [found["moving"] for found in rows(tmp_path / "test")] == ["c"]
 
 

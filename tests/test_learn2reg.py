@@ -136,7 +136,7 @@ def test_oasis_has_no_pairs_to_train_on_but_all(tmp_path: Path) -> None:
     test = [{role: name.replace("Tr", "Ts") for role, name in held[0].items()}]
     content = {"training": scans, "registration_val": held, "registration_test": test}
     file = task(tmp_path, content, absent=list(test[0].values()))
-    with pytest.warns(InputWarning, match="1 pairs for the test in .* are of files that are not there"):
+    with pytest.warns(InputWarning, match="1 of 1 pairs for the test, whose files are not there"):
         found = find_pairs(file)
     assert len(found.training) == 3 * 2
     assert {p.fixed.name for p in found.training} == {f"OASIS_{i:04}_0000" for i in range(1, 4)}
@@ -177,6 +177,14 @@ def test_pairs_for_the_test_are_not_trained_on(tmp_path: Path) -> None:
         ("a", "b"),
         ("c", "d"),
     ]
+
+
+def test_training_may_list_pairs(tmp_path: Path) -> None:
+    pairs = [pair("a", "b") | {"weight": "2"}, pair("b", "c")]
+    with pytest.warns(InputWarning, match=r"not used of .*Task_dataset\.json: weight$"):
+        found = find_pairs(task(tmp_path, {"training": pairs, "validation": pairs[1:]}))
+    assert names(found.training) == [("a", "b")]
+    assert names(found.validation) == [("b", "c")]
 
 
 def test_keys_that_are_not_known_are_said(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ..errors import notice
+from .notices import notices
 from .register import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Weights
 from .train import Atlas, Data, HoldOut
 
@@ -42,12 +43,12 @@ def evaluate(
 
     options = {"weights": weights, "finetune": finetune}
     chosen = choose(method, preset, **{name: value for name, value in options.items() if value is not None})
-    place, found = usable(device), find_pairs(data, atlas=atlas, hold_out=hold_out, to_train=False)
-    if found.test and not found.validation:
-        notice(f"data: there are no pairs for validation in {data}, and those for the test are registered")
-    pairs = found.evaluated
-    console = Console(stderr=True)
-    with OutputFolder(out, FILES) as folder:
+    place, console = usable(device), Console(stderr=True)
+    with notices() as noticed, OutputFolder(out, FILES) as folder:
+        found = find_pairs(data, atlas=atlas, hold_out=hold_out, to_train=False)
+        if found.test and not found.validation:
+            notice(f"data: there are no pairs for validation in {data}, and those for the test are registered")
+        pairs = found.evaluated
         with Bar(console=console, disable=quiet) as bar:
             task = bar.add_task("pairs", total=len(pairs))
             results = evaluation.evaluate(
@@ -57,7 +58,7 @@ def evaluate(
                 progress=lambda done: bar.update(task, completed=done),
             )
         evaluation.write_csv(folder.path("evaluation.csv"), results)
-        evaluation.write_json(folder.path("evaluation.json"), results, method)
+        evaluation.write_json(folder.path("evaluation.json"), results, method, noticed)
         evaluation.draw(folder.path("evaluation.png"), results)
     if not quiet:
         table = Table("over the pairs", "mean", "std", "30 %")

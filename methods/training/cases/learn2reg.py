@@ -30,7 +30,7 @@ ABOUT = re.compile(
 )
 MODALITY = re.compile(r"_000(\d)$")
 POINTS = KINDS[1:]
-USED = re.compile(rf"image|label|({'|'.join(POINTS)})\d*")
+USED = re.compile(rf"fixed|moving|image|label|({'|'.join(POINTS)})\d*")
 
 Entry = dict[str, str]
 
@@ -42,13 +42,14 @@ def of_learn2reg(path: Path) -> Pairs:
     """
     try:
         content = json.loads(text_of(path))
-        files = _Files(path.parent, [*_entries(content, IMAGES)])
+        files = _Files(path.parent, [entry for entry in _entries(content, IMAGES) if "image" in entry])
         validation = files.pairs(_entries(content, VALIDATION))
         for_test = [*_entries(content, TEST)]
         there = [entry for entry in for_test if files.has(entry)]
         test = files.pairs(there)
-        told = files.pairs(_entries(content, (TRAINING,)))
-        images = [entry["image"] for entry in _entries(content, IMAGES[:1])]
+        listed = [*_entries(content, (TRAINING, IMAGES[0]))]
+        told = files.pairs(entry for entry in listed if "image" not in entry)
+        images = [entry["image"] for entry in listed if "image" in entry]
         untold = [] if told else [files.case(image) for image in images]
     except InputError:
         raise
@@ -58,7 +59,8 @@ def of_learn2reg(path: Path) -> Pairs:
     own = [key for key in content if key not in recognised and not ABOUT.fullmatch(key)]
     say_what_is_not_used(path, own + files.not_used())
     if len(there) < len(for_test):
-        notice(f"data: {len(for_test) - len(there)} pairs for the test in {path} are of files that are not there")
+        absent = len(for_test) - len(there)
+        notice(f"data: not used of {path}: {absent} of {len(for_test)} pairs for the test, whose files are not there")
     apart = {(pair.fixed.image, pair.moving.image) for pair in (*validation, *test)}
     inside = {image for images in apart for image in images}
     if not told:
@@ -83,10 +85,12 @@ class _Files:
 
     def __init__(self, root: Path, entries: list[Entry]) -> None:
         self.root, self.entries = root, {normpath(entry["image"]): entry for entry in entries}
+        self._of_pairs: list[str] = []  # keys of the entries of pairs
 
     def not_used(self) -> list[str]:
         """Keys of the entries, each once."""
-        return [*dict.fromkeys(k for entry in self.entries.values() for k in entry if not USED.fullmatch(k))]
+        keys = [*chain.from_iterable(self.entries.values()), *self._of_pairs]
+        return [key for key in dict.fromkeys(keys) if not USED.fullmatch(key)]
 
     def has(self, pair: Entry) -> bool:
         """Whether the images of a pair are there: those for a test are published later, or never."""
@@ -101,6 +105,7 @@ class _Files:
                 images.append(self.case(entry["image"]))
             else:
                 pairs.append(self._pair(entry["fixed"], entry["moving"]))
+                self._of_pairs += entry
         return list(dict.fromkeys([*pairs, *AllPairs(images)]))
 
     def case(self, image: str) -> Case:
