@@ -75,8 +75,9 @@ def test_labels_of_some_scans_for_validation(tmp_path: Path) -> None:
     ],
 )
 def test_the_score_is_of_one_kind_and_there_are_weights(options: dict[str, Any], score: str, tmp_path: Path) -> None:
-    code, _ = held_out(partly(tmp_path / "scans", **options), tmp_path / "run")
+    code, error = held_out(partly(tmp_path / "scans", **options), tmp_path / "run")
     assert code == 0
+    assert ("as DSC is not defined for any" in error) == (options.keys() == {"empty"})
     with (tmp_path / "run" / "validation.csv").open() as stream:
         assert next(csv.reader(stream))[1] == score
     assert all(math.isfinite(row[score]) for row in rows(tmp_path / "run", "validation"))

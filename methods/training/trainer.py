@@ -321,8 +321,10 @@ class _Trainer:
         """The first of the measures for a score that any pair has."""
         names = [name for name in self.task.scores if name in known]
         chosen = next((name for name in names if known[name]), names[0])
-        if self.world.rank == 0 and len(known[chosen]) < self.task.validations:
-            notice(f"data: the score is {chosen}, of {len(known[chosen])} of {self.task.validations} validation pairs")
+        count, total = len(known[chosen]), self.task.validations
+        if self.world.rank == 0 and (count < total or chosen != names[0]):
+            why = "" if chosen == names[0] else f", as {names[0]} is not defined for any"
+            notice(f"data: the score is {chosen}, of {count} of {total} validation pairs{why}")
         return chosen
 
 
