@@ -16,7 +16,7 @@ from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
 from .initial import NO_CHANGE, Initial
-from .intensities import robust_range
+from .intensities import robust_range, without_strays
 from .stages import Stages
 
 
@@ -156,7 +156,7 @@ class Method:
 
 
 def on_grid_of(fixed: Volume, moving: Volume, data: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
-    """Moving's image or labels at the voxels of the fixed image, through both affines.
+    """What lies on moving's grid at the voxels of the fixed image, through both affines.
 
     Args:
         fixed, moving: the images whose grids they are.
@@ -171,6 +171,17 @@ def on_grid_of(fixed: Volume, moving: Volume, data: Tensor, *, mode: str = "line
     return affine_warp(data, matrix[None], fixed.data.shape, mode=mode, padding=padding)
 
 
+def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device) -> Tensor:
+    """Moving's image at the voxels of the fixed one, its border repeated: (1, 1, *fixed).
+
+    Where it has to be interpolated it is `without_strays`, as those would spread.
+    """
+    data, matrix = moving.data[None, None].to(device), voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
+    if fixed.data.shape == moving.data.shape and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
+        return data
+    return on_grid_of(fixed, moving, without_strays(data))
+
+
 def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, stages: Stages) -> Registration:
     """Register a moving image to a fixed one.
 
@@ -179,14 +190,16 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
     """
     with torch.no_grad():
         with stages.stage("resampling"):
-            images = [volume.data[None, None].to(device) for volume in (fixed, moving)]
-            covered = None
             if method.aligned:
-                covered = _covered(fixed, moving, device)
-                images[1] = on_grid_of(fixed, moving, images[1])
-            prepared = method.prepared("fixed", images[0]), method.prepared("moving", images[1])
+                covered, image = _covered(fixed, moving, device), image_on_grid_of(fixed, moving, device)
+            else:
+                covered, image = None, moving.data[None, None].to(device)
+            prepared = (
+                method.prepared("fixed", fixed.data[None, None].to(device)),
+                method.prepared("moving", image),
+            )
             pair = Pair(*prepared, fixed.spacing, covered)
-            del images, prepared
+            del image, prepared
         found = method.run(pair, stages)
     displacement = found.displacement.cpu()
     if not method.aligned:

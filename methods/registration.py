@@ -102,7 +102,7 @@ def choose(method: str, preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown method, preset or option, or one that is missing.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     return METHODS[method](preset, **options)
 
@@ -116,7 +116,7 @@ def usable(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device: cannot use {str(device)!r} here: {str(error).splitlines()[0]}") from error
     return place
 
@@ -126,7 +126,7 @@ def _threads(number: int | None) -> Iterator[None]:
     if number is None:
         yield
         return
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise InputError(f"threads: expected a positive integer, got {number!r}")
     before = torch.get_num_threads()
     torch.set_num_threads(number)

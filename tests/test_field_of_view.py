@@ -63,6 +63,36 @@ def test_where_moving_does_not_reach_it_says_nothing(pair: dict[str, Tensor], op
     assert (l2rfast.jacobian_determinant(whole.displacement)[:, :CUT] > 0.3).all()
 
 
+@pytest.mark.parametrize("padding", [None, -3024.0])
+@pytest.mark.parametrize("stray", [None, 1e7])
+def test_neither_padding_nor_a_stray_voxel_counts(
+    pair: dict[str, Tensor], padding: float | None, stray: float | None
+) -> None:
+    """In either image, on a turned grid as well, where interpolation would spread it."""
+    place = np.eye(4)
+    place[:2, :2] = [[0.99, -0.1], [0.1, 0.99]]
+    place[:3, 3] = (3, -2, 0)
+    images = []
+    for name in ("fixed", "moving"):
+        image = 1500 * pair[name] - 1000
+        if padding is not None:
+            rows, columns = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
+            image = torch.where((rows**2 + columns**2 > 1)[..., None], padding, image)
+        if stray is not None:
+            image[20, 24, 20] = stray
+        images.append(image)
+    plain = [1500 * pair[name] - 1000 for name in ("fixed", "moving")]
+
+    def found(fixed: Tensor, moving: Tensor) -> float:
+        result = l2rfast.register(Volume(fixed, np.eye(4)), Volume(moving, place), preset="fast", init="none")
+        return mean_dice(pair["fixed_labels"], result.warp(pair["moving_labels"], mode="nearest"))
+
+    expected = found(*plain)
+    assert found(images[0], plain[1]) == pytest.approx(expected, abs=0.006)
+    assert found(plain[0], images[1]) == pytest.approx(expected, abs=0.006)
+    assert found(*images) == pytest.approx(expected, abs=0.006)
+
+
 def registration(shape: tuple[int, ...], moving: Volume, displacement: float = 0.0) -> Registration:
     fixed = Volume(torch.rand(shape), np.eye(4))
     return Registration(torch.full((1, len(shape), *shape), displacement), fixed, moving, {}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ class DiscreteOptions:
 
     Attributes:
         mind_radius, mind_dilation: of the MIND-SSC descriptor, in voxels.
-        grid_spacing: voxels between the control points of the discrete search.
+        grid_spacing: voxels between the control points of the discrete search; at most a quarter of a side.
         search_radius: reach of the discrete search to each side, in control-point spacings.
         inverse_consistency: search backwards too, and make the two fields each other's inverse.
         metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
@@ -27,6 +28,9 @@ class DiscreteOptions:
         full_iterations: Adam steps on LNCC at full resolution, last; only for the metric ``"lncc"``.
         rate: step size of Adam, in voxels of the level.
         smoothing: width, in voxels, of three box averages of the final field; odd, or 0 for none.
+
+    Lengths in voxels are of the shortest side of a voxel: along an axis of longer ones they are fewer (but for
+    mind_radius and mind_dilation), so that they are about as many mm.
 
     ConvexAdam calls them, in this order, mind_r, mind_d, grid_sp, disp_hw, ic, lambda_weight (smoothness),
     grid_sp_adam (refine_spacing), selected_niter (iterations) and selected_smooth (smoothing).
@@ -50,20 +54,26 @@ class DiscreteOptions:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
         if self.metric not in ("lncc", "mind"):
             raise InputError(f"metric: expected lncc or mind, got {self.metric!r}")
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
-        if self.smoothness is not None and not self.smoothness >= 0:
-            raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness}")
-        if not self.rate > 0:
-            raise InputError(f"rate: expected a positive number, got {self.rate}")
+        if not isinstance(self.inverse_consistency, bool):
+            raise InputError(f"inverse_consistency: expected True or False, got {self.inverse_consistency!r}")
+        if self.smoothness is not None and not (_is_number(self.smoothness) and self.smoothness >= 0):
+            raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness!r}")
+        if not (_is_number(self.rate) and self.rate > 0):
+            raise InputError(f"rate: expected a positive number, got {self.rate!r}")
         if self.smoothing and self.smoothing % 2 == 0:
             raise InputError(f"smoothing: expected an odd number or 0, got {self.smoothing}")
         if self.metric == "mind" and self.full_iterations:
             raise InputError("full_iterations: expected 0 with the metric mind, whose features stay at refine_spacing")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _LEAST = {
@@ -92,7 +102,7 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
     Raises:
         InputError: an unknown preset or option, or a value out of range.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     unknown = sorted(set(changes) - set(DiscreteOptions.__dataclass_fields__))
     if unknown:

@@ -15,7 +15,7 @@ from l2rfast import mind_ssc, warp, warp_local_ncc, warp_ssd
 from l2rfast.errors import InputError
 
 from ..intensities import from_zero_to_one
-from ..method import Method, Registration, apply, on_grid_of
+from ..method import Method, Registration, apply, image_on_grid_of, on_grid_of
 from ..metrics import measures
 from ..padding import Padding
 from ..stages import Stages
@@ -146,7 +146,7 @@ def distance(similarity: str, window: int, fixed: Tensor, moving: Tensor, displa
 
 def _images(pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
     """(1, 1, *spatial) each, from 0 to 1, on the grid of the fixed one."""
-    aligned = on_grid_of(fixed.image, moving.image, moving.image.data[None, None])
+    aligned = image_on_grid_of(fixed.image, moving.image, torch.device("cpu"))
     return [
         from_zero_to_one(str(pair.fixed.image), fixed.image.data[None, None]),
         from_zero_to_one(str(pair.moving.image), aligned),
