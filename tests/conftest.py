@@ -7,8 +7,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import host_cuda
 import hypothesis
+import native
 import pytest
 import torch
 
@@ -31,6 +31,11 @@ def _data() -> Path | None:
     """The folder of real scans, None where $L2RFAST_DATA is unset or names no folder."""
     name = os.environ.get("L2RFAST_DATA")
     return Path(name) if name and Path(name).is_dir() else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _poisoned(tmp_path_factory: pytest.TempPathFactory) -> None:
+    native.poison_memory(tmp_path_factory.mktemp("poison"))
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +61,7 @@ def deterministic() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _host_cuda(tmp_path_factory: pytest.TempPathFactory) -> None:
-    host_cuda.load(tmp_path_factory.mktemp("cuda"))
+    native.load_cuda_on_host(tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from evaluation import LAYOUTS, TOLERANCES, disagreements, evaluate
-from host_cuda import SOURCES
+from native import CUDA_SOURCES
 from operators import OPERATIONS, Operation
 from samples import noise
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 import l2rfast
 from l2rfast._dispatch import OPERATORS
 
-IMPLEMENTED = {name for source in SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
+IMPLEMENTED = {name for source in CUDA_SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
 HERE = [operation for operation in OPERATIONS if (operation.made_of or operation.name) in IMPLEMENTED]
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,27 @@
+// Memory that nothing has written yet holds NaN in tests, in every floating dtype, and -1 or 255 in integers: a kernel
+// that leaves a voxel unwritten shows. Every CPU tensor comes from here, whether Python, C++ or PyTorch makes it.
+
+#include <c10/core/CPUAllocator.h>
+
+#include <cstring>
+
+namespace {
+
+struct Poisoned final : c10::Allocator {
+  c10::Allocator* inner = c10::GetDefaultCPUAllocator();
+
+  c10::DataPtr allocate(size_t bytes) override {
+    auto memory = inner->allocate(bytes);
+    if (bytes > 0) std::memset(memory.get(), 0xff, bytes);
+    return memory;
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return inner->raw_deleter(); }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+};
+
+Poisoned poisoned;
+const bool used = (c10::SetCPUAllocator(&poisoned, 1), true);
+
+}  // namespace
