@@ -33,7 +33,7 @@ LOSS = "LocalNormalizedCrossCorrelationLoss"
 REPLACED = [
     Replaced(
         "`torch`",
-        "2.11 to 2.13",
+        "2.11 to 2.15",
         "`nn.functional.grid_sample`",
         "bilinear, nearest; all paddings; both alignments",
         "bicubic; integer images",

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+TRIED = SpecifierSet(">=2.11,<2.16")  # versions of PyTorch that the tests have passed with
 
 # From the most to the least capable, by PyTorch's own names (torch.backends.cpu.get_cpu_capability()).
 _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
 HOW_TO_BUILD = "install g++ 12 or newer, then run in its source folder: pip install --force-reinstall --no-deps ."
+
+
+class UntriedVersionWarning(UserWarning):
+    """A PyTorch that is newer than the tests have seen: it may do, and nothing is known of it."""
+
+
+def check_version(version: str) -> None:
+    """Warn of a PyTorch that was not tried; earlier ones lack the ABI of the kernels, and pip refuses them."""
+    # Of a release to come, and of a local build, what counts is which release that is.
+    if Version(version).base_version not in TRIED:
+        warnings.warn(
+            f"l2rfast was tried with PyTorch {TRIED}, and this is {version}; results may differ",
+            UntriedVersionWarning,
+            stacklevel=2,
+        )
 
 
 def load() -> str | None:
@@ -43,5 +63,6 @@ torch.library.impl(
     "l2rfast_cuda::deterministic", "CompositeExplicitAutograd", torch.are_deterministic_algorithms_enabled
 )
 
+check_version(torch.__version__)
 INSTRUCTION_SET = load()
 load_cuda()

@@ -122,6 +122,17 @@ def test_a_library_has_no_instructions_of_a_better_processor(name: str, register
     assert not re.search(registers, code)
 
 
+@pytest.mark.parametrize("version", ["2.11.0", "2.13.0+cpu", "2.15.1", "2.15.0a0+git12"])
+def test_a_pytorch_that_was_tried_is_used_in_silence(version: str) -> None:
+    _native.check_version(version)
+
+
+@pytest.mark.parametrize("version", ["2.16.0", "2.16.0.dev20261101+cpu", "3.0"])
+def test_a_newer_pytorch_is_used_with_a_warning(version: str) -> None:
+    with pytest.warns(_native.UntriedVersionWarning, match=rf"<2\.16.* this is {re.escape(version)}"):
+        _native.check_version(version)
+
+
 def test_a_package_without_kernels_works_and_says_so_once(tmp_path: Path) -> None:
     """As it is installed where there is no compiler: with all its folders, which lie elsewhere in the sources."""
     commands = ["egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path}"]
