@@ -1,38 +1,54 @@
 """Initialisation: a rigid or affine map of the world that brings moving near fixed, found over a few resolutions.
 
-A map takes places of fixed to places of moving: y = L (x - c) + c + t in mm, c the centre of what is in fixed. It is
-found by Adam on numbers of which the exponential is L, the gradient through `l2rfast.affine_warp`.
+A map takes places of fixed to places of moving: y = L (x - c) + c + t, c the centre of what is in fixed. It is found by
+steepest descent with momentum on t and on the numbers of which the exponential is L, the gradient through
+`l2rfast.affine_warp`. Lengths are in cells of the resolution, so that it does not matter whether scans are of
+a cell or of a whale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp, local_ncc, mind_ssc
+from l2rfast import affine_warp, box_average, local_ncc, mind_ssc
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 from l2rfast.losses import mutual_information
 
+from .intensities import robust_range
 from .stages import Stages
 
 KINDS = ("none", "moments", "rigid", "affine")
 AUTO = "auto"
 WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: what headers that agree have
 
-# How many cells there are along the longest side, and by how many mm Adam moves, for each resolution.
-LEVELS = ((24, 3.0), (48, 1.0))
-STEPS = 60  # of each resolution
+
+class Descent(NamedTuple):
+    """Attributes:
+    cells: how many there are along the longest side of fixed.
+    rate: of the first step, in cells; that of the last is a tenth.
+    steps: how many.
+    """
+
+    cells: int
+    rate: float
+    steps: int
+
+
+DESCENTS = (Descent(24, 0.5, 60), Descent(48, 0.5, 40), Descent(48, 0.1, 20))
+FEWEST = 8  # cells along an axis that has as many voxels: slabs keep their slices
+MOMENTUM = 0.9
 BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
-LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover
+LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover, or of as much as it can
 
 # Of warped moving, (1, C, *spatial), and the weight of every voxel, (1, 1, *spatial), to a fixed image.
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +100,7 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
         kind, why = ("affine", apart) if apart else ("none", "the headers agree")
     if kind == "none":
         return replace(NO_CHANGE, why=why)
-    with stages.stage("initialisation"):
+    with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():
         return Initial(kind, why, _found(fixed, moving, kind, metric, device, stages))
 
 
@@ -119,50 +135,139 @@ def _directions(volume: Volume, ndim: int) -> np.ndarray:
     return rotation
 
 
-@torch.enable_grad()
 def _found(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> np.ndarray:
     ndim = fixed.data.ndim
     images = [(_scaled(name, v, device), _affine(v, ndim)) for name, v in (("fixed", fixed), ("moving", moving))]
     centres = [_centre(*image) for image in images]
-    numbers = torch.zeros(ndim, ndim + 1, dtype=torch.float64)  # in mm
-    numbers[:, ndim] = centres[1] - centres[0]
-    numbers.requires_grad_()
+    world = _World(kind, centres[0], torch.from_numpy(_directions(fixed, ndim)))
     extent = max(s * mm for s, mm in zip(fixed.data.shape, fixed.spacing, strict=True))
-
-    def world() -> Tensor:
-        """(ndim + 1, ndim + 1). Numbers of the linear part move by so many mm what is a quarter of the extent away."""
-        linear = numbers[:, :ndim] / (extent / 4)
-        linear = torch.matrix_exp(linear if kind == "affine" else (linear - linear.T) / 2)
-        offset = centres[0] + numbers[:, ndim] - linear @ centres[0]
-        last = torch.eye(ndim + 1, dtype=linear.dtype)[-1:]
-        return torch.cat([torch.cat([linear, offset[:, None]], 1), last])
-
-    steps = 0 if kind == "moments" else STEPS
-    features, to = METRICS[metric]
-    for i, (cells, rate) in enumerate(LEVELS):
-        (at, from_voxels), (source, to_voxels) = (_pooled(*image, extent / cells) for image in images)
-        size = at.shape[2:]
-        if features is not None:  # which turn with the image: of moving as it lies by now
-            start = (world() @ from_voxels).detach()
-            matrix = torch.linalg.solve(to_voxels, start)[None, :ndim].to(device, at.dtype)
-            at, source, to_voxels = features(at), features(affine_warp(source, matrix, size)), start
-        distance = to(at)
-        ones = torch.ones_like(source[:, :1])
-        optimizer = torch.optim.Adam([numbers], rate)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = rate * 0.1 ** (step / steps)
-            matrix = torch.linalg.solve(to_voxels, world() @ from_voxels)[None, :ndim].to(device, at.dtype)
-            inside = affine_warp(ones, matrix.detach(), size, padding="zeros")
-            if float(inside.mean()) < LEAST_LEFT:
-                raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
-            optimizer.zero_grad()
-            torch.autograd.backward(distance(affine_warp(source, matrix, size), inside))
-            optimizer.step()
-            stages.advance((i * steps + step + 1) / (len(LEVELS) * steps))
-    result = np.eye(4)
-    found = world().detach().numpy()
+    poses = [torch.cat([torch.zeros(ndim, ndim).double(), world.axes.T @ (centres[1] - centres[0])[:, None]], 1)]
+    if kind != "moments":
+        done, total = 0, sum(descent.steps for descent in DESCENTS)
+        for cells, rate, steps in DESCENTS:
+            level = _Level(images, world, extent / cells, metric)
+            passed = [level.best(poses)]
+            for pose in level.descended(passed[0], rate, steps, extent):
+                passed.append(pose)
+                done += 1
+                stages.advance(done / total)
+            poses.append(passed[-1])
+        # What is no better than where it came from is left alone.
+        poses = [level.best(poses)]
+    found, result = world.matrix(poses[0]).numpy(), np.eye(4)
     result[:ndim, :ndim], result[:ndim, 3] = found[:ndim, :ndim], found[:ndim, ndim]
     return result
+
+
+class _World:
+    """The map of a pose: (ndim, ndim + 1), the numbers of which the exponential is the linear part, and the
+    translation in mm, along the axes of fixed.
+
+    Args:
+        kind: where it is affine, any numbers; else those of a rotation.
+        centre: (ndim,), about which it turns.
+        axes: (ndim, ndim), of fixed, orthonormal columns.
+    """
+
+    def __init__(self, kind: str, centre: Tensor, axes: Tensor) -> None:
+        self.affine, self.centre, self.axes = kind == "affine", centre, axes
+
+    def matrix(self, pose: Tensor) -> Tensor:
+        """(ndim + 1, ndim + 1): place of fixed -> place of moving."""
+        ndim = len(pose)
+        numbers = pose[:, :ndim] if self.affine else (pose[:, :ndim] - pose[:, :ndim].T) / 2
+        one = torch.eye(ndim, dtype=pose.dtype, device=pose.device)
+        linear = one + self.axes @ (torch.matrix_exp(numbers) - one) @ self.axes.T  # of zeros, exactly one
+        offset = self.centre + self.axes @ pose[:, ndim] - linear @ self.centre
+        last = torch.eye(ndim + 1, dtype=pose.dtype, device=pose.device)[-1:]
+        return torch.cat([torch.cat([linear, offset[:, None]], 1), last])
+
+    def scales(self, sides: Tensor, radius: float) -> Tensor:
+        """(ndim, ndim + 1): what of a pose moves places that far from the centre by one cell, its sides along the axes
+        of fixed."""
+        turns = (sides / radius)[:, None].expand(-1, len(sides))
+        if not self.affine:  # two axes at once
+            turns = 2 / (turns**-2 + turns.T**-2).sqrt()
+        return torch.cat([turns, sides[:, None]], 1)
+
+
+class _Level:
+    """Two images at one resolution, and how they agree at a pose.
+
+    Args:
+        images: fixed and moving, (1, 1, *spatial), with their affines, (ndim + 1, ndim + 1).
+        world: gives poses their meaning.
+        spacing: of the cells, in mm.
+        metric: one of `METRICS`.
+    """
+
+    def __init__(self, images: Sequence[tuple[Tensor, Tensor]], world: _World, spacing: float, metric: str) -> None:
+        self.world = world
+        (fixed, self.from_cells), (self.moving, self.to_cells) = (_pooled(*image, spacing) for image in images)
+        self.features, to = METRICS[metric]
+        self.distance = to(self.features(fixed))
+        self.size, self.ones = fixed.shape[2:], torch.ones_like(self.moving)
+        # The finer of the two along every axis of fixed.
+        both = [torch.linalg.inv(cells[:-1, :-1]) @ world.axes for cells in (self.from_cells, self.to_cells)]
+        self.sides = 1 / torch.stack(both).norm(dim=1).amax(0)
+        # Moving may be small beside fixed.
+        volumes = [
+            cells.det().abs() * image[0, 0].numel()
+            for cells, image in ((self.from_cells, fixed), (self.to_cells, self.moving))
+        ]
+        self.least = LEAST_LEFT * min(1.0, float(volumes[1] / volumes[0]))
+
+    def sampled(self, image: Tensor, cells: Tensor, pose: Tensor, padding: str = "border") -> Tensor:
+        """An image that has those cells, on the grid of fixed."""
+        matrix = torch.linalg.solve(cells, self.world.matrix(pose) @ self.from_cells)[None, :-1]
+        return affine_warp(image, matrix.to(image), self.size, padding=padding)
+
+    def covered(self, pose: Tensor) -> Tensor:
+        return self.sampled(self.ones, self.to_cells, pose, "zeros")
+
+    def best(self, poses: Sequence[Tensor]) -> Tensor:
+        """The pose at which they agree most, where moving covers fixed at all of them.
+
+        Raises:
+            InputError: that is hardly anywhere.
+        """
+        inside = torch.stack([self.covered(pose) for pose in poses]).amin(0)
+        if float(inside.mean()) < self.least:
+            raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
+        seen = [self.features(self.sampled(self.moving, self.to_cells, pose)) for pose in poses]
+        distances = [float(self.distance(image, inside)) for image in seen]
+        return poses[distances.index(min(distances))]
+
+    def descended(self, pose: Tensor, rate: float, steps: int, extent: float) -> Iterator[Tensor]:
+        """The pose after each step, until hardly anything overlaps. Features turn with the image: they are of moving as
+        it lies at the start.
+
+        One length of the gradient, that of its average square, sets the steps of all numbers, unlike Adam's: what makes
+        no difference, as a shear across a slab, does not drift.
+        """
+        scale = self.world.scales(self.sides, extent / 4)
+        image, cells = self.moving, self.to_cells
+        if self.features is not _same:
+            image = self.features(self.sampled(image, cells, pose))
+            cells = self.world.matrix(pose) @ self.from_cells
+        start, numbers = pose, torch.zeros_like(pose)
+        mean, square = torch.zeros_like(pose), 0.0
+        for step in range(steps):
+            inside = self.covered(pose)
+            if float(inside.mean()) < self.least:
+                return
+            with torch.enable_grad():
+                numbers.requires_grad_()
+                moved = self.sampled(image, cells, start + scale * numbers)
+                (gradient,) = torch.autograd.grad(self.distance(moved, inside), numbers)
+            mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
+            square += float(gradient.square().mean())
+            if not square > 0:
+                return
+            length = (square / (step + 1)) ** 0.5 * (1 - MOMENTUM ** (step + 1))
+            numbers = numbers.detach() - rate * 0.1 ** (step / steps) / length * mean
+            pose = start + scale * numbers
+            yield pose
 
 
 def _affine(volume: Volume, ndim: int) -> Tensor:
@@ -172,10 +277,9 @@ def _affine(volume: Volume, ndim: int) -> Tensor:
 
 
 def _scaled(name: str, volume: Volume, device: torch.device) -> Tensor:
-    """(1, 1, *spatial) from 0 to 1, the brightest thousandth cut off."""
+    """(1, 1, *spatial), the robust range from 0 to 1, what lies outside cut off."""
     image = volume.data.to(device, torch.float32)[None, None]
-    some = image.flatten()[:: max(1, image.numel() // 100_000)]
-    low, high = (float(torch.quantile(some, q)) for q in (0.0, 0.999))
+    low, high = robust_range(image)
     if not high > low:
         raise InputError(f"{name}: expected an image, but it is constant")
     return ((image - low) / (high - low)).clamp(0, 1)
@@ -196,9 +300,9 @@ def _centre(image: Tensor, affine: Tensor) -> Tensor:
 
 
 def _pooled(image: Tensor, affine: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Averages over about that many mm along every axis, and their affine."""
+    """Averages over about that many mm along every axis, but few on thin ones, and their affine."""
     sides = affine[:-1, :-1].norm(dim=0).tolist()
-    factors = [min(max(1, round(spacing / side)), s) for side, s in zip(sides, image.shape[2:], strict=True)]
+    factors = [max(1, min(round(spacing / side), s // FEWEST)) for side, s in zip(sides, image.shape[2:], strict=True)]
     pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
     blocks = torch.eye(len(factors) + 1, dtype=torch.float64)
     for k, factor in enumerate(factors):
@@ -218,9 +322,18 @@ def _squares(fixed: Tensor) -> Distance:
     return lambda moving, inside: ((moving - fixed).square() * inside).mean() / inside.mean()
 
 
-# By name, what is compared where it is not the image, and how.
-METRICS: dict[str, tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor], Distance]]] = {
-    "mi": (None, _mutual),
-    "lncc": (None, _local),
-    "mind": (partial(mind_ssc, radius=1, dilation=1), _squares),
+def _same(image: Tensor) -> Tensor:
+    return image
+
+
+def _descriptors(image: Tensor) -> Tensor:
+    """Averaged, or squared differences would be least where interpolation takes most of the noise: between voxels."""
+    return box_average(mind_ssc(image, radius=1, dilation=1))
+
+
+# By name, what is compared, and how.
+METRICS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distance]]] = {
+    "mi": (_same, _mutual),
+    "lncc": (_same, _local),
+    "mind": (_descriptors, _squares),
 }

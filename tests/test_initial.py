@@ -83,6 +83,46 @@ def test_in_two_dimensions() -> None:
     assert after < 0.1 * before
 
 
+@pytest.mark.parametrize("mm", [1e-3, 0.05, 0.25, 100.0, 1e5])
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_the_size_of_a_voxel_does_not_matter(mm: float, kind: str) -> None:
+    """From a micrometre to a hundred metres, by a tenth of a voxel."""
+    affine = np.diag([mm, mm, mm, 1.0])
+    image = Volume(synthetic_pair(48)["moving"][:, :44, :40].contiguous(), affine)
+    by = world(14, 4 * mm, middle(image))
+    moving = Volume(turned(image.data, affine, by), affine)
+    assert error(initialise(image, moving, kind, "lncc", CPU, Stages()), by, image) < 0.1 * mm
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_a_slab_that_did_not_move_stays(metric: str, kind: str) -> None:
+    image = synthetic_pair(64)["moving"][:, :, 30:34].contiguous()
+    slab = Volume(image, np.eye(4))
+    found = initialise(slab, Volume(image.clone(), np.eye(4)), kind, metric, CPU, Stages())
+    assert error(found, np.eye(4), slab) < 0.2
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_voxel_far_off_does_not_matter(scan: Volume, metric: str) -> None:
+    by = world(0, 8, middle(scan))
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    spoilt = scan.data.clone()
+    spoilt[2, 2, 2] = -32768
+    found = initialise(Volume(spoilt, scan.affine), moving, "rigid", metric, CPU, Stages())
+    assert error(found, by, scan) < 0.5
+
+
+def test_inference_mode(scan: Volume) -> None:
+    by = world(0, 8, middle(scan))
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    with torch.inference_mode():
+        images = [Volume(volume.data.clone(), volume.affine) for volume in (scan, moving)]
+        assert images[0].data.is_inference()
+        found = initialise(*images, "rigid", "mi", CPU, Stages())
+    np.testing.assert_array_equal(found.matrix, initialise(scan, moving, "rigid", "mi", CPU, Stages()).matrix)
+
+
 def test_moments_bring_centres_together(scan: Volume) -> None:
     whole = Volume(synthetic_pair(64)["moving"], scan.affine)  # of which nothing leaves the grid
     by = world(0, 6, middle(whole))
