@@ -149,8 +149,8 @@ def global_correlation(a: Tensor, b: Tensor) -> Tensor:
         InputError: shapes or dtypes that do not fit.
     """
     a, b = _samples(a, b)
-    a, b = (x - x.mean(dim=1, keepdim=True, dtype=torch.float64).to(x.dtype) for x in (a, b))
-    ab, aa, bb = (x.sum(dim=1, dtype=torch.float64) for x in (a * b, a * a, b * b))
+    a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
+    ab, aa, bb = (x.sum(dim=1) for x in (a * b, a * a, b * b))
     return ab / (aa * bb).sqrt()
 
 
@@ -167,14 +167,14 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
         InputError: shapes or dtypes that do not fit.
     """
     a, b = _samples(a, b)
-    return (a - b).square().mean(dim=1, dtype=torch.float64)
+    return (a - b).square().mean(dim=1)
 
 
 def _samples(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     _check.image("a", a)
     _check.image("b", b)
     _check.same("a, b", a, b)
-    return a.flatten(1), b.flatten(1)
+    return a.flatten(1).double(), b.flatten(1).double()  # the products of 1e20 are no float32
 
 
 def _renumber(a: Tensor, b: Tensor, labels: Iterable[int] | None) -> tuple[list[int], np.ndarray, np.ndarray]:

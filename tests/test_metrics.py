@@ -137,6 +137,15 @@ def test_similarity_measures() -> None:
     assert torch.isnan(metrics.global_correlation(a, torch.ones_like(a))).all()
 
 
+@pytest.mark.parametrize("factor", [1e-25, 1e20])
+def test_similarity_measures_whatever_the_unit(factor: float) -> None:
+    a, b = random(1, 1, 6, 5, 4), random(1, 1, 6, 5, 4, seed=5)
+    expected = np.corrcoef(a.flatten().double().numpy(), b.flatten().double().numpy())[0, 1]
+    assert metrics.global_correlation(factor * a, factor * b).item() == pytest.approx(expected, rel=1e-6)
+    square = ((a.double() - b.double()) ** 2).mean().item()
+    assert metrics.mean_squared_error(factor * a, factor * b).item() == pytest.approx(factor**2 * square, rel=1e-5)
+
+
 def test_rejects_what_does_not_fit() -> None:
     a, b = label_maps(5, 6, 7)
     for measure in (metrics.dice, metrics.hd95):
