@@ -258,7 +258,11 @@ def _connected(start: int, corners: set[int], ndim: int) -> set[int]:
 
 
 def _cut_area(part: set[int], spacing: tuple[float, ...]) -> float:
-    """Area of the polygon through the midpoints of the edges that leave a set of corners."""
+    """Area of the polygon through the midpoints of the edges that leave a connected set of corners.
+
+    It need not be flat: its triangles count. They share an end of its longest diagonal, as measured in voxels, which
+    gives surface-distance's areas.
+    """
     axes = range(len(spacing))
     points = np.array(
         [
@@ -268,10 +272,13 @@ def _cut_area(part: set[int], spacing: tuple[float, ...]) -> float:
             if corner ^ (1 << axis) not in part
         ]
     )
-    spokes = points - points.mean(axis=0)
     if len(axes) == 2:
-        return float(2 * np.linalg.norm(spokes[0] * spacing))
+        return float(np.linalg.norm((points[0] - points[1]) * spacing))
     # In the order around the centre, as seen in the plane that fits the points best.
+    spokes = points - points.mean(axis=0)
     _, _, (first, second, _) = np.linalg.svd(spokes)
-    spokes = spokes[np.argsort(np.arctan2(spokes @ second, spokes @ first))] * spacing
-    return float(np.linalg.norm(np.cross(spokes, np.roll(spokes, -1, axis=0)), axis=1).sum() / 2)
+    points = points[np.argsort(np.arctan2(spokes @ second, spokes @ first))]
+    lengths = np.linalg.norm(points[:, None] - points, axis=2)
+    apex = int(lengths.max(axis=1).argmax())
+    spokes = (np.roll(points, -apex, axis=0) - points[apex])[1:] * spacing
+    return float(np.linalg.norm(np.cross(spokes[:-1], spokes[1:]), axis=1).sum() / 2)

@@ -90,6 +90,23 @@ def test_surface_elements_have_the_area_of_marching_cubes() -> None:
         np.testing.assert_allclose(areas[0b10000001], 2 * areas[1])  # two opposite corners
 
 
+def test_polygons_that_are_not_flat_have_the_area_of_their_triangles() -> None:
+    """By hand: three corners, and four in a row along the three axes, of which surface-distance 0.1 has the same."""
+
+    def triangles(*points: tuple[float, ...]) -> float:
+        at = np.array(points).reshape(-1, 3, 3) * spacing
+        return float(np.linalg.norm(np.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0]), axis=1).sum() / 2)
+
+    for spacing in ((1.0, 1.0, 1.0), (0.4, 0.4, 5.0)):
+        areas = metrics._element_areas(spacing)
+        a, b, c, d, e = (0, 0, 0.5), (1, 0, 0.5), (1, 0.5, 0), (0.5, 1, 0), (0, 1, 0.5)
+        np.testing.assert_allclose(areas[0b111], triangles(a, b, e, b, c, d, b, d, e))
+        a, b, c, d, e, f = (0, 0, 0.5), (1, 0, 0.5), (1, 0.5, 1), (0.5, 1, 1), (0.5, 1, 0), (0, 0.5, 0)
+        np.testing.assert_allclose(areas[0b10001011], triangles(c, d, e, c, e, f, c, f, a, c, a, b))
+    assert metrics._element_areas((1, 1, 1))[0b111] == pytest.approx(1.149519, abs=1e-6)
+    assert metrics._element_areas((1, 1, 1))[0b10001011] == pytest.approx(1.573132, abs=1e-6)
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_tre_samples_the_field_at_the_landmarks(ndim: int) -> None:
     shape, spacing = (9, 8, 7)[:ndim], (2.0, 0.5, 3.0)[:ndim]
