@@ -107,8 +107,8 @@ def names(wheel: Path) -> set[str]:
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
-def metadata(wheel: Path) -> str:
-    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/WHEEL"))
+def metadata(wheel: Path, file: str = "WHEEL") -> str:
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(f".dist-info/{file}"))
     return zipfile.ZipFile(wheel).read(name).decode()
 
 
@@ -132,13 +132,20 @@ def pure_wheel(distributed: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def test_the_source_distribution_has_all_sources(distributed: Path) -> None:
-    expected = [*INSTALLED.values(), *SOURCES.values(), *(ROOT / name for name in ("README.md", "setup.py"))]
+    papers = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "setup.py")
+    expected = [*INSTALLED.values(), *SOURCES.values(), *(ROOT / name for name in papers)]
     for path in expected:
         assert (distributed / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     # Besides these only what the build itself needs.
     has = {str(path.relative_to(distributed)) for path in distributed.rglob("*") if path.is_file()}
     others = has - {str(path.relative_to(ROOT)) for path in expected}
     assert others == {"MANIFEST.in", "PKG-INFO", "pyproject.toml", "setup.cfg"}
+
+
+def test_what_says_the_version_agrees() -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_a_wheel_of_sources_that_were_compiled_before_is_only_linked(cpu_wheel: tuple[Path, str]) -> None:
@@ -187,6 +194,11 @@ def test_without_a_compiler_a_wheel_is_pure_python(pure_wheel: tuple[Path, str])
     assert "Root-Is-Purelib: true" in metadata(wheel)
     assert names(wheel) == INSTALLED.keys()
     assert log.count(NO_KERNELS) == 1
+
+
+def test_a_wheel_has_the_licence(pure_wheel: tuple[Path, str]) -> None:
+    assert metadata(pure_wheel[0], "licenses/LICENSE") == (ROOT / "LICENSE").read_text()
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata(pure_wheel[0], "METADATA")
 
 
 def test_pure_python_computes_and_says_once_that_it_is_slow(pure_wheel: tuple[Path, str], tmp_path: Path) -> None:
