@@ -1,13 +1,15 @@
 # Two commands do everything on a fresh machine (Python 3.11+, g++ 12+, make): make demo, make test.
 PYTHON ?= python3
-VENV := .venv
+# Another PyTorch than the pinned one, as 2.15.0, with the Triton and setuptools it asks for, in an environment of its own.
+TORCH ?=
+VENV := .venv$(addprefix -,$(TORCH))
+PINS := $(if $(TORCH),build/constraints-$(TORCH).txt,constraints.txt)
 BIN := $(VENV)/bin
 CPP := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OUT ?= demo
 SIZE ?= full
 REF ?= HEAD
 GPU_PYTHON ?= python3
-TORCH ?= 2.11.0 2.12.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-wheel lint format bench bench-compare test-gpu bench-gpu clean
@@ -17,14 +19,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.built
 	$(BIN)/python -m l2rfast.cli.demo $(OUT)
 
-test: lint $(VENV)/.libraries
+# TORCH=2.15.0 runs them on that version, and on the Triton it asks for. Types are checked with the pinned one alone.
+test: $(if $(TORCH),,lint) $(VENV)/.libraries
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 # The wheel in environments that have nothing but it and what it asks for, each with another PyTorch than the kernels
-# were built with: 5 GB from the network and some two minutes each. TORCH="2.12.1" tries that version alone.
+# were built with: 5 GB from the network and some two minutes each. TORCHES=2.12.1 tries that version alone.
+TORCHES ?= 2.11.0 2.12.1 2.14.1 2.15.0
 test-wheel: $(VENV)/.built
 	rm -rf build/wheels && $(BIN)/pip wheel -q --no-deps --wheel-dir build/wheels .
-	for version in $(TORCH); do \
+	for version in $(TORCHES); do \
 		rm -rf build/torch && $(PYTHON) -m venv build/torch && \
 		build/torch/bin/pip install -q --no-cache-dir "torch==$$version" build/wheels/*.whl && \
 		build/torch/bin/python -P tests/installed.py cpp || exit 1; \
@@ -65,20 +69,24 @@ bench-gpu:
 	$(GPU_PYTHON) -m bench.gpu
 
 clean:
-	rm -rf $(VENV) build demo l2rfast/*.so *.egg-info
+	rm -rf .venv .venv-* build demo l2rfast/*.so *.egg-info
 
-$(VENV)/.created: constraints.txt
+build/constraints-%.txt: constraints.txt
+	mkdir -p build
+	{ grep -vE '^(setuptools|torch|triton)==' $<; echo torch==$*; } > $@
+
+$(VENV)/.created: $(PINS)
 	$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
-	$(BIN)/pip install -q -c constraints.txt setuptools torch
+	$(BIN)/pip install -q -c $(PINS) setuptools torch
 	touch $@
 
 # The package in place, its C++ kernels and every dependency at its pinned version; without build isolation the pinned
 # setuptools builds.
 $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	$(BIN)/pip install -q -c $(PINS) --no-build-isolation -e '.[test]'
 	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
 	# is compared does not use.
-	$(BIN)/pip install -q -c constraints.txt --no-deps fireants
+	$(BIN)/pip install -q -c $(PINS) --no-deps fireants
 	touch $@
 
 # For the tests of patched libraries: the sources of some, which have their tests, and other versions of them.
@@ -91,5 +99,5 @@ $(VENV)/.libraries: $(VENV)/.built
 
 # The peer that the tests do not need.
 $(VENV)/.benchmark: $(VENV)/.built
-	$(BIN)/pip install -q -c constraints.txt torch-interpol
+	$(BIN)/pip install -q -c $(PINS) torch-interpol
 	touch $@

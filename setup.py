@@ -179,7 +179,8 @@ class BuildLibraries(build_ext):
         make(
             Path(output),
             [source, *included(Path(output).with_suffix(".d"))],
-            f"{self.compiler.compiler_so_cxx} {options}",
+            # Not by whose headers of PyTorch: those of every version give objects that serve for all.
+            f"{self.compiler.compiler_so_cxx} {options | {'include_dirs': ['kernels']}}",
             lambda: self.compiler.compile([source], folder, **options),
         )
         return output
