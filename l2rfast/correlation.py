@@ -210,7 +210,7 @@ def lattice(
 def at_control_points(image: Tensor, on: Lattice) -> Tensor:
     """(N, C, *spatial) -> (N, C, *grid), linear, zeros outside."""
     ndim = len(on.points)
-    matrix = torch.zeros(1, ndim, ndim + 1, dtype=_check.arithmetic_dtype(image))
+    matrix = torch.zeros(1, ndim, ndim + 1, dtype=_check.arithmetic_dtype(image), device="cpu")
     for k, p in enumerate(on.points):
         matrix[0, k, k], matrix[0, k, ndim] = p[1] - p[0] if len(p) > 1 else 0.0, p[0]
     return affine_warp(image, matrix.to(image.device), [len(p) for p in on.points], padding="zeros")

@@ -82,7 +82,7 @@ def _turned(image: Tensor) -> Tensor:
 def inverse_consistency(disp_field1s: Tensor, disp_field2s: Tensor, iter: int = 20) -> tuple[Tensor, Tensor]:
     """As `convexAdam.convex_adam_utils.inverse_consistency`: fields in halves of the image, x first."""
     size = disp_field1s.shape[2:]
-    identity = F.affine_grid(torch.eye(3, 4)[None], [1, 1, *size], align_corners=False).to(disp_field1s)
+    identity = F.affine_grid(torch.eye(3, 4, device="cpu")[None], [1, 1, *size], align_corners=False).to(disp_field1s)
 
     def moved(field: Tensor, by: Tensor) -> Tensor:
         sampled: Tensor = grid_sample(field, identity + by.permute(0, 2, 3, 4, 1), align_corners=False)
@@ -146,14 +146,14 @@ def _convex(features: Sequence[Tensor], spacing: int, radius: int, size: Sequenc
         _turned(regularisation.coupled_convex(correlation(a, b, radius, smoothing=2)).flip(1))
         for a, b in (pooled, pooled[::-1])
     ]
-    half = torch.tensor([side // spacing - 1 for side in size]).view(1, 3, 1, 1, 1) / 2
+    half = found[0].new_tensor([side // spacing - 1 for side in size]).view(1, 3, 1, 1, 1) / 2
     one, _ = inverse_consistency(*((field / half).flip(1) for field in found), iter=15)
     return F.interpolate(one.flip(1) * half * spacing, list(size), mode="trilinear", align_corners=False)
 
 
 def _adam(fixed: Tensor, moving: Tensor, start: Tensor, weight: float, iterations: int) -> Tensor:
     """Adam on a field that is smoothed by three averages; that of the last step, in voxels of the features."""
-    size = torch.tensor(fixed.shape[2:], dtype=torch.float32).view(1, 3, 1, 1, 1)
+    size = torch.tensor(fixed.shape[2:], dtype=torch.float32, device=fixed.device).view(1, 3, 1, 1, 1)
     # Sampled with align_corners=False, a displacement d over (size - 1) / 2 is d size / (size - 1) voxels; the layer
     # of zeros around moving, which a repeated border never leaves, makes zeros of all that is outside.
     stretch = size / (size - 1)

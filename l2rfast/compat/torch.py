@@ -78,9 +78,9 @@ class AffineGrid(Tensor):
         """(N, ndim, ndim + 1), from voxels of the output to those of an image of this size that is sampled."""
         theta = self.theta.double().flip(1)  # rows z y x, and columns below
         scale, first = _normalised(self._size[2:], self.corners)
-        ends = torch.tensor([side - 1 if corners else side for side in sampled], dtype=theta.dtype) / 2
-        centre = torch.tensor([side - 1 for side in sampled], dtype=theta.dtype) / 2
-        scale, first, ends, centre = (numbers.to(theta.device) for numbers in (scale, first, ends, centre))
+        ends = theta.new_tensor([side - 1 if corners else side for side in sampled]) / 2
+        centre = theta.new_tensor([side - 1 for side in sampled]) / 2
+        scale, first = scale.to(theta.device), first.to(theta.device)
         linear = theta[:, :, :-1].flip(2)
         offset = theta[:, :, -1] + (linear * first).sum(2)
         return torch.cat([linear * scale, offset[:, :, None]], 2) * ends[:, None] + F.pad(
@@ -92,7 +92,8 @@ def _normalised(size: Sequence[int], corners: bool) -> tuple[Tensor, Tensor]:
     """Per axis: the distance of neighbours in `affine_grid`'s coordinates, and where the first voxel is."""
     scale = [2 / (side - 1 if corners else side) for side in size]
     first = [-step * (side - 1) / 2 for step, side in zip(scale, size, strict=True)]
-    return torch.tensor(scale, dtype=torch.float64), torch.tensor(first, dtype=torch.float64)
+    kind: Any = {"dtype": torch.float64, "device": "cpu"}
+    return torch.tensor(scale, **kind), torch.tensor(first, **kind)
 
 
 class _Make(torch.autograd.Function):
