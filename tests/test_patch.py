@@ -98,7 +98,7 @@ def sampled(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, grid, align_corners=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")  # FutureWarning from 2.14 on
 def test_torchscript_compiles_the_librarys_own_code() -> None:
     image, _, disp = images(2)
     grid = disp.detach().movedim(1, -1) / 4
