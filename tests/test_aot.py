@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from importlib.metadata import version
 
 import pytest
 
@@ -30,14 +31,25 @@ def of_cuda() -> tuple[list[Built], str]:
     return aot.cuda_kernels()
 
 
+# What a kernel takes of a GPU depends on the compiler; others than the table's need only compile all.
+with_the_tables_triton = pytest.mark.skipif(
+    f"| triton | {version('triton')} |" not in aot.TABLE.read_text(), reason="another Triton than the table's"
+)
+
+
 def spilling(built: list[Built]) -> list[Built]:
     return [kernel for kernel in built if kernel.spills]
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_every_triton_kernel_compiles_without_spills(target: str, of_triton: dict[str, list[Built]]) -> None:
+def test_every_triton_kernel_compiles(target: str, of_triton: dict[str, list[Built]]) -> None:
     defined = {name for module in aot.MODULES for name in vars(module) if re.fullmatch(r"[a-z]\w*_kernel", name)}
     assert {kernel.kernel for kernel in of_triton[target]} == defined
+
+
+@with_the_tables_triton
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_no_triton_kernel_spills(target: str, of_triton: dict[str, list[Built]]) -> None:
     assert not spilling(of_triton[target])
 
 
@@ -56,6 +68,7 @@ def test_every_cuda_kernel_compiles_without_spills(of_cuda: tuple[list[Built], s
     assert not spilling(built)
 
 
+@with_the_tables_triton
 def test_the_table_is_that_of_the_kernels(of_triton: dict[str, list[Built]], of_cuda: tuple[list[Built], str]) -> None:
     every = [kernel for target in aot.TARGETS for kernel in of_triton[target]]
     assert aot.TABLE.read_text() == aot.report(every, of_cuda[0], aot.versions()) + "\n", "run python -m bench.aot"
