@@ -1,17 +1,21 @@
 """``python -m bench.aot``: compiles every Triton kernel and CUDA file for several GPUs, none of which need be there.
 
-It writes what each kernel takes of a GPU to ``bench/reports/aot.md``; the tests do the same and compare.
+It writes what each kernel takes of a GPU to ``bench/reports/aot.json``, and as a table to ``aot.md`` beside it. That
+takes minutes and depends on nothing but the sources and the compilers, so the tests take what is recorded as long as
+these are the same, and compile anew where they are not.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,7 @@ from .report import table
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "bench" / "reports" / "aot.md"
+RECORD = TABLE.with_suffix(".json")
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -77,10 +82,10 @@ class Built:
 
 
 EXPLANATION = """\
-What `python -m bench.aot` finds, and the tests compare: for each kernel how many kinds of launch (dtypes, dimensions,
-options) were compiled, and for each GPU the fewest and the most registers of a thread, the largest shared memory of a
-block in bytes that is known when compiling, and what is spilled in all; without the registers on gfx942, of which its
-compiler takes one more or less from run to run. No GPU is needed for that, and none has run."""
+What `python -m bench.aot` finds, and the tests hold to the sources: for each kernel how many kinds of launch (dtypes,
+dimensions, options) were compiled, and for each GPU the fewest and the most registers of a thread, the largest shared
+memory of a block in bytes that is known when compiling, and what is spilled in all; without the registers on gfx942,
+of which its compiler takes one more or less from run to run. No GPU is needed for that, and none has run."""
 
 # --- Triton
 
@@ -274,7 +279,7 @@ def _named(mangled: list[str]) -> list[str]:
     return [f"{does}, {where}" if where else does for does, where in found]
 
 
-# --- The table
+# --- The record
 
 
 def versions() -> dict[str, str]:
@@ -284,19 +289,81 @@ def versions() -> dict[str, str]:
     return {"triton": triton.__version__, "nvcc": nvcc}
 
 
-def report(of_triton: list[Built], of_cuda: list[Built], compilers: dict[str, str]) -> str:
-    """The page: a row for each kernel."""
-    return "\n\n".join(
-        [
-            "# Kernels compiled ahead of time",
-            EXPLANATION,
-            table(["compiler", "version"], [list(item) for item in compilers.items()]),
-            "## Triton",
-            _rows(of_triton, list(TARGETS)),
-            "## CUDA",
-            _rows(of_cuda, OF_NVIDIA),
-        ]
-    )
+def digest() -> str:
+    """Of all that is compiled here, how, and this file, which says for what."""
+    kernels = ROOT / "kernels"
+    cuda = set(kernels.rglob("*.cu"))
+    new = cuda
+    while new:  # and the headers that they include
+        named = {kernels / name for file in new for name in re.findall(r'#include "(.+)"', file.read_text())}
+        new = named - cuda
+        cuda = cuda | new
+    files = {Path(__file__), *kernels.rglob("*.py"), *cuda}
+    parts = [json.dumps(build_script().CUDA_FLAGS)]
+    parts += [f"{file.relative_to(ROOT)}\n{file.read_text()}" for file in sorted(files)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found, of what.
+
+    Attributes:
+        digest: see `digest`.
+        compilers: see `versions`.
+        of_triton, of_cuda: every kernel, for every target.
+    """
+
+    digest: str
+    compilers: dict[str, str]
+    of_triton: list[Built]
+    of_cuda: list[Built]
+
+    @classmethod
+    def read(cls) -> Record:
+        """The one that is committed."""
+        content = json.loads(RECORD.read_text())
+        of_triton, of_cuda = ([Built(*row) for row in content[name]] for name in ("of_triton", "of_cuda"))
+        return cls(content["digest"], content["compilers"], of_triton, of_cuda)
+
+    @classmethod
+    def made(cls) -> Record:
+        """Compiled now."""
+        of_what = digest(), versions()
+        of_triton = [built for target in TARGETS for built in triton_kernels(target)]
+        return cls(*of_what, of_triton, cuda_kernels()[0])
+
+    @property
+    def is_of_today(self) -> bool:
+        return (self.digest, self.compilers) == (digest(), versions())
+
+    def write(self) -> None:
+        """As JSON, a line for each kernel, and as a table."""
+        content = {
+            "digest": self.digest,
+            "compilers": self.compilers,
+            "of_triton": [list(astuple(built)) for built in self.of_triton],
+            "of_cuda": [list(astuple(built)) for built in self.of_cuda],
+        }
+        RECORD.write_text(json.dumps(content).replace(", [", ",\n[") + "\n")
+        TABLE.write_text(self.table())
+
+    def table(self) -> str:
+        """The page: a row for each kernel."""
+        return (
+            "\n\n".join(
+                [
+                    "# Kernels compiled ahead of time",
+                    EXPLANATION,
+                    table(["compiler", "version"], [list(item) for item in self.compilers.items()]),
+                    "## Triton",
+                    _rows(self.of_triton, list(TARGETS)),
+                    "## CUDA",
+                    _rows(self.of_cuda, OF_NVIDIA),
+                ]
+            )
+            + "\n"
+        )
 
 
 def _rows(built: list[Built], targets: list[str]) -> str:
@@ -317,9 +384,7 @@ def _rows(built: list[Built], targets: list[str]) -> str:
 
 
 def main() -> int:
-    of_triton = [built for target in TARGETS for built in triton_kernels(target)]
-    of_cuda, _ = cuda_kernels()
-    TABLE.write_text(report(of_triton, of_cuda, versions()) + "\n")
+    Record.made().write()
     print(TABLE)
     return 0
 
