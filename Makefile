@@ -12,7 +12,7 @@ REF ?= HEAD
 GPU_PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-wheel lint format bench bench-compare test-gpu bench-gpu clean
+.PHONY: demo test check test-wheel lint format bench bench-compare test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -22,6 +22,10 @@ demo: $(VENV)/.built
 # TORCH=2.15.0 runs them on that version, and on the Triton it asks for. Types are checked with the pinned one alone.
 test: $(if $(TORCH),,lint) $(VENV)/.libraries
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -p no:benchmark
+
+# For use while writing: lint, and the tests that touch what differs from REF, without the real scans.
+check: lint
+	$(BIN)/python tests/changed.py $(REF)
 
 # The wheel in environments that have nothing but it and what it asks for, each with another PyTorch than the kernels
 # were built with: 5 GB from the network and some two minutes each. TORCHES=2.12.1 tries that version alone.

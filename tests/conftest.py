@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Small tensors gain nothing by a second thread, which waits for a core that another test has. Before PyTorch reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ hypothesis.settings.load_profile("l2rfast")
 
 
 # Files of minutes, which the workers take first, so that none is left with one at the end.
-LONG = ["test_aot", "test_triton", "test_operators", "test_examples", "test_libraries"]
+LONG = ["test_register", "test_triton", "test_packaging", "test_operators", "test_examples", "test_libraries"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
