@@ -48,15 +48,6 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """For small tensors, on which a second thread, where another process has its core, is only waited for."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield

@@ -45,7 +45,6 @@ __all__ = [
     "with_gradients",
 ]
 MARKS = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp"),  # which says that it samples by PyTorch
     pytest.mark.filterwarnings("ignore:Using a non-tuple sequence"),  # in MONAI's differences
 ]

@@ -21,8 +21,6 @@ from l2rfast._dispatch import OPERATORS
 TESTS = Path(__file__).parent
 PACKAGE = Path(l2rfast.__file__).parent
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def python(script: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in another process, started in that folder: packages in it come before installed ones."""

@@ -29,8 +29,6 @@ from l2rfast.kernels.common.triton_launch import Shape, shape
 SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
 SMALL_EDGES = (8, 9, 10, 11, 12, 13)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def case(*limits: Limit, point: Point | None = None, **contestants: Contestant) -> Case:
     reference = (torch.full((4,), 2.0).double(),)

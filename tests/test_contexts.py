@@ -41,7 +41,6 @@ each_context = pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXT
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
 
 
-@pytest.mark.usefixtures("one_thread")
 @each_context
 @each_operation
 def test_defaults_change_nothing(operation: Operation, context: Callable[[], AbstractContextManager[object]]) -> None:
@@ -54,7 +53,6 @@ def test_defaults_change_nothing(operation: Operation, context: Callable[[], Abs
             assert same_bits(got, expected), (backend, sample.name)
 
 
-@pytest.mark.usefixtures("one_thread")
 @each_operation
 def test_inference_mode(operation: Operation) -> None:
     for sample in operation.some():
@@ -67,7 +65,6 @@ def test_inference_mode(operation: Operation) -> None:
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("one_thread")
 @each_context
 def test_defaults_do_not_change_a_patched_affine_grid(context: Callable[[], AbstractContextManager[object]]) -> None:
     image, theta = noise(1, 1, 5, 6, 7).float(), noise(1, 3, 4).float()

@@ -23,7 +23,6 @@ from l2rfast._dispatch import OPERATORS
 IMPLEMENTED = {name for source in CUDA_SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
 HERE = [operation for operation in OPERATIONS if (operation.made_of or operation.name) in IMPLEMENTED]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 each_operation = pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
 

@@ -14,8 +14,6 @@ from torch import Tensor
 import l2rfast
 from l2rfast._dispatch import OPERATORS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(params=OPERATORS["mind_ssc"].backends(), autouse=True)
 def _backend(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -16,8 +16,6 @@ from torch import Tensor
 import l2rfast
 from l2rfast.discrete import ALPHAS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", [b for b in runnable("min_convolution") if b != "triton"])
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 
 import l2rfast
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", [b for b in runnable("min_convolution") if b != "triton"])
 
 

@@ -12,7 +12,7 @@ import torch
 
 FOLDER = Path(__file__).parent.parent / "methods"
 
-pytestmark = pytest.mark.usefixtures("one_thread", "real_data")
+pytestmark = pytest.mark.usefixtures("real_data")
 
 
 @pytest.fixture

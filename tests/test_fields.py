@@ -15,8 +15,6 @@ from l2rfast import compose, integrate_velocity, jacobian_determinant, warp
 
 SIZES = [(6, 7), (4, 6, 5)]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", runnable("integrate_velocity", ("cpu",)))
 each_size = pytest.mark.parametrize("size", SIZES, ids=["2d", "3d"])
 

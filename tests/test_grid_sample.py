@@ -13,8 +13,6 @@ import l2rfast
 
 SIZES = [(6, 7), (4, 6, 5)]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", runnable("grid_sample", ("cpu",)))
 each_mode = pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 each_padding = pytest.mark.parametrize("padding", PADDINGS)

@@ -13,8 +13,6 @@ import l2rfast
 from l2rfast import joint_histogram
 from l2rfast.losses import mutual_information
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EACH = pytest.mark.parametrize("backend", ["cpp", "reference"])
 WINDOWS = ("gaussian", "cubic", "box")
 

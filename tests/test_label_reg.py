@@ -24,8 +24,6 @@ from l2rfast.methods.weakly_supervised import (
 )
 from l2rfast.methods.weakly_supervised.nets import affine_field, resized
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PUBLISHED = "batch-as-published"
 FIXED, MOVING = (44, 59, 41), (64, 64, 60)
 

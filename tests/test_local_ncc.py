@@ -17,8 +17,6 @@ from torch import Tensor
 import l2rfast
 from l2rfast.losses import LocalNCCLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 BACKENDS = [backend for backend in runnable("local_ncc") if backend != "triton"]  # interpreted, it takes minutes
 SHAPES = [(2, 2, 40), (2, 2, 13, 14), (1, 2, 9, 10, 11)]

@@ -8,8 +8,6 @@ from samples import noise
 
 from l2rfast.losses import bending_energy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in MONAI's differences
 @pytest.mark.parametrize("size", [(3, 7), (5, 4, 3)])

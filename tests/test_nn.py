@@ -16,8 +16,6 @@ import l2rfast.nn
 
 SIZE = (5, 4)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @dataclass(frozen=True)
 class Case:

@@ -18,8 +18,6 @@ import l2rfast
 from l2rfast._dispatch import OPERATORS, Operator
 from l2rfast.errors import NotDifferentiableError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pairs(operations: list[Operation]) -> list[Any]:
     """Each with each of its backends that can run here."""

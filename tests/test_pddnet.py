@@ -30,8 +30,6 @@ from l2rfast.methods.discrete.tutorial import Flat, TutorialNet2d
 from l2rfast.methods.training.cases import find_pairs
 from l2rfast.methods.training.options import TrainerOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 G, W = 11, 7  # control points and displacements, fewer than published
 SMALL = Architecture("cnn", 8, (6, 8), (5, 3), (0.3, 0.15))
 

@@ -76,7 +76,6 @@ CAUSES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("command", "what", "message"), rows())
 def test_what_is_refused(
     command: str, what: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

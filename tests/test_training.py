@@ -30,8 +30,6 @@ from l2rfast.methods.training.options import TrainerOptions
 from l2rfast.methods.unsupervised import VoxelMorph
 from l2rfast.methods.unsupervised.training import TrainingOptions, UnsupervisedTask
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -37,7 +37,6 @@ from l2rfast.kernels.warp import triton as warping  # noqa: E402
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HERE = [operation for operation in OPERATIONS if operation.name in OPERATORS and "triton" in operation.backends]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 # Of infinity times 0 and the like, which a GPU makes NaN of without a word.
 NUMPY_WARNINGS = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 

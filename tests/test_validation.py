@@ -24,8 +24,6 @@ from l2rfast.methods.training.run import Description
 from l2rfast.methods.training.trainer import train as run
 from l2rfast.methods.unsupervised.training import TrainingOptions, UnsupervisedTask
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,8 +20,6 @@ from l2rfast import warp
 SIZES = [(6, 7), (4, 6, 5)]
 LABELS = [torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", runnable("warp", ("cpu",)))
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_padding = pytest.mark.parametrize("padding", PADDINGS)

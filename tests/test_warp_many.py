@@ -14,8 +14,6 @@ from l2rfast.errors import NotDifferentiableError
 
 SIZES = [(6, 7), (4, 6, 5)]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_backend = pytest.mark.parametrize("backend", runnable("warp_many", ("cpu",)))
 each_padding = pytest.mark.parametrize("padding", PADDINGS)
 each_size = pytest.mark.parametrize("size", SIZES, ids=["2d", "3d"])

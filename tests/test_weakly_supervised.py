@@ -29,8 +29,6 @@ SMALL = (
     *("--affine=0", "--scale=0", "--elastic=0", "--intensity=0", "--shift=0"),
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
