@@ -85,7 +85,8 @@ class Registration:
 
     def covered(self, *, displaced: bool = True) -> Tensor:
         """Where fixed voxels come from between moving's voxels, with nothing of the outside: bool, (*fixed)."""
-        return self._sampled(torch.ones(self.moving.data.shape), "linear", displaced) > 1 - 1e-5
+        ones = torch.ones(self.moving.data.shape, dtype=torch.float32, device=self.displacement.device)
+        return self._sampled(ones, "linear", displaced) > 1 - 1e-5
 
     def _sampled(self, moving: Tensor, mode: str, displaced: bool) -> Tensor:
         """Zeros outside."""
@@ -93,7 +94,8 @@ class Registration:
         m = torch.from_numpy(self.matrix).to(u)
         if not displaced:
             return affine_warp(image, m[None], u.shape[2:], mode=mode, padding="zeros")[0, 0]
-        grid = torch.meshgrid(*[torch.arange(s, dtype=torch.float32) for s in u.shape[2:]], indexing="ij")
+        axes = [torch.arange(s, dtype=torch.float32, device=u.device) for s in u.shape[2:]]
+        grid = torch.meshgrid(*axes, indexing="ij")
         # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
         # any number of threads.
         total = torch.empty_like(u)

@@ -64,9 +64,8 @@ def register(
     Raises:
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.
     """
-    chosen = choose(method, preset, **options)
-    place = usable(device)
-    with _threads(threads):
+    with _defaults(), _threads(threads):
+        chosen, place = choose(method, preset, **options), usable(device)
         volumes = as_volume("fixed", fixed, dims=(2, 3)), as_volume("moving", moving, dims=(2, 3))
         return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
 
@@ -119,6 +118,18 @@ def usable(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device: cannot use {str(device)!r} here: {str(error).splitlines()[0]}") from error
     return place
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """PyTorch's own, whatever device and dtype its user wants for what is made without them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -78,6 +78,26 @@ def test_defaults_do_not_change_a_patched_affine_grid(context: Callable[[], Abst
         assert same_bits({"": sampled()}, {"": expected})
 
 
+@pytest.mark.parametrize(
+    "options", [{"preset": "fast"}, {"metric": "mind"}, {"preset": "fast", "init": "rigid"}], ids=str
+)
+@pytest.mark.parametrize("context", [*CONTEXTS.values(), torch.inference_mode], ids=[*CONTEXTS, "inference"])
+def test_defaults_do_not_change_a_registration(
+    context: Callable[[], AbstractContextManager[object]], options: dict[str, str]
+) -> None:
+    fixed = l2rfast.box_average(noise(1, 1, 20, 24, 22).float(), 1, passes=3)[0, 0]
+    moving = fixed.roll(1, 0).requires_grad_()
+
+    def registered() -> dict[str, Tensor]:
+        result = l2rfast.register(fixed, moving, **options)
+        return {"displacement": result.displacement, "warped": result.warp(result.moving.data, outside=0.5)}
+
+    expected = registered()
+    with context():
+        got = registered()
+    assert same_bits(got, expected)
+
+
 class Warped(Dataset[Tensor]):
     """Images that are warped where they are loaded."""
 
