@@ -39,7 +39,7 @@ L2RFAST_INLINE Voxel<ndim> voxel(int64_t n, int32_t z, int32_t y, int32_t x) {
 // package defines an operator that does.
 inline bool deterministic() {
   StableIValue result = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("l2rfast_cuda::deterministic", "", &result, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("l2rfast_cuda::deterministic", "", &result, TORCH_ABI_VERSION));
   return torch::stable::detail::to<bool>(result);
 }
 
@@ -82,7 +82,7 @@ void launch(const Tensor& on, const F& f) {
   const int32_t device = on.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   f(static_cast<cudaStream_t>(stream));
   check(cudaGetLastError());
 }
