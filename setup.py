@@ -199,9 +199,10 @@ class BuildLibraries(build_ext):
             header.write_text('#include "common/tensor.h"\n')
         output = header.with_suffix(".h.gch")
         command = [*self.compiler.compiler_so_cxx, *ext.extra_compile_args, "-MD", "-MF", str(output.with_suffix(".d"))]
-        command += [*(f"-I{path}" for path in ext.include_dirs), "-xc++-header", str(header), "-o", str(output)]
+        command += ["-xc++-header", str(header), "-o", str(output)]
         sources = [str(header), *included(output.with_suffix(".d"))]
-        make(output, sources, shlex.join(command), lambda: self.spawn(command))
+        folders = [f"-I{path}" for path in ext.include_dirs]  # not of the command that is kept, see above
+        make(output, sources, shlex.join(command), lambda: self.spawn([*command, *folders]))
         return header
 
     def cuda_library(self, ext: Extension) -> str:
