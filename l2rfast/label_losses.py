@@ -72,7 +72,8 @@ def label_loss(a: Tensor, b: Tensor, measure: str = "dice", *, reduction: str = 
                                   DLMIA 2017)
             ====================  =================================================================================
 
-            A label that is nowhere counts 1 in the overlaps, and has no gradient there.
+            A label that is nowhere counts 1 in the overlaps, and has no gradient there. Nothing is added to numerators
+            and denominators: overlaps are exact for labels of a single voxel too. The 1e-6 is of a probability.
         reduction: ``"mean"`` over items and labels, or ``"none"``.
 
     Returns:

@@ -191,8 +191,11 @@ def local_ncc(
         weighting: of a window's voxels: ``"box"``, all alike; ``"triangular"``; ``"gaussian"``, of standard deviation
             window / 3.
         reduction: ``"mean"`` or ``"sum"`` over batch, channels and windows, one around every voxel; ``"none"``.
-        eps: keeps flat windows from dividing by zero. With the default semantics it is added to the product of the
-            variances, each a sum over the window (not a mean): what is below its square root counts as flat.
+        eps: keeps flat windows from dividing by zero. It is an absolute number: with the default semantics it is added
+            to the product of the variances, each a sum over the window (not a mean), and so is on the scale of the
+            fourth power of the intensities. Windows whose variances are below its square root count as flat: with 9^3
+            voxels and the default, those of a standard deviation below 0.002, which is little of images from 0 to 1,
+            and nothing in HU.
         mask: (1 or N, 1, *spatial), bool or numbers: voxels where it is 0 count in no window, and are the centre of
             none. The map is 0 there, and so are the gradients.
         border: what windows hold outside the image: ``"zeros"``, or nothing (``"valid"``), so that they are the sum of
@@ -207,15 +210,17 @@ def local_ncc(
             ==============  ===================================================================================
 
             With the default a flat window, or one flat in one image, gives 0 and no gradient, and the value changes
-            smoothly from there; the other two switch at a variance of eps.
-        smooth_nr: added to the numerator. (A flat window then gives more than 0.)
+            smoothly from there; the other two switch at a variance of eps, which is then on the scale of the square
+            of the intensities (FireANTs' stands beside the product of two variances as well).
+        smooth_nr: added to the numerator, on the scale of cross^2: the fourth power of the intensities. A flat window
+            then gives more than 0.
 
     Returns:
         A scalar, or with ``reduction="none"`` the value of every window, (N, C, *spatial); in the images' dtype.
         Differentiable in both; only the gradients that are needed are made, those of a scalar in the same pass. Sums
-        are accumulated so that neither an offset common to an image nor what lies beside a window costs accuracy: a
-        window is flat where its standard deviation is below a millionth of its root mean square. Nothing is NaN for
-        finite images.
+        are accumulated so that neither an offset common to an image nor what lies beside a window costs accuracy:
+        whatever eps is, a window is flat where its standard deviation is below 1e-7 of the largest magnitude in its
+        channel. Nothing is NaN for finite images.
 
     Raises:
         InputError: shapes, dtypes or devices that differ, an even window, an unknown name, eps not positive.

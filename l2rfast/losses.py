@@ -185,10 +185,12 @@ def mutual_information(
         sum over bins of p(i, j) log(p(i, j) / (p(i) p(j)))
 
     in nats: 0 for images that have nothing to do with each other, more the more alike (Viola and Wells, IJCV 1997). p
-    is `l2rfast.joint_histogram`.
+    is `l2rfast.joint_histogram`. What keeps its logarithm finite, 1e-12, is beside probabilities and knows no unit of
+    intensities.
 
     Args:
-        a, b: (N, *any) images of one shape, floating, intensities from 0 to 1; what lies outside counts as 0 or 1.
+        a, b: (N, *any) images of one shape, floating, intensities from 0 to 1; what lies outside counts as 0 or 1, so
+            that images in HU or of 12 bits are to be scaled first.
         bins: for each image, at least 4.
         window: ``"cubic"``: cubic B-splines (Mattes et al., IEEE TMI 2003); 0 and 1 lie on the second bin and on the
             last but one, so that no window is cut. ``"gaussian"``: Gaussians with a standard deviation of half a bin
@@ -221,7 +223,7 @@ def mutual_information(
 
 
 class LocalNCCLoss(nn.Module):
-    """Minus `l2rfast.local_ncc` of two images, to be minimised; the options are its own.
+    """Minus `l2rfast.local_ncc` of two images, to be minimised; the options are its own, eps on its scale too.
 
     Called as ``loss(a, b)`` or ``loss(a, b, mask)``.
     """

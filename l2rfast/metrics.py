@@ -83,7 +83,8 @@ def tre(fixed_points: Tensor, moving_points: Tensor, disp: Tensor, spacing: Sequ
 
     Args:
         fixed_points, moving_points: (M, ndim), floating, in voxels of the fixed grid, pairwise.
-        disp: (1, ndim, *spatial) displacement field in voxels, sampled linearly at the fixed points.
+        disp: (1, ndim, *spatial) displacement field in voxels, sampled linearly at the fixed points. A point outside
+            the grid takes the displacement of the nearest place on its border.
         spacing: of the voxels along each axis, in mm.
 
     Returns:

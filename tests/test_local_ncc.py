@@ -285,6 +285,17 @@ def test_correlation_sees_no_scale() -> None:
     torch.testing.assert_close(l2rfast.local_ncc(50 * a, -0.3 * b, eps=1e-9), plain, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(("semantics", "power"), [("voxelmorph", 4), ("monai", 2)])
+def test_on_what_scale_eps_and_smooth_nr_are(semantics: str, power: int) -> None:
+    """So many times brighter images have the same value with constants that are larger by that power."""
+    a, b = noise(1, 1, 6, 7, 8), noise(1, 1, 6, 7, 8)
+    options = {"window": 3, "semantics": semantics, "reduction": "none"}
+    expected = l2rfast.local_ncc(a, b, eps=20.0, smooth_nr=3.0, **options)
+    brighter = l2rfast.local_ncc(10 * a, 10 * b, eps=20.0 * 10**power, smooth_nr=3.0 * 10**4, **options)
+    torch.testing.assert_close(brighter, expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(l2rfast.local_ncc(10 * a, 10 * b, eps=20.0, smooth_nr=3.0, **options), expected)
+
+
 def test_a_window_beyond_the_image() -> None:
     """Every window holds the whole image, and zeros around it."""
     a, b = noise(1, 1, 4, 5), noise(1, 1, 4, 5)

@@ -79,6 +79,43 @@ def test_hd95_of_shifted_boxes_and_absent_labels() -> None:
     assert metrics.hd95(a, a, spacing=(2, 1, 1)) == {1: 0, 2: 0}
 
 
+def mask(shape: tuple[int, ...], *box: int | slice) -> torch.Tensor:
+    """1 in the box, 0 elsewhere."""
+    inside = torch.zeros(shape, dtype=torch.uint8)
+    inside[box] = 1
+    return inside
+
+
+# The elements of a voxel k are at k and k + 1 on every axis; those of the full cube of 6 at 0 or 6 on one axis for a
+# face, on two for an edge, on three for a corner. Of the cube's area 25 on each of 6 faces, 5 sqrt(1/2) on each of 12
+# edges and sqrt(3) / 8 at each corner make 194.2, of which 5 % are 9.7. What is further than sqrt(18) from the voxel in
+# the middle has 7.2, what is at sqrt(18) = sqrt(3^2 + 3^2), on edges, 4.2 more. With voxels of 2 mm along the last axis
+# the area is 326.0, of which 16.3 may be further: 15.9 are further than sqrt(41) = sqrt(6^2 + 2^2 + 1^2), 8.5 at it.
+FULL, MIDDLE = mask((6, 6, 6)), mask((6, 6, 6), 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "spacing", "expected"),
+    [
+        (mask((5, 5, 9), 2, 2, 3), mask((5, 5, 9), 2, 2, 5), (1, 1, 1), 2.0),
+        (mask((5, 5, 9), 2, 2, 3), mask((5, 5, 9), 2, 2, 5), (1, 1, 2), 4.0),
+        (FULL, MIDDLE, (1, 1, 1), 18**0.5),
+        (FULL, MIDDLE, (1, 1, 2), 41**0.5),
+        # From an element of the one voxel to the nearest of the other it is 4 or 5 on every axis: 5 on all for one of
+        # eight, which is more than 5 %.
+        (mask((6, 6, 6), 0, 0, 0), mask((6, 6, 6), 5, 5, 5), (1, 1, 1), 75**0.5),
+        # The border of the image is surface too, of both; the faces inside are two apart.
+        (mask((8, 6, 6), slice(3)), mask((8, 6, 6), slice(5)), (1, 1, 1), 2.0),
+        (mask((1, 6, 6), 0, slice(2, 4), slice(2, 4)), mask((1, 6, 6), 0, slice(2, 4), slice(3, 5)), (1, 1, 1), 1.0),
+        (MIDDLE, FULL * 0, (1, 1, 1), math.nan),
+        (FULL * 0, FULL * 0, (1, 1, 1), math.nan),
+    ],
+)
+def test_hd95_by_hand(a: torch.Tensor, b: torch.Tensor, spacing: tuple[float, ...], expected: float) -> None:
+    for pair in ((a, b), (b, a)):
+        assert metrics.hd95(*pair, [1], spacing) == pytest.approx({1: expected}, rel=1e-12, nan_ok=True)
+
+
 def test_surface_elements_have_the_area_of_marching_cubes() -> None:
     for spacing in ((1.0, 1.0, 1.0), (0.5, 2.0, 3.0)):
         x, y, z = spacing
@@ -126,6 +163,16 @@ def test_tre_samples_the_field_at_the_landmarks(ndim: int) -> None:
         metrics.tre(fixed, moving, disp, [1.0])
 
 
+def test_tre_of_landmarks_outside_the_grid() -> None:
+    """They move as the nearest place on the border does."""
+    disp = torch.zeros(1, 2, 5, 6)
+    disp[0, 0] = torch.arange(6.0)  # along the first axis, by the place on the second
+    fixed = torch.tensor([[2.0, 9.0], [-3.0, 2.5], [7.0, -1.0]])
+    moved = fixed + torch.tensor([[5.0, 0.0], [2.5, 0.0], [0.0, 0.0]])
+    assert metrics.tre(fixed, moved, disp, (1, 1)).tolist() == [0, 0, 0]
+    assert metrics.tre(fixed, fixed, disp, (2, 1)).tolist() == [10, 5, 0]
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_jacobian_measures(ndim: int) -> None:
     shape = (12, 10, 9)[:ndim]
@@ -141,6 +188,22 @@ def test_jacobian_measures(ndim: int) -> None:
     grid = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij"))[None]
     assert metrics.log_jacobian_std(0.2 * grid).item() == pytest.approx(0, abs=1e-5)
     assert metrics.folding_fraction(-grid).item() == 1  # everything on one point
+
+
+def test_jacobian_measures_by_hand() -> None:
+    identity = torch.zeros(1, 3, 6, 1, 4)
+    assert metrics.log_jacobian_std(identity).tolist() == metrics.folding_fraction(identity).tolist() == [0]
+    # Along the first axis places go to 0, 1, 2, 1, 0, -1; differences are 1, 1, 0, -1, -1, -1, and 0 folds.
+    field = identity.clone()
+    field[0, 0] = (torch.tensor([0.0, 1, 2, 1, 0, -1]) - torch.arange(6)).view(6, 1, 1)
+    # Nothing changes across an axis of one voxel, whatever the field has there.
+    field[0, 1] = random(6, 1, 4)
+    assert metrics.folding_fraction(field).item() == pytest.approx(4 / 6)
+    # The logarithms are 0, twice, and that of 1e-9, four times.
+    assert metrics.log_jacobian_std(field).item() == pytest.approx(9 * math.log(10) * math.sqrt(2 / 9))
+    mirrored = -2 * torch.arange(6.0).view(1, 1, 6, 1, 1) * torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1)
+    assert metrics.folding_fraction(mirrored.expand(1, 3, 6, 1, 4)).item() == 1
+    assert metrics.log_jacobian_std(mirrored.expand(1, 3, 6, 1, 4)).item() == 0
 
 
 def test_similarity_measures() -> None:

@@ -136,7 +136,7 @@ def pure_wheel(distributed: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def test_the_source_distribution_has_all_sources(distributed: Path) -> None:
-    papers = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "setup.py")
+    papers = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "setup.py")
     expected = [*INSTALLED.values(), *SOURCES.values(), *(ROOT / name for name in papers)]
     for path in expected:
         assert (distributed / path.relative_to(ROOT)).read_bytes() == path.read_bytes()

@@ -23,8 +23,8 @@ class LocalNormalizedCrossCorrelation(nn.Module):
     Args:
         kernel_size: side of the window, odd.
         kernel_type: ``"rectangular"``, ``"triangular"`` or ``"gaussian"``.
-        smooth_nr: added to the numerator, at least 0.
-        smooth_dr: added to the denominator, positive.
+        smooth_nr: added to the numerator, at least 0, on the scale of the fourth power of the intensities.
+        smooth_dr: added to the denominator, positive, on the same scale.
         reduction: ``"mean"`` over the items, their ``"sum"``, or ``"none"``.
         name: of the loss; kept.
 
