@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import l2rfast
+from l2rfast import metrics
+from l2rfast.methods import unsupervised, weakly_supervised
+from l2rfast.methods.discrete import pddnet
 
 
 @contextmanager
@@ -31,11 +35,26 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "double": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "elsewhere": lambda: torch.device("meta"),  # what is made on the default device has no values then
     "deterministic": deterministic,
+}
+NARROW: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),  # which networks follow: it is meant for them
+}
+FOR_ALL: dict[str, Callable[[], AbstractContextManager[object]]] = CONTEXTS | {
+    "inference": torch.inference_mode,
+    "threads": lambda: threads(1 if torch.get_num_threads() > 1 else 2),
 }
 each_context = pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
@@ -78,24 +97,83 @@ def test_defaults_do_not_change_a_patched_affine_grid(context: Callable[[], Abst
         assert same_bits({"": sampled()}, {"": expected})
 
 
+SCAN = l2rfast.box_average(noise(1, 1, 20, 24, 22).float(), 1, passes=3)[0, 0]
+
+
+def registered(**options: object) -> dict[str, Tensor]:
+    result = l2rfast.register(SCAN, SCAN.roll(1, 0).requires_grad_(), **options)
+    found = {"displacement": result.displacement, "warped": result.warp(result.moving.data, outside=0.5)}
+    return found if result.entropy is None else found | {"entropy": result.entropy}
+
+
 @pytest.mark.parametrize(
-    "options", [{"preset": "fast"}, {"metric": "mind"}, {"preset": "fast", "init": "rigid"}], ids=str
+    "options",
+    [{"preset": "fast"}, {"preset": "accurate"}, {"metric": "mind"}, {"preset": "fast", "init": "rigid"}],
+    ids=str,
 )
-@pytest.mark.parametrize("context", [*CONTEXTS.values(), torch.inference_mode], ids=[*CONTEXTS, "inference"])
+@pytest.mark.parametrize("context", (FOR_ALL | NARROW).values(), ids=FOR_ALL | NARROW)
 def test_defaults_do_not_change_a_registration(
     context: Callable[[], AbstractContextManager[object]], options: dict[str, str]
 ) -> None:
-    fixed = l2rfast.box_average(noise(1, 1, 20, 24, 22).float(), 1, passes=3)[0, 0]
-    moving = fixed.roll(1, 0).requires_grad_()
-
-    def registered() -> dict[str, Tensor]:
-        result = l2rfast.register(fixed, moving, **options)
-        return {"displacement": result.displacement, "warped": result.warp(result.moving.data, outside=0.5)}
-
-    expected = registered()
+    expected = registered(**options)
     with context():
-        got = registered()
+        got = registered(**options)
     assert same_bits(got, expected)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for every method, of a small network that was not trained, whose field is some voxels long."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    dense = unsupervised.VoxelMorph(unsupervised.Architecture(3, (4, 4), (4, 4, 4, 4), velocity=True))
+    torch.nn.init.normal_(dense.field.weight, std=0.3)
+    dense.save(folder / "unsupervised.safetensors")
+    plan = weakly_supervised.Plan(3, 2, out_levels=(3,))
+    labels = weakly_supervised.LabelReg(weakly_supervised.Architecture(plan=plan))
+    torch.nn.init.normal_(labels.network.get_parameter("out.3.weight"), std=0.05)
+    labels.save(folder / "weakly-supervised.safetensors")
+    pddnet.PDDNet(pddnet.Architecture("cnn", 8, (6, 8), (5, 3), (0.3, 0.15))).save(folder / "pddnet.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "unsupervised", "finetune": 2}, {"method": "pddnet"}, {"method": "weakly-supervised"}],
+    ids=lambda options: options["method"],
+)
+@pytest.mark.parametrize("context", FOR_ALL.values(), ids=FOR_ALL)
+def test_defaults_do_not_change_what_a_network_registers(
+    context: Callable[[], AbstractContextManager[object]], options: dict[str, object], weights: Path
+) -> None:
+    options = options | {"weights": weights / f"{options['method']}.safetensors"}
+    expected = registered(**options)
+    assert expected["displacement"].std() > 0.01
+    with context():
+        got = registered(**options)
+    assert same_bits(got, expected)
+
+
+@pytest.mark.parametrize("context", (FOR_ALL | NARROW).values(), ids=FOR_ALL | NARROW)
+def test_defaults_do_not_change_the_measures(context: Callable[[], AbstractContextManager[object]]) -> None:
+    a, b, disp = noise(1, 1, 9, 10, 11).float(), noise(1, 1, 9, 10, 11).float(), 3 * noise(1, 3, 9, 10, 11).float()
+    labels = [(3 * image[0, 0].abs()).byte() for image in (a, b)]
+    points = 8 * noise(5, 3).abs().float()
+
+    def measured() -> list[object]:
+        return [
+            metrics.dice(*labels),
+            metrics.hd95(*labels, spacing=(0.7, 1, 2.3)),
+            metrics.tre(points, points.flip(0), disp, (0.7, 1, 2.3)).tolist(),
+            metrics.log_jacobian_std(disp).item(),
+            metrics.folding_fraction(disp).item(),
+            metrics.global_correlation(a, b).item(),
+            metrics.mean_squared_error(a, b).item(),
+        ]
+
+    expected = measured()
+    with context():
+        assert measured() == expected
 
 
 class Warped(Dataset[Tensor]):
