@@ -478,6 +478,23 @@ def test_bfloat16_trains_the_same_network_less_exactly(scans: Path, tmp_path: Pa
     assert dtypes == {torch.float32}
 
 
+def test_the_unit_of_intensities_is_of_no_account(scans: Path, tmp_path: Path) -> None:
+    """Images in HU or of 12 bits train as those from 0 to 1 do."""
+    runs = []
+    for name, factor, offset in (("unit", 1, 0), ("ct", 2000, -1000), ("bits", 4095, 0)):
+        (tmp_path / name).mkdir()
+        for file in sorted((scans / "images").iterdir())[:3]:
+            image = l2rfast.io.as_volume("image", file, dims=(2,)).data
+            low, high = image.aminmax()
+            scaled = (image - low) / (high - low)
+            write_image(tmp_path / name / file.name, Volume(factor * scaled + offset, np.eye(4)))
+        assert train(tmp_path / name, tmp_path / f"{name}-run", "--steps=4", "--hold-out=0") == (0, "")
+        runs.append([row | {"seconds": 0} for row in rows(tmp_path / f"{name}-run")])
+    for rows_of_a_step in zip(*runs, strict=True):
+        for other in rows_of_a_step[1:]:
+            assert other == pytest.approx(rows_of_a_step[0], rel=1e-4)
+
+
 def test_published_or_own_weights_are_a_start(scans: Path, tmp_path: Path) -> None:
     train(scans, tmp_path / "first", "--steps=5")
     weights = tmp_path / "first" / "weights.safetensors"
