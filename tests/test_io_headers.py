@@ -163,19 +163,59 @@ def test_a_unit_that_is_none_is_said(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.affine, itk(path), atol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "mended"), [(0.0, 1.0), (-2.0, 2.0)])
-def test_what_nibabel_mends_in_a_header_is_said(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], size: float, mended: float
+def patched(path: Path, *fields: tuple[int, str, tuple[float, ...]]) -> Path:
+    """A file some bytes of whose header are replaced: by offset, format and values."""
+    contents = bytearray(path.read_bytes())
+    for offset, kind, numbers in fields:
+        struct.pack_into(f"<{kind}", contents, offset, *numbers)
+    path.write_bytes(contents)
+    return path
+
+
+@pytest.mark.parametrize("size", [0.0, -2.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 1), (0, 0)])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_sizes_that_are_none_are_read_as_itk_does_and_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], axis: int, codes: tuple[int, int], size: float
+) -> None:
+    path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, codes)
+    volume, said = read(patched(path, (80 + 4 * axis, "f", (size,))))
+    assert not capfd.readouterr().err  # nibabel itself says nothing
+    np.testing.assert_allclose(volume.affine, itk(path), atol=1e-4)
+    assert "it is read as ITK does" in said[0]
+
+
+@pytest.mark.parametrize("codes", [(7, 9), (-1, 0), (-1, -1), (-1, 2), (9, 2)])
+@pytest.mark.filterwarnings("ignore:.*both form codes are 0", "ignore:.*two places")
+def test_codes_that_are_none_count_as_itk_has_them(tmp_path: Path, codes: tuple[int, int]) -> None:
+    path = save(tmp_path / "a.nii", values(), SCANNER, other("moved"), (1, 1))
+    volume, said = read(patched(path, (252, "hh", codes)))
+    np.testing.assert_allclose(volume.affine, itk(path), atol=1e-4)
+    assert "it is read as ITK does" in said[0]
+
+
+@pytest.mark.parametrize("quaternion", [(1.00001, 0.0, 0.0), (0.8, 0.8, 0.8)])
+def test_a_quaternion_longer_than_one_is_read_as_itk_does(
+    tmp_path: Path, quaternion: tuple[float, float, float]
 ) -> None:
     path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 0))
-    contents = bytearray(path.read_bytes())
-    contents[80:84] = struct.pack("<f", size)
-    path.write_bytes(contents)
-    volume, said = read(path)
-    assert len(said) == 1
-    assert "of its header, pixdim[1,2,3] should be" in said[0]
-    assert volume.spacing == pytest.approx((mended, 1.5, 3.0))
-    assert not capfd.readouterr().err  # nibabel itself says nothing
+    np.testing.assert_allclose(read(patched(path, (256, "fff", quaternion)))[0].affine, itk(path), atol=1e-4)
+
+
+def test_a_form_that_is_not_finite_is_not_used_and_said(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 1))
+    volume, said = read(patched(path, (280, "12f", (float("nan"),) * 12)))
+    np.testing.assert_allclose(volume.affine, SCANNER, atol=1e-4)
+    assert said == [
+        f"image ({path}): the sform (code 1) in its header is not finite: it is not used, the qform (code 1) is"
+    ]
+
+
+@pytest.mark.parametrize("dims", [(4, 0, 1, 1, 1), (7, 0, 0, 0, 0), (5, 1, 0, 1, 1)])
+def test_further_axes_of_length_0_count_as_1(tmp_path: Path, dims: tuple[int, ...]) -> None:
+    path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 1))
+    path = patched(path, (40, "8h", (dims[0], *SHAPE, *dims[1:])))
+    np.testing.assert_array_equal(read(path)[0].data.numpy(), sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T)
 
 
 def test_an_image_that_was_changed_in_memory_lies_there(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
             f"holds, {_VECTOR} for LPS or {_DISPLACEMENT} for RAS millimetres, got shape {image.shape} and intent "
             f"{intent}; a field without intent may be in voxels, and is to be multiplied by the affine first"
         )
-    affine, _ = affine_of(name, image)
+    affine, _ = affine_of(name, image, stored=True)
     world = LPS if intent == _VECTOR else np.eye(3)
     vectors = read_values(name, image, scaled=True).reshape(*image.shape[:ndim], ndim).movedim(-1, 0)
     return _transform(np.linalg.inv((world @ affine[:3, :3])[:ndim, :ndim]), vectors).unsqueeze(0), affine

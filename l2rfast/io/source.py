@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.imageglobals import logger
 from nibabel.spatialimages import HeaderDataError, SpatialImage
@@ -60,20 +61,23 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
         InputError: none of these, or what cannot be read.
     """
     shared = not isinstance(value, str | os.PathLike | Volume)
+    stored = isinstance(value, str | os.PathLike)
     if isinstance(value, str | os.PathLike):
         name = f"{name} ({value})"
         value = open_image(name, value)
     if isinstance(value, SpatialImage):
-        affine, placed = affine_of(name, value)
+        affine, placed = affine_of(name, value, stored=stored)
         shape, axes = _layout(name, value.shape, dims, size)
         data, step = read_values(name, value, scaled=scaled), _step(value)
     else:
         data = value.data if isinstance(value, Volume) else value
         if isinstance(data, np.ndarray):
+            if np.ma.is_masked(data):
+                notice(f"{name}: the mask of its array is not used")
             data = _tensor(name, data)
-        if not isinstance(data, Tensor) or data.is_complex():
-            kind = f"a tensor of {data.dtype}" if isinstance(data, Tensor) else type(value).__name__
-            raise InputError(f"{name}: expected a path, a nibabel image, or a real tensor or array, got {kind}")
+        if not isinstance(data, Tensor) or data.is_complex() or data.is_quantized or not _has_values(data):
+            kind = f"a tensor of {data.dtype}, {data.layout}, on {data.device}" if isinstance(data, Tensor) else type(value).__name__
+            raise InputError(f"{name}: expected a path, a nibabel image, or a real, dense tensor or array, got {kind}")
         affine, placed, step = _carried(name, value), hasattr(value, "affine"), 0.0
         channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
         channels = channels or int(placed and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
@@ -88,7 +92,7 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     Raises:
         InputError: the file is missing, damaged or of another kind.
     """
-    with _reading(name), _repairs(name):
+    with _reading(name), _repairs(name), _any_quaternion():
         image = nib.load(path, mmap=False)  # the file may change, or go
         if not isinstance(image, SpatialImage):
             raise ImageFileError
@@ -103,9 +107,13 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
     """
     stored: Any = image.dataobj
     check_dtype(name, stored.dtype)
+    if 0 in image.shape[3:] and isinstance(stored, ArrayProxy):  # counts as 1, for NIfTI's library
+        shape = (*image.shape[:3], *(max(n, 1) for n in image.shape[3:]))
+        place = (shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        stored = ArrayProxy(stored.file_like, place, mmap=False)
     # What float32 cannot hold becomes infinite, and is reported as that.
     with _reading(name), np.errstate(over="ignore"):
-        values = image.get_fdata("unchanged", np.float32) if scaled else np.asanyarray(stored)
+        values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
     return _tensor(name, values)
 
 
@@ -137,7 +145,7 @@ def _reading(name: str) -> Iterator[None]:
 
 @contextmanager
 def _repairs(name: str) -> Iterator[None]:
-    """What nibabel mends in a header, as sizes of 0 or less, it only logs, on the standard error."""
+    """What nibabel finds invalid in a header, as sizes of 0 or less, it only logs, on the standard error."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -150,7 +158,18 @@ def _repairs(name: str) -> Iterator[None]:
         logger.handlers = others
         logger.setLevel(level)
     for text in dict.fromkeys(said):
-        notice(f"{name}: of its header, {text}")
+        notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
+
+
+@contextmanager
+def _any_quaternion() -> Iterator[None]:
+    """Those longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises."""
+    usual = nib.Nifti1Header.quaternion_threshold
+    nib.Nifti1Header.quaternion_threshold = -np.inf
+    try:
+        yield
+    finally:
+        nib.Nifti1Header.quaternion_threshold = usual
 
 
 def _step(image: SpatialImage) -> float:
@@ -163,6 +182,10 @@ def _tensor(name: str, array: np.ndarray) -> Tensor:
     """PyTorch wants the machine's byte order, and memory that it may write to."""
     check_dtype(name, array.dtype)
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _has_values(data: Tensor) -> bool:
+    return data.layout == torch.strided and not data.is_meta
 
 
 def _carried(name: str, value: Any) -> np.ndarray:
