@@ -19,7 +19,7 @@ from torch import Tensor
 
 from l2rfast import affine_warp, box_average, local_ncc, mind_ssc
 from l2rfast.errors import InputError
-from l2rfast.io import Volume, voxel_to_voxel
+from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 from l2rfast.losses import mutual_information
 
 from .intensities import robust_range
@@ -107,13 +107,13 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
 def _disagreement(fixed: Volume, moving: Volume) -> str:
     """How the headers disagree, in words; nothing where they do not."""
     ndim = fixed.data.ndim
-    turn = np.linalg.inv(_directions(moving, ndim)) @ _directions(fixed, ndim)
+    turn = np.linalg.inv(_directions(moving)) @ _directions(fixed)
     # Up to axes that are stored in another order or direction: the affines account for it.
     nearest = np.zeros_like(turn)
-    for k in range(ndim):
+    for k in range(3):
         j = int(np.abs(turn[k]).argmax())
         nearest[k, j] = np.sign(turn[k, j])
-    cosine = (np.trace(turn @ nearest.T) - (ndim - 2)) / 2
+    cosine = (np.trace(turn @ nearest.T) - 1) / 2
     angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     if angle > WIDEST_ANGLE:
         return f"the headers are {angle:.0f} degrees apart"
@@ -128,15 +128,18 @@ def _disagreement(fixed: Volume, moving: Volume) -> str:
     return ""
 
 
-def _directions(volume: Volume, ndim: int) -> np.ndarray:
+def _directions(volume: Volume, ndim: int = 3) -> np.ndarray:
     """Rotation nearest to the axes of a grid."""
-    u, _, v = np.linalg.svd(volume.affine[:ndim, :ndim] / np.array(volume.spacing[:ndim]))
+    u, _, v = np.linalg.svd(volume.affine[:ndim, :ndim] / np.linalg.norm(volume.affine[:3, :ndim], axis=0))
     rotation: np.ndarray = u @ v
     return rotation
 
 
 def _found(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> np.ndarray:
-    ndim = fixed.data.ndim
+    ndim, frame = fixed.data.ndim, np.eye(4)
+    if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
+        frame[:3, :3] = _directions(fixed)
+        fixed, moving = (Volume(v.data, frame.T @ v.affine) for v in (fixed, moving))
     images = [(_scaled(name, v, device), _affine(v, ndim)) for name, v in (("fixed", fixed), ("moving", moving))]
     centres = [_centre(*image) for image in images]
     world = _World(kind, centres[0], torch.from_numpy(_directions(fixed, ndim)))
@@ -156,7 +159,7 @@ def _found(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.
         poses = [level.best(poses)]
     found, result = world.matrix(poses[0]).numpy(), np.eye(4)
     result[:ndim, :ndim], result[:ndim, 3] = found[:ndim, :ndim], found[:ndim, ndim]
-    return result
+    return frame @ result @ frame.T
 
 
 class _World:
@@ -226,20 +229,26 @@ class _Level:
         return self.sampled(self.ones, self.to_cells, pose, "zeros")
 
     def best(self, poses: Sequence[Tensor]) -> Tensor:
-        """The pose at which they agree most, where moving covers fixed at all of them.
+        """The pose at which they agree most, where moving covers fixed at all of them; those that leave hardly anything
+        of what the ones before them cover are out.
 
         Raises:
-            InputError: that is hardly anywhere.
+            InputError: there is hardly any overlap at the first.
         """
-        inside = torch.stack([self.covered(pose) for pose in poses]).amin(0)
+        inside, others = self.covered(poses[0]), poses[1:]
         if float(inside.mean()) < self.least:
             raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
+        poses = [poses[0]]
+        for pose in others:
+            both = torch.minimum(inside, self.covered(pose))
+            if float(both.mean()) >= self.least:
+                inside, poses = both, [*poses, pose]
         seen = [self.features(self.sampled(self.moving, self.to_cells, pose)) for pose in poses]
         distances = [float(self.distance(image, inside)) for image in seen]
         return poses[distances.index(min(distances))]
 
     def descended(self, pose: Tensor, rate: float, steps: int, extent: float) -> Iterator[Tensor]:
-        """The pose after each step, until hardly anything overlaps. Features turn with the image: they are of moving as
+        """The pose after each step, as long as the images overlap. Features turn with the image: they are of moving as
         it lies at the start.
 
         One length of the gradient, that of its average square, sets the steps of all numbers, unlike Adam's: what makes
@@ -251,11 +260,8 @@ class _Level:
             image = self.features(self.sampled(image, cells, pose))
             cells = self.world.matrix(pose) @ self.from_cells
         start, numbers = pose, torch.zeros_like(pose)
-        mean, square = torch.zeros_like(pose), 0.0
+        mean, square, inside = torch.zeros_like(pose), 0.0, self.covered(pose)
         for step in range(steps):
-            inside = self.covered(pose)
-            if float(inside.mean()) < self.least:
-                return
             with torch.enable_grad():
                 numbers.requires_grad_()
                 moved = self.sampled(image, cells, start + scale * numbers)
@@ -267,6 +273,9 @@ class _Level:
             length = (square / (step + 1)) ** 0.5 * (1 - MOMENTUM ** (step + 1))
             numbers = numbers.detach() - rate * 0.1 ** (step / steps) / length * mean
             pose = start + scale * numbers
+            inside = self.covered(pose)
+            if float(inside.mean()) < self.least:
+                return
             yield pose
 
 

@@ -103,6 +103,17 @@ def test_a_slab_that_did_not_move_stays(metric: str, kind: str) -> None:
     assert error(found, np.eye(4), slab) < 0.2
 
 
+@pytest.mark.parametrize(("size", "metric"), [((3, 3, 3), "mi"), ((3, 3, 3), "lncc"), ((24, 26, 2), "mi")])
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_what_leaves_the_image_on_the_way_is_not_followed(size: tuple[int, ...], metric: str, kind: str) -> None:
+    """Images of hardly any extent along an axis, which a step can leave."""
+    image = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    moving = Volume(image.roll(1, 1), np.eye(4))
+    found = initialise(Volume(image, np.eye(4)), moving, kind, metric, CPU, Stages())
+    covered = torch.from_numpy(found.matrix[None, :3]).float()
+    assert l2rfast.affine_warp(torch.ones(1, 1, *size), covered, padding="zeros").mean() > 0.05
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_voxel_far_off_does_not_matter(scan: Volume, metric: str) -> None:
     by = world(0, 8, middle(scan))

@@ -12,6 +12,7 @@ import torch
 
 import l2rfast
 from l2rfast import InputError, io
+from l2rfast.errors import InputWarning
 
 SHAPE = (9, 8, 7)
 AFFINE = np.array([[0.0, 1.5, 0, -20], [-2, 0, 0, 31], [0, 0, 3, 7], [0, 0, 0, 1]])
@@ -127,3 +128,23 @@ def test_other_formats_of_nibabel(tmp_path: Path) -> None:
     (tmp_path / "d.nrrd").write_bytes(b"NRRD0004\n")
     with pytest.raises(InputError, match=r"d\.nrrd\): expected a NIfTI image, but the file is .* of another kind"):
         io.read_image(tmp_path / "d.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (torch.zeros(SHAPE, device="meta"), "torch.float32, torch.strided, on meta"),
+        (torch.ones(SHAPE).to_sparse(), "torch.float32, torch.sparse_coo, on cpu"),
+        (torch.ones(SHAPE).cfloat(), "torch.complex64, torch.strided, on cpu"),
+    ],
+)
+def test_a_tensor_without_a_real_number_for_every_voxel_is_refused(tensor: torch.Tensor, found: str) -> None:
+    with pytest.raises(InputError, match=f"fixed: expected .* dense tensor or array, got a tensor of {found}"):
+        io.as_volume("fixed", tensor)
+
+
+def test_a_mask_that_is_not_used_is_said() -> None:
+    array = np.ma.masked_less(values(), 0.5)
+    with pytest.warns(InputWarning, match="fixed: the mask of its array is not used"):
+        np.testing.assert_array_equal(io.as_volume("fixed", array).data.numpy(), values())
+    io.as_volume("fixed", np.ma.array(values()))

@@ -145,3 +145,35 @@ def test_2d_on_the_command_line(tmp_path: Path) -> None:
     assert torch.equal(
         l2rfast.register(tmp_path / "fixed.nii", tmp_path / "slice.nii").displacement, again.displacement
     )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+@pytest.mark.parametrize("init", ["none", "affine"])
+def test_slices_in_any_plane_are_itks(tmp_path: Path, init: str, angle: float, axis: int) -> None:
+    """Coronal, sagittal and oblique ones, which ITK takes for images of three axes: its warped image is ours."""
+    pair = scans(56, 52)
+    affine = np.diag([1.5, 0.8, 4.0, 1.0])
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = (-20, 30, 7)
+    for name in ("fixed", "moving"):
+        nib.save(nib.Nifti1Image(np.expand_dims(pair[name].numpy(), axis), affine), tmp_path / f"{name}.nii")
+    line = ["register", *(str(tmp_path / f"{name}.nii") for name in ("fixed", "moving")), "--init", init]
+    done = CliRunner().invoke(cli.app, [*line, "--preset", "fast", "--out", str(tmp_path / "out"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    names = ("fixed.nii", "moving.nii", "out/warped.nii.gz")
+    fixed, moving, warped = (sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32) for name in names)
+    stored = sitk.ReadImage(str(tmp_path / "out/displacement.nii.gz"), sitk.sitkVectorFloat64)
+    start = sitk.ReadTransform(str(tmp_path / "out/affine.txt"))
+    transform = sitk.CompositeTransform([start, sitk.DisplacementFieldTransform(stored)])
+    theirs, unmoved = (
+        sitk.GetArrayFromImage(sitk.Resample(moving, warped, t, sitk.sitkLinear)).squeeze()
+        for t in (transform, sitk.Transform(3, sitk.sitkIdentity))
+    )
+    ours = sitk.GetArrayFromImage(warped).squeeze()
+    assert theirs.shape == (52, 56)
+    assert np.abs(theirs - ours)[6:-6, 6:-6].max() < 1e-3 < 0.1 < np.abs(unmoved - ours)[6:-6, 6:-6].max()
+    for index in ((0, 0), (55, 0), (0, 51)):  # where fixed is
+        place = fixed.TransformIndexToPhysicalPoint(np.insert(index, axis, 0).tolist())
+        np.testing.assert_allclose(warped.TransformIndexToPhysicalPoint((0, *index)), place, atol=1e-4)

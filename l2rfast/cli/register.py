@@ -140,7 +140,7 @@ def run(
     import torch
 
     from ..fields import jacobian_determinant
-    from ..io import Volume, as_volume, read_labels, write_affine, write_displacement, write_image
+    from ..io import Volume, as_volume, axes_in_itk, read_labels, write_affine, write_displacement, write_image
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
     from ..output import OutputFolder
@@ -189,7 +189,7 @@ def run(
                 write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
             if result.entropy is not None:
                 write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
-            write_affine(folder.path("affine.txt"), result.initial.matrix, warped.ndim)
+            write_affine(folder.path("affine.txt"), result.initial.matrix, axes_in_itk(images[0]))
             write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}

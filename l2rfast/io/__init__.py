@@ -10,11 +10,12 @@ from .displacements import read_displacement, write_displacement
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_masks
 from .landmarks import read_landmarks
-from .volume import Volume, voxel_to_voxel
+from .volume import Volume, axes_in_itk, voxel_to_voxel
 
 __all__ = [
     "Volume",
     "as_volume",
+    "axes_in_itk",
     "read_displacement",
     "read_image",
     "read_labels",

@@ -16,7 +16,7 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3
     Args:
         path: of the file.
         matrix: (4, 4), place of fixed -> place of moving, in NIfTI's RAS millimetres.
-        ndim: of the images; of two axes as ITK has them, which are the first of the world's.
+        ndim: of the images in ITK, see `axes_in_itk`; of two axes, which are the first of the world's.
 
     ITK, ANTs and SimpleITK read it; in a list of transforms it comes before `write_displacement`'s field: a place of
     fixed goes through the field first.

@@ -13,6 +13,7 @@ from ..errors import InputError
 from .headers import affine_of
 from .nifti import write
 from .source import open_image, read_values
+from .volume import Volume, axes_in_itk
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # RAS from it, and it from RAS
 _VECTOR = 1007  # the NIfTI intent that ITK takes as it stands, LPS
@@ -27,8 +28,9 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
         disp: ([1,] 3, D, H, W) or ([1,] 2, H, W), in voxels of the fixed grid.
         affine: (4, 4) of the fixed grid; what `write_image` says of a sheared one holds here too.
 
-    The file has shape (D, H, W, 1, 3), or (H, W, 1, 1, 2), which ITK takes for an image of two axes; float32, vector
-    intent (1007), and it holds LPS millimetres.
+    The file has shape (D, H, W, 1, 3), or (H, W, 1, 1, 2), which ITK takes for an image of two axes; of a slice that
+    does not lie along the first two axes of the world it has the shape (1, H, W, 1, 3). It is float32, of vector intent
+    (1007), and holds LPS millimetres.
 
     Raises:
         InputError: another shape or suffix.
@@ -38,6 +40,9 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
     ndim = field.ndim - 1
     if ndim not in (2, 3) or field.shape[0] != ndim:
         raise InputError(f"disp: expected shape ([1,] 3, D, H, W) or ([1,] 2, H, W), got {tuple(disp.shape)}")
+    if axes_in_itk(Volume(field[0], affine)) > ndim:
+        field = torch.cat([torch.zeros_like(field[:1]), field])[:, None]
+        affine, ndim = affine[:, [2, 0, 1, 3]], 3
     vectors = _transform((LPS @ affine[:3, :3])[:ndim, :ndim], field.detach().cpu().float()).movedim(0, -1)
     write(path, vectors.reshape(*[*field.shape[1:], 1][:3], 1, ndim), affine, intent=_VECTOR)
 

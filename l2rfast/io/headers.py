@@ -4,7 +4,7 @@ What l2rfast writes is for ITK too, which has to find the images that were regis
 takes the sform whenever it has a code, and no notice of units; ITK's rules (itkNiftiImageIO.cxx of ITK 5.4) are others:
 
 - The sform counts if its axes are at right angles and its code is 1 (scanner), or the qform has none; else the qform.
-- The voxel sizes are those of ``pixdim``, for either: 1 for 0 and for what is not finite, and below 0 the axis is turned.
+- The voxel sizes are those of ``pixdim``, for either: 1 where they are 0 or not finite; those below 0 turn the axis.
 - Without a code of either there are the sizes alone: the first voxel is the origin, and the axes point left, posterior
   and superior.
 - Sizes and origin are in the unit of ``xyzt_units``: micrometres, metres, or else millimetres.

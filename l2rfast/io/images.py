@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError, notice
 from .nifti import write
 from .source import find
-from .volume import Volume
+from .volume import Volume, axes_in_itk
 
 
 def read_image(path: str | os.PathLike[str]) -> Volume:
@@ -62,13 +62,16 @@ def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
     """Write an image as float32, or labels in their integer dtype, to a .nii or .nii.gz file.
 
     qform and sform both carry the affine, with code 1, in millimetres. A sheared one, which a qform cannot express,
-    goes into the sform alone; ITK, which has no room for shears, refuses to read the file.
+    goes into the sform alone; ITK, which has no room for shears, refuses to read the file. A slice that does not lie
+    along the first two axes of the world is written as (1, H, W), so that ITK sees where it lies.
 
     Raises:
         InputError: another suffix, or an integer dtype other than uint8, int16 and int32.
         OSError: the file cannot be written.
     """
-    data = volume.data.float() if volume.data.is_floating_point() else volume.data
+    data, affine = volume.data.float() if volume.data.is_floating_point() else volume.data, volume.affine
+    if axes_in_itk(volume) > data.ndim:
+        data, affine = data[None], affine[:, [2, 0, 1, 3]]
     if data.dtype not in (torch.float32, torch.uint8, torch.int16, torch.int32):
         raise InputError(f"volume: expected a floating dtype, uint8, int16 or int32, got {data.dtype}")
-    write(path, data, volume.affine)
+    write(path, data, affine)

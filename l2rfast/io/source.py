@@ -75,8 +75,9 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
             if np.ma.is_masked(data):
                 notice(f"{name}: the mask of its array is not used")
             data = _tensor(name, data)
-        if not isinstance(data, Tensor) or data.is_complex() or data.is_quantized or not _has_values(data):
-            kind = f"a tensor of {data.dtype}, {data.layout}, on {data.device}" if isinstance(data, Tensor) else type(value).__name__
+        if not isinstance(data, Tensor) or not _is_plain(data):
+            tensor = isinstance(data, Tensor)
+            kind = f"a tensor of {data.dtype}, {data.layout}, on {data.device}" if tensor else type(value).__name__
             raise InputError(f"{name}: expected a path, a nibabel image, or a real, dense tensor or array, got {kind}")
         affine, placed, step = _carried(name, value), hasattr(value, "affine"), 0.0
         channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
@@ -110,7 +111,7 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
     if 0 in image.shape[3:] and isinstance(stored, ArrayProxy):  # counts as 1, for NIfTI's library
         shape = (*image.shape[:3], *(max(n, 1) for n in image.shape[3:]))
         place = (shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-        stored = ArrayProxy(stored.file_like, place, mmap=False)
+        stored = ArrayProxy(stored.file_like, place, mmap=False)  # type: ignore[no-untyped-call]
     # What float32 cannot hold becomes infinite, and is reported as that.
     with _reading(name), np.errstate(over="ignore"):
         values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
@@ -164,12 +165,12 @@ def _repairs(name: str) -> Iterator[None]:
 @contextmanager
 def _any_quaternion() -> Iterator[None]:
     """Those longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises."""
-    usual = nib.Nifti1Header.quaternion_threshold
-    nib.Nifti1Header.quaternion_threshold = -np.inf
+    header: Any = nib.Nifti1Header
+    usual, header.quaternion_threshold = header.quaternion_threshold, -np.inf
     try:
         yield
     finally:
-        nib.Nifti1Header.quaternion_threshold = usual
+        header.quaternion_threshold = usual
 
 
 def _step(image: SpatialImage) -> float:
@@ -184,8 +185,9 @@ def _tensor(name: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def _has_values(data: Tensor) -> bool:
-    return data.layout == torch.strided and not data.is_meta
+def _is_plain(data: Tensor) -> bool:
+    """Whether it has a real number for every voxel: not sparse, not PyTorch's "meta", and so on."""
+    return data.layout == torch.strided and not (data.is_complex() or data.is_quantized or data.is_meta)
 
 
 def _carried(name: str, value: Any) -> np.ndarray:

@@ -30,6 +30,15 @@ class Volume:
         return tuple(np.linalg.norm(self.affine[:3, : self.data.ndim], axis=0).tolist())
 
 
+def axes_in_itk(volume: Volume) -> int:
+    """2 for a slice along the first two axes of the world, which ITK takes for an image of two axes; else 3.
+
+    A coronal, sagittal or oblique slice, of which an image of two axes would not say where it lies, has three.
+    """
+    normal = volume.affine[2, :2] / np.linalg.norm(volume.affine[:3, :2], axis=0)
+    return 2 if volume.data.ndim == 2 and np.allclose(normal, 0, atol=1e-4) else 3
+
+
 def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray, ndim: int = 3) -> np.ndarray:
     """The (ndim, ndim + 1) matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place."""
     return np.linalg.solve(moving_affine, fixed_affine)[:ndim][:, [*range(ndim), 3]]
