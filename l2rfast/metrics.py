@@ -96,7 +96,8 @@ def tre(fixed_points: Tensor, moving_points: Tensor, disp: Tensor, spacing: Sequ
     ndim = _check.field("disp", disp)
     for name, points in (("fixed_points", fixed_points), ("moving_points", moving_points)):
         if points.ndim != 2 or points.shape != (len(fixed_points), ndim) or not len(points):
-            raise InputError(f"{name}: expected shape (M, {ndim}), got {tuple(points.shape)}")
+            expected = f"({len(fixed_points) or 'M'}, {ndim}), a point for each of the other image"
+            raise InputError(f"{name}: expected shape {expected}, got {tuple(points.shape)}")
     if disp.shape[0] != 1 or len(spacing) != ndim:
         raise InputError(
             f"disp, spacing: expected one field and {ndim} spacings, got shape {tuple(disp.shape)} and {tuple(spacing)}"

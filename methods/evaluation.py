@@ -19,7 +19,7 @@ from .method import Method
 from .metrics import MEASURES, dice_by_label, measures
 from .registration import registered
 from .stages import Stages
-from .training.cases import Pair, names_of, read
+from .training.cases import Pair, names_of, read, say_what_one_lacks
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def evaluate(
     Raises:
         InputError: not one of them can be registered; the sentence is of the first.
     """
+    say_what_one_lacks(pairs)
     results = []
     for pair in pairs:
         try:

@@ -110,7 +110,7 @@ class Registration:
 
 def _holds(dtype: torch.dtype, value: float) -> bool:
     if dtype.is_floating_point:
-        return True
+        return abs(value) <= torch.finfo(dtype).max
     least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return float(value).is_integer() and least <= value <= most
 

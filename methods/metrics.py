@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2rfast.errors import notice
 from l2rfast.io import Volume
 from l2rfast.metrics import dice, folding_fraction, hd95, log_jacobian_std, tre
 
@@ -40,6 +41,8 @@ def measures(
     if fixed.labels is not None and moving.labels is not None:
         warped = result.warp(moving.labels.data, mode="nearest", displaced=displaced).long()
         truth, both = fixed.labels.data.long(), _in_both(fixed.labels, moving.labels)
+        if not both:
+            notice("data: labels of a pair that have no label in common: neither Dice nor HD95 is defined")
         found["DSC"] = _mean(dice(truth, warped, both))
         if surfaces:
             found["HD95"] = _mean(hd95(truth, warped, both, spacing))

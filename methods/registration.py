@@ -114,9 +114,10 @@ def usable(device: str | torch.device) -> torch.device:
     """
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device: cannot use {str(device)!r} here: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"device: cannot use {str(device)!r} here: {reason}") from error
     return place
 
 

@@ -107,6 +107,16 @@ def test_labels_by_the_ending_of_their_names(layout: str, ends: tuple[str, str],
     assert labels(found) == {f"subject_{i}{ends[0]}": f"subject_{i}{ends[1]}.nii.gz" for i in (1, 2)}
 
 
+@pytest.mark.parametrize("end", ["_segmentation", "-seg", "_gt", "_aseg"])
+def test_label_maps_among_the_images_are_no_images(end: str, tmp_path: Path) -> None:
+    root = files(tmp_path, "a.nii", "b.nii", f"a{end}.nii", f"b{end}.nii", f"c{end}.nii", "a_mask.nii")
+    with pytest.warns(InputWarning) as caught:
+        assert labels(find_pairs(root)) == {name: f"{name}{end}.nii" for name in "ab"}
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "a_mask.nii" in said
+    assert f"c{end}.nii" in said
+
+
 def test_an_image_that_is_called_seg_is_one(tmp_path: Path) -> None:
     assert len(find_pairs(files(tmp_path, "a_seg.nii.gz", "b_seg.nii.gz")).training) == 2
 
@@ -190,6 +200,16 @@ def test_bids_of_several_sessions(tmp_path: Path) -> None:
     with pytest.warns(InputWarning, match="there are several|but of others"):
         found = find_pairs(root)
     assert labels(found) == {f"{names[0]}_FLAIR": f"{names[0]}_desc-x_dseg.nii.gz", f"{names[1]}_FLAIR": None}
+
+
+def test_bids_label_maps_of_another_kind_are_said(tmp_path: Path) -> None:
+    seg = "derivatives/x/sub-1/anat/sub-1"
+    root = files(
+        *(tmp_path, "sub-1/anat/sub-1_T1w.nii", "sub-2/anat/sub-2_T1w.nii"),
+        *(f"{seg}_space-MNI_dseg.nii", f"{seg}_label-GM_probseg.nii", f"{seg}_desc-brain_mask.nii"),
+    )
+    with pytest.warns(InputWarning, match=r"brain_mask\.nii, .*GM_probseg\.nii, .*space-MNI_dseg\.nii"):
+        assert labels(find_pairs(root)) == {"sub-1_T1w": None, "sub-2_T1w": None}
 
 
 def test_thousands_of_cases_have_pairs_without_a_list(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import l2rfast
 from l2rfast import cli, metrics
+from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.method import Registration
 from l2rfast.methods.metrics import measures
@@ -235,7 +236,8 @@ def test_labels_that_moving_does_not_have_are_not_counted() -> None:
     found = measures(result, *scans, surfaces=True)
     assert (found["DSC"], found["HD95"]) == (1, 0)
     nothing = Scan(volumes[1], Volume(torch.zeros_like(labels), np.eye(4)))
-    assert np.isnan(measures(result, scans[0], nothing)["DSC"])
+    with pytest.warns(InputWarning, match="no label in common: neither Dice nor HD95 is defined"):
+        assert np.isnan(measures(result, scans[0], nothing)["DSC"])
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -295,3 +297,16 @@ def test_the_command_line_and_python_measure_the_same(table: Path, tmp_path: Pat
     with (tmp_path / "evaluation.csv").open() as stream:
         row = next(csv.DictReader(stream))
     assert {label: float(row[f"DSC {label}"]) for label in expected} == pytest.approx(expected)
+
+
+def test_what_only_one_of_a_pair_has_is_said(tmp_path: Path) -> None:
+    datasets.write(tmp_path, 2, (16, 16))
+    (tmp_path / "points.csv").write_text("1,2\n")
+    row = {"fixed": "images/case0.nii.gz", "moving": "images/case1.nii.gz", "fixed_labels": "labels/case0.nii.gz"}
+    table = datasets.table(tmp_path / "pairs.csv", [row | {"moving_landmarks": "points.csv"}])
+    line = ["evaluate", "--data", str(table), "--out", str(tmp_path / "out"), "--preset", "fast", "--quiet"]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["discrete"]["warnings"] == [
+        f"data: {kind} of only one of case0 and case1: nothing is measured on them" for kind in ("labels", "landmarks")
+    ]

@@ -176,3 +176,10 @@ def test_the_report_is_of_what_moving_covers(pair: dict[str, Tensor], tmp_path: 
     before, after = reports[0]["similarity"]["correlation"]
     assert 0.5 < before < after
     assert reports[0]["similarity"] == reports[1]["similarity"]
+
+
+def test_outside_is_a_number_of_the_dtype() -> None:
+    image = torch.rand(8, 9, 10)
+    result = l2rfast.register(image, image, preset="fast")
+    with pytest.raises(InputError, match=r"outside: expected a number that torch\.float32 holds, got 1e\+39"):
+        result.warp(image, outside=1e39)

@@ -223,3 +223,15 @@ def test_landmarks_outside_their_image_are_said(tmp_path: Path) -> None:
     path.write_text("8,7,6\n-40.5,22,13\n")
     with pytest.warns(InputWarning, match="1 of 2 landmarks lie outside their image of 9 x 8 x 7 voxels"):
         assert io.read_landmarks(path, LIKE).tolist() == [[8, 7, 6], [-40.5, 22, 13]]
+
+
+def test_a_line_as_pandas_names_columns_is_said(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text('0,1,2\n"3","4","5"\n')
+    with pytest.warns(InputWarning, match=r"first landmark is \[0.0, 1.0, 2.0\]: where pandas wrote"):
+        assert io.read_landmarks(tmp_path / "points.csv", LIKE).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_logarithms_of_probabilities_are_no_masks() -> None:
+    stack = np.log(np.clip(np.eye(2)[np.random.default_rng(0).integers(2, size=tuple(LIKE.data.shape))], 1e-6, 1))
+    with pytest.raises(InputError, match=r"labels: expected masks, .*, got -13\.8"):
+        io.read_labels(stack, LIKE, "labels")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2rfast.errors import InputWarning
+from l2rfast.errors import InputError, InputWarning
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.training.cases import Case, Pair, find_pairs, read
 
@@ -200,3 +200,30 @@ def test_a_byte_order_mark_is_none_of_the_content(encoding: str, tmp_path: Path)
     (tmp_path / "imagesTr" / "ä.nii.gz").write_bytes(b"")
     file.write_text(file.read_text(), encoding=encoding)
     assert names(find_pairs(file).training) == [("ä", "b"), ("b", "ä")]
+
+
+def test_an_image_that_is_listed_twice_is_one(tmp_path: Path) -> None:
+    file = task(tmp_path, {"training": [entry("a"), entry("b"), entry("a")]})
+    assert names(find_pairs(file).training) == [("a", "b"), ("b", "a")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], r"expected an object, got \[\]"),
+        ({"training": "x"}, "expected a list under training, got 'x'"),
+        (
+            {"training": [{"image": ["a", "b"]}]},
+            "under training names of .*, got {'image': \\['a', 'b'\\]}",
+        ),
+        (
+            {"registration_val": [{"fixed": "a"}]},
+            "under registration_val names of .*, got {'fixed': 'a'}",
+        ),
+    ],
+)
+def test_says_which_entry_is_none(content: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"dataset.json is not: .*{said}"):
+        find_pairs(file)

@@ -203,6 +203,7 @@ def test_every_preset_is_valid_and_an_option_can_be_changed() -> None:
         ({"method": ["discrete"]}, "method: expected one of"),
         ({"threads": True}, "threads: expected a positive integer, got True"),
         ({"device": None}, "device: cannot use 'None' here"),
+        ({"device": "meta"}, "device: cannot use 'meta' here"),
         ({"smoothing": 4}, "smoothing: expected an odd number or 0"),
         ({"speed": 9}, "speed: no such option"),
         ({"threads": 0}, "threads"),

@@ -123,3 +123,9 @@ def test_keypoints_and_landmarks_have_columns_of_their_own(folder: Path) -> None
         (pair,) = find_pairs(file).training
     assert (pair.fixed.landmarks, pair.fixed.keypoints) == (folder / "points 1, fixed.csv", None)
     assert (pair.moving.landmarks, pair.moving.keypoints) == (None, folder / "points 1, fixed.csv")
+
+
+@pytest.mark.parametrize("first", ["# of the second visit\n", "sep=;\n", "\n# a;b\n\n"])
+def test_comments_and_excels_delimiter_are_no_columns(first: str, folder: Path) -> None:
+    (folder / "first.csv").write_text(f"{first}fixed;moving\n{A};{B}\n# {B};{A}\n")
+    assert names(find_pairs(folder / "first.csv")) == {"training": [("case0", "case1")]}

@@ -51,8 +51,8 @@ def read_labels(value: Any, like: Volume, name: str = "fixed_labels") -> Volume:
 def read_masks(value: Any, like: Volume, name: str = "masks") -> dict[int, Tensor]:
     """Read labels that may overlap: a stack of masks along a last axis, or a label map.
 
-    Each mask is 0 and one more value. Where the masks of a stack fill the grid, every voxel in just one, they are a
-    one-hot map, whose first mask is the background (as in MONAI and nnU-Net): it is left out, which is said by
+    Each mask is 0 and one more value above it. Where the masks of a stack fill the grid, every voxel in just one, they
+    are a one-hot map, whose first mask is the background (as in MONAI and nnU-Net): it is left out, which is said by
     `notice`, and the others keep their numbers. Probabilities are refused: which class a voxel is of is for whoever
     made them to say.
 
@@ -135,8 +135,8 @@ def _mask(name: str, values: np.ndarray) -> np.ndarray:
     top = np.abs(values).max()
     mask = np.asarray(np.abs(values) > _ROUNDING * top)
     inside = values[mask]
-    if np.isnan(top) or (inside.size and inside.max() - inside.min() > _ROUNDING * top):
-        found = "NaN" if np.isnan(top) else f"{inside.min():g} and {inside.max():g}"
+    if np.isnan(top) or (inside.size and (inside.max() - inside.min() > _ROUNDING * top or inside.min() < 0)):
+        found = "NaN" if np.isnan(top) else " and ".join(f"{value:g}" for value in np.unique(inside)[[0, -1]])
         raise InputError(
             f"{name}: expected masks, each of 0 and one more value, got {found}; "
             f"of probabilities, give the label map (numpy.argmax) or masks (above a threshold)"

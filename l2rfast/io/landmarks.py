@@ -36,12 +36,14 @@ def read_landmarks(path: str | os.PathLike[str], like: Volume) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
-            points = np.loadtxt(Path(path), delimiter=",", ndmin=2, encoding="utf-8-sig")
+            points = np.loadtxt(Path(path), delimiter=",", ndmin=2, quotechar='"', encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"{expected} ({error})") from error
     if not points.size or points.shape[1] != ndim or not np.isfinite(points).all():
         found = f"{points.shape[0]} lines of {points.shape[1]}" if np.isfinite(points).all() else "NaN or infinity"
         raise InputError(f"{expected}, got {found}")
+    if len(points) > 1 and points[0].tolist() == list(range(ndim)):
+        notice(f"{path}: its first landmark is {points[0].tolist()}: where pandas wrote that line, it names columns")
     outside = ((points < -0.5) | (points > np.array(like.data.shape) - 0.5)).any(1)
     if outside.any():
         notice(

@@ -11,7 +11,21 @@ from pathlib import Path
 from l2rfast.errors import InputError
 
 from .bids import is_bids, of_bids
-from .case import KINDS, AllPairs, Case, Pair, Pairs, Scan, cases_of, check_axes, kept, names_of, read, some
+from .case import (
+    KINDS,
+    AllPairs,
+    Case,
+    Pair,
+    Pairs,
+    Scan,
+    cases_of,
+    check_axes,
+    kept,
+    names_of,
+    read,
+    say_what_one_lacks,
+    some,
+)
 from .folder import of_folder, of_roles, roles_of
 from .learn2reg import of_learn2reg
 from .table import of_table
@@ -29,6 +43,7 @@ __all__ = [
     "kept",
     "names_of",
     "read",
+    "say_what_one_lacks",
     "some",
 ]
 

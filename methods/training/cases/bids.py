@@ -12,10 +12,11 @@ from pathlib import Path
 
 from l2rfast.errors import notice
 
-from .case import Case, Pairs, is_image, say_what_some_lack, some, stem, visible
+from .case import Case, Pairs, is_image, say_what_is_not_used, say_what_some_lack, some, stem, visible
 from .folder import split
 
 PREFERRED, LABELS = "T1w", "dseg"
+OF_LABELS = (LABELS, "probseg", "mask")  # of which the others are not used
 
 Entities = dict[str, str]
 
@@ -31,26 +32,35 @@ def of_bids(root: Path, atlas: str | None, hold_out: int) -> Pairs:
     """
     images = [file for file in sorted(root.glob("sub-*/**/anat/*")) if is_image(file) and file.name[0] != "."]
     maps = [file for file in images if _parts(file)[1] == LABELS]
-    maps += [file for file in sorted(root.glob(f"derivatives/**/*_{LABELS}.*")) if is_image(file)]
+    maps += [file for file in sorted(root.glob("derivatives/**/*")) if is_image(file) and _parts(file)[1] in OF_LABELS]
     suffixes = Counter(_parts(file)[1] for file in images if file not in maps)
     chosen = max(suffixes, key=lambda suffix: (suffix == PREFERRED, suffixes[suffix]), default=PREFERRED)
     others = sorted(suffixes.keys() - {chosen})
     if others:
         notice(f"data: of {root} only images {chosen} are used, none of {', '.join(others)}")
     cases = [Case(file, _labels_of(file, maps)) for file in images if _parts(file)[1] == chosen]
+    without = [case.image for case in cases if case.labels is None]
+    others = [file.name for file in maps if any(_is_of_another_kind(file, image) for image in without)]
+    say_what_is_not_used(root, others, f"as labels are {LABELS} in the space of their image")
     say_what_some_lack(cases)
     return split(cases, atlas, hold_out, root)
 
 
 def _labels_of(image: Path, maps: list[Path]) -> Path | None:
     own = _parts(image)[0]
-    among = {file: _parts(file)[0] for file in maps}
+    among = {file: _parts(file)[0] for file in maps if _parts(file)[1] == LABELS}
     fits = [f for f, e in among.items() if own.items() <= e.items() and e.get("space") == own.get("space")]
     plain = [file for file in fits if "desc" not in among[file]]
     found = plain if len(plain) == 1 else fits
     if len(found) > 1:
         notice(f"data: no labels of {image.name}, as there are several: {some(map(str, found))}")
     return found[0] if len(found) == 1 else None
+
+
+def _is_of_another_kind(file: Path, image: Path) -> bool:
+    """Whether a file is made of an image, but not as its label map."""
+    (own, _), (entities, suffix) = _parts(image), _parts(file)
+    return own.items() <= entities.items() and (suffix != LABELS or entities.get("space") != own.get("space"))
 
 
 def _parts(file: Path) -> tuple[Entities, str]:

@@ -240,6 +240,15 @@ def say_what_is_not_used(where: Path, names: Sequence[str], why: str = "") -> No
         notice(f"data: not used of {where}: {some(names)}{why and f', {why}'}")
 
 
+def say_what_one_lacks(pairs: Sequence[Pair]) -> None:
+    """Of pairs: what only one of the two has, of which nothing can be measured."""
+    for kind in KINDS if not isinstance(pairs, AllPairs) else ():
+        alone = [p for p in pairs if (getattr(p.fixed, kind) is None) != (getattr(p.moving, kind) is None)]
+        if alone:
+            names = some(f"{pair.fixed.name} and {pair.moving.name}" for pair in alone)
+            notice(f"data: {kind} of only one of {names}: nothing is measured on them")
+
+
 def say_what_some_lack(cases: Sequence[Case]) -> None:
     """Of cases of one kind: who has no labels, where others have."""
     without = [case.name for case in cases if case.labels is None]

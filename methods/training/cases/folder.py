@@ -6,7 +6,8 @@ itself, and beside them in ``labels`` (``labelsTr``, ``seg``), ``landmarks`` (``
 
 - of its name;
 - whose name is the same up to an ending ``_vol``, ``_img`` or ``_image`` of the image and ``_seg``, ``_dseg``,
-  ``_label`` or ``_labels`` of a label map; such label maps may also lie among the images;
+  ``_aseg``, ``_segmentation``, ``_gt``, ``_label`` or ``_labels`` of a label map (or ``-seg`` and so on);
+  such label maps may also lie among the images. A ``_mask`` there is no label map, and no image beside others;
 - whose name has a channel behind, ``case_0000.nii.gz`` for labels ``case.nii.gz``. The first channel of a case is
   used.
 """
@@ -39,7 +40,8 @@ FOLDERS = {
     "keypoints": ("keypoints", "keypointsTr"),
 }
 OF_IMAGES = re.compile(r"_(vol|img|image)$", re.IGNORECASE)
-OF_LABELS = re.compile(r"_(seg|dseg|label|labels)$", re.IGNORECASE)
+OF_LABELS = re.compile(r"[_-](a?seg|dseg|segmentation|gt|label|labels)$", re.IGNORECASE)
+OF_MASKS = re.compile(r"[_-](mask|brainmask)$", re.IGNORECASE)
 CHANNEL = re.compile(r"_\d{4}$")
 
 
@@ -105,8 +107,10 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
     """Of the images in a folder, with what lies in the folders beside by kind; says what is not used."""
     files = [file for file in visible(folder) if file not in beside.values()]  # which may be in it
     images = {stem(file): file for file in files if is_image(file)}
-    labels = [file for file in images.values() if _labels_of_another(file, images)] if "labels" not in beside else []
-    images = {name: file for name, file in images.items() if file not in labels}
+    named = {name: OF_LABELS.search(name) or OF_MASKS.search(name) for name in images}
+    apart = [images[name] for name, ending in named.items() if ending] if not all(named.values()) else []
+    labels = [file for file in apart if OF_LABELS.search(stem(file))] if "labels" not in beside else []
+    images = {name: file for name, file in images.items() if file not in apart}
     others = {kind: [*visible(place)] for kind, place in beside.items()}
     places = dict(beside)
     if labels:
@@ -134,13 +138,6 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
         say_what_is_not_used(places[kind], [f.name for f in among if f not in used and not _is_sidecar(f, images)])
     say_what_some_lack(cases)
     return cases
-
-
-def _labels_of_another(file: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a file among the images is by its name a label map of one of the others."""
-    name = stem(file)
-    key = OF_LABELS.sub("", name)
-    return key != name and any(OF_IMAGES.sub("", other) == key for other in images)
 
 
 def _is_of(kind: str, file: Path) -> bool:

@@ -29,6 +29,7 @@ ABOUT = re.compile(
     "img_shift|labels|relation|file_ending|tensorImage(Size|Shape)|num.*"
 )
 MODALITY = re.compile(r"_000(\d)$")
+PAIR = ("fixed", "moving")
 POINTS = KINDS[1:]
 USED = re.compile(rf"fixed|moving|image|label|({'|'.join(POINTS)})\d*")
 
@@ -42,6 +43,8 @@ def of_learn2reg(path: Path) -> Pairs:
     """
     try:
         content = json.loads(text_of(path))
+        if not isinstance(content, dict):
+            raise TypeError(f"expected an object, got {str(content)[:80]}")
         files = _Files(path.parent, [entry for entry in _entries(content, IMAGES) if "image" in entry])
         validation = files.pairs(_entries(content, VALIDATION))
         for_test = [*_entries(content, TEST)]
@@ -50,11 +53,11 @@ def of_learn2reg(path: Path) -> Pairs:
         listed = [*_entries(content, (TRAINING, IMAGES[0]))]
         told = files.pairs(entry for entry in listed if "image" not in entry)
         images = [entry["image"] for entry in listed if "image" in entry]
-        untold = [] if told else [files.case(image) for image in images]
+        untold = [] if told else list(dict.fromkeys(map(files.case, images)))
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"data: expected Learn2Reg's dataset.json, but {path} is not: {error!r}") from error
+        raise InputError(f"data: expected Learn2Reg's dataset.json, but {path} is not: {error}") from error
     recognised = {TRAINING, *IMAGES, *VALIDATION, *TEST}
     own = [key for key in content if key not in recognised and not ABOUT.fullmatch(key)]
     say_what_is_not_used(path, own + files.not_used())
@@ -76,8 +79,14 @@ def _entries(content: dict[str, Any], keys: Iterable[str]) -> Iterator[Entry]:
     """Of lists, or of several by modality; an image may be there by its name alone."""
     for key in keys:
         found = content.get(key) or []
+        if not isinstance(found, list | dict):
+            raise TypeError(f"expected a list under {key}, got {found!r}")
         for entry in chain.from_iterable(found.values()) if isinstance(found, dict) else found:
-            yield {"image": entry} if isinstance(entry, str) else entry
+            entry = {"image": entry} if isinstance(entry, str) else entry
+            named = isinstance(entry, dict) and ([entry["image"]] if "image" in entry else map(entry.get, PAIR))
+            if not named or not all(isinstance(name, str) for name in named):
+                raise TypeError(f"expected under {key} names of images, or of fixed and moving ones, got {entry}")
+            yield entry
 
 
 class _Files:
@@ -94,7 +103,7 @@ class _Files:
 
     def has(self, pair: Entry) -> bool:
         """Whether the images of a pair are there: those for a test are published later, or never."""
-        return all((self.root / pair[role]).is_file() for role in ("fixed", "moving"))
+        return all((self.root / pair[role]).is_file() for role in PAIR)
 
     def pairs(self, entries: Iterable[Entry]) -> list[Pair]:
         """Those that are told, each once, or all of the images that are told."""

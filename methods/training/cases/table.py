@@ -2,7 +2,8 @@
 
 The first line names the columns: ``fixed`` and ``moving``, and where they exist ``fixed_labels``, ``moving_labels``,
 the same of ``landmarks`` and of ``keypoints``, and ``split``: ``training`` (or ``train``), ``validation`` (``val``)
-or ``test``. Cells are parted by commas, semicolons or tabs; paths are relative to the file.
+or ``test``. Cells are parted by commas, semicolons or tabs; paths are relative to the file. Lines that
+begin with ``#`` are comments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SPLITS = {"": "training", "training": "training", "train": "training"}
 SPLITS |= {"validation": "validation", "val": "validation", "test": "test"}
 
 NOTHING = ("", "na", "n/a", "nan", "none", "null")  # R, BIDS and pandas write such into empty cells
+ASIDE = ("#", "sep=")  # comments, and how Excel is told the delimiter
 
 Row = list[str]
 
@@ -59,7 +61,7 @@ def _parsed(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
         except csv.Error as error:
             raise InputError(f"data: cannot read {path}: {error}") from error
-        rows = [(line, row) for line, row in rows if any(row)]
+        rows = [(line, row) for line, row in rows if any(row) and not row[0].startswith(ASIDE)]
         columns = [name.lower() for name in rows[0][1]] if rows else []
         if set(ROLES) <= set(columns):
             break
