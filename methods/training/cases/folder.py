@@ -73,7 +73,11 @@ def split(cases: Sequence[Case], atlas: str | None, hold_out: int, where: Path) 
     parts = others[:at], others[at:]
     training, validation = ([Pair(fixed[0], c) for c in part] if fixed else AllPairs(part) for part in parts)
     if hold_out and not validation:
-        raise InputError(f"hold_out: {hold_out} of {len(others)} cases leave no pair for validation")
+        least = 1 if fixed else 2
+        raise InputError(
+            f"hold_out: expected 0, or at least {least} of {len(others)} cases, of which the pairs for validation are, "
+            f"got {hold_out}"
+        )
     return Pairs(training, list(validation))
 
 
