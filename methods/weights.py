@@ -64,7 +64,9 @@ def describe(path: str | os.PathLike[str], kind: str, description: type) -> Any:
 
 
 def _content(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    _, described = _files(path)
+    weights, described = _files(path)
+    with named(weights, OSError):
+        weights.stat()  # the file that was asked for, before the one beside it
     with named(described, OSError, ValueError, TypeError, KeyError):
         content = json.loads(described.read_text())
         return described, {"format": content["format"], "architecture": content["architecture"]}

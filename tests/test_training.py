@@ -285,7 +285,7 @@ def test_an_error_of_the_first_process_ends_all(scans: Path, whole: Path) -> Non
         (["--half"], "half, probabilistic: expected a network with velocity"),
         (["--encoder=4,x"], "encoder: expected integers"),
         (["--decoder=4"], "decoder: expected at least"),
-        (["--weights=absent.safetensors"], "path: cannot use absent.json"),
+        (["--weights=absent.safetensors"], "path: cannot use absent.safetensors"),
         (["--data=absent"], "data: expected a folder"),
         (["--device=nowhere"], "device: cannot use"),
         (["--rate=1e30", "--steps=5"], "rate: the losses of step"),

@@ -89,7 +89,7 @@ def test_intensities_are_brought_to_zero_to_one(pair: dict[str, Tensor], weights
     [
         ({}, "weights: expected a file of weights"),
         ({"weights": 3}, "weights: expected a path"),
-        ({"weights": "absent.safetensors"}, "path: cannot use absent.json"),
+        ({"weights": "absent.safetensors"}, "path: cannot use absent.safetensors"),
         ({"weights": "absent.h5"}, "path: cannot use absent.h5"),
         ({"weights": "network.pt"}, "path: expected a name that ends in .safetensors"),
         ({"finetune": -1}, "finetune: expected"),

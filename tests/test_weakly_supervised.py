@@ -288,7 +288,7 @@ def test_registration_goes_by_the_index(weights: Path, tmp_path: Path) -> None:
     ("options", "begins"),
     [
         ({}, "weights: expected a file of weights"),
-        ({"weights": "absent.safetensors"}, "path: cannot use absent.json"),
+        ({"weights": "absent.safetensors"}, "path: cannot use absent.safetensors"),
         ({"weights": None, "finetune": 3}, "finetune: no option of the method weakly-supervised"),
         ({"weights": None, "preset": "fast"}, "preset: the method weakly-supervised has none"),
     ],
