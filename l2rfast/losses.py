@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import _check
@@ -212,7 +213,7 @@ def mutual_information(
     _check.tensor("b", b)
     places = [image.to(_check.arithmetic_dtype(image)) for image in (a, b)]
     if window == "cubic":
-        places = [(1 + (bins - 3) * image).clamp(1, bins - 2) for image in places]
+        places = [_held(1 + (bins - 3) * image, 1.0, bins - 2.0) for image in places]
     else:  # the histogram itself takes what lies beyond its bins to the outer ones
         places = [(bins - 1) * image for image in places]
     joint = joint_histogram(*places, bins=bins, window=window, weight=weight)
@@ -220,6 +221,11 @@ def mutual_information(
     items = (joint * ((joint + TINY) / (apart + TINY)).log()).sum((1, 2))
     reduced: Tensor = items if reduction == "none" else getattr(items, reduction)()
     return reduced.to(a.dtype)
+
+
+def _held(x: Tensor, low: float, high: float) -> Tensor:
+    """Between two ends, where what lies at an end has its gradient: clamp gives it none from PyTorch 2.14 on."""
+    return torch.where(x < low, low, torch.where(x > high, high, x))
 
 
 class LocalNCCLoss(nn.Module):

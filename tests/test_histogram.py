@@ -162,6 +162,17 @@ class TestMutualInformation:
         a, b = ((0.1 + 0.8 * uniform(2, 30)).requires_grad_() for _ in range(2))
         assert torch.autograd.gradcheck(lambda a, b: mutual_information(a, b, bins=8, window=window), (a, b))
 
+    def test_what_is_exactly_0_or_1_has_its_gradient(self) -> None:
+        """Images are often scaled by their least and their largest; torch.clamp's gradient there depends on PyTorch."""
+        a, b = uniform(1, 50), uniform(1, 50)
+        a = ((a - a.min()) / (a.max() - a.min())).requires_grad_()
+        (got,) = torch.autograd.grad(mutual_information(a, b, bins=8), a)
+        (expected,) = torch.autograd.grad(mutual_information(a * (1 - 1e-9) + 5e-10, b, bins=8), a)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
+        beyond = (a.detach() * 1.5 - 0.25).requires_grad_()
+        (got,) = torch.autograd.grad(mutual_information(beyond, b, bins=8), beyond)
+        assert (got[(beyond < 0) | (beyond > 1)] == 0).all()
+
     @pytest.mark.parametrize(
         ("changes", "begins"),
         [
