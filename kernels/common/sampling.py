@@ -34,8 +34,11 @@ def sample(image: Tensor, positions: Tensor, mode: str, padding: str) -> Tensor:
     image, positions = _one_batch(image, positions)
     if mode == "nearest":
         index, finite, valid = _nearest(positions, image.shape[2:], padding)
-        out = torch.where(valid.unsqueeze(1), _gather(image, index), 0)
-        return torch.where(finite.unsqueeze(1), out, torch.nan).to(image.dtype) if out.is_floating_point() else out
+        out = _gather(image, index)
+        if not out.is_floating_point():
+            return out * valid.unsqueeze(1).to(out.dtype)  # torch.where takes no uint16 in PyTorch 2.11
+        out = torch.where(valid.unsqueeze(1), out, 0)
+        return torch.where(finite.unsqueeze(1), out, torch.nan).to(image.dtype)
     out = torch.zeros((*image.shape[:2], *positions.shape[2:]), dtype=positions.dtype, device=image.device)
     for index, weights, slopes in _corners(positions, image.shape[2:], padding):
         out += _weight(weights, slopes).unsqueeze(1) * _gather(image, index)
