@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nibabel.imageglobals import logger
 from scipy.spatial.transform import Rotation
 
 from l2rfast import InputError, io
@@ -200,6 +201,25 @@ def test_a_quaternion_longer_than_one_is_read_as_itk_does(
 ) -> None:
     path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 0))
     np.testing.assert_allclose(read(patched(path, (256, "fff", quaternion)))[0].affine, itk(path), atol=1e-4)
+
+
+def test_nibabel_stays_as_it_is_while_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads may read by it, whose quaternions and remarks are theirs."""
+
+    def state() -> list[Any]:
+        return [nib.Nifti1Header.quaternion_threshold, *logger.handlers, logger.level]
+
+    header: Any = nib.Nifti1Header
+    found, check, before = [], header._chk_pixdims, state()
+    monkeypatch.setattr(header, "_chk_pixdims", lambda *args: (found.append(state()), check(*args))[1])
+    path = save(tmp_path / "a.nii", values(), SCANNER, SCANNER, (1, 0))
+    found.clear()
+    _, said = read(patched(path, (256, "fff", (0.8, 0.8, 0.8)), (80, "f", (-2.0,))))
+    assert len(said) == 1
+    assert found
+    assert all(during == before for during in found)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nib.load(path)
 
 
 def test_a_form_that_is_not_finite_is_not_used_and_said(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import logger
+from nibabel.imageclasses import all_image_classes
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from torch import Tensor
 
@@ -93,11 +92,37 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     Raises:
         InputError: the file is missing, damaged or of another kind.
     """
-    with _reading(name), _repairs(name), _any_quaternion():
-        image = nib.load(path, mmap=False)  # the file may change, or go
-        if not isinstance(image, SpatialImage):
+    said: list[str] = []
+    with _reading(name):
+        os.stat(path)  # where there is none, no kind knows it either
+        sniff = None
+        for kind in all_image_classes:
+            known, sniff = kind.path_maybe_image(path, sniff)
+            if known:
+                break
+        if not (known and issubclass(kind, SpatialImage)):
             raise ImageFileError
+        image: SpatialImage = _lenient(kind, said).from_filename(path, mmap=False)  # the file may change, or go
+    for text in dict.fromkeys(said):
+        notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
     return image
+
+
+def _lenient(kind: Any, said: list[str]) -> Any:
+    """A class of images like one of nibabel's, which itself stays as it is: other threads may read by it meanwhile.
+
+    Quaternions longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises. What
+    is found invalid in a header, as sizes of 0 or less, and mended, is added to a list; nibabel logs it.
+    """
+    log = logging.Logger("header", logging.WARNING)
+    log.handle = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    def check_fix(header: Any, logger: Any = None, error_level: int | None = None) -> None:
+        kind.header_class.check_fix(header, log, error_level)
+
+    mended = {"quaternion_threshold": -np.inf, "check_fix": check_fix}
+    header = type(kind.header_class.__name__, (kind.header_class,), mended)
+    return type(kind.__name__, (kind,), {"header_class": header})
 
 
 def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
@@ -142,35 +167,6 @@ def _reading(name: str) -> Iterator[None]:
         raise InputError(
             f"{name}: expected a NIfTI image, but the file is empty, damaged or of another kind"
         ) from error
-
-
-@contextmanager
-def _repairs(name: str) -> Iterator[None]:
-    """What nibabel finds invalid in a header, as sizes of 0 or less, it only logs, on the standard error."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    others, level = logger.handlers, logger.level
-    logger.handlers = [handler]
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.handlers = others
-        logger.setLevel(level)
-    for text in dict.fromkeys(said):
-        notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
-
-
-@contextmanager
-def _any_quaternion() -> Iterator[None]:
-    """Those longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises."""
-    header: Any = nib.Nifti1Header
-    usual, header.quaternion_threshold = header.quaternion_threshold, -np.inf
-    try:
-        yield
-    finally:
-        header.quaternion_threshold = usual
 
 
 def _step(image: SpatialImage) -> float:
