@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import InputError
+
+_ARRAYS = (np.generic, np.ndarray, Tensor)  # a tuple: torch.compile cannot follow the union of these
+
+
+def plain(value: Any) -> Any:
+    """A number of any type, or an array or tensor of numbers, as Python's number, or tuple of them; what is neither as
+    it is. Sequences item by item.
+    """
+    if isinstance(value, _ARRAYS):
+        value = value.tolist()
+    elif not isinstance(value, int | float) and isinstance(value, Real):
+        value = operator.index(value) if isinstance(value, Integral) else float(value)
+    return tuple(plain(item) for item in value) if isinstance(value, tuple | list) else value
+
+
+def is_integer(value: Any) -> bool:
+    """Of what `plain` gives; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Of what `plain` gives, finite; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def tensor(name: str, value: Tensor) -> None:
@@ -59,15 +86,32 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
-def at_least(name: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int) or value < minimum:
+def at_least(name: str, value: int, minimum: int) -> int:
+    """Check an integer and return it as Python's."""
+    number = plain(value)
+    if not is_integer(number) or number < minimum:
         raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+    return int(number)
+
+
+def not_negative(name: str, value: float) -> float:
+    """Check a number and return it as Python's."""
+    number = plain(value)
+    if not is_number(number) or number < 0:
+        raise InputError(f"{name}: expected a number >= 0, got {value!r}")
+    return float(number)
+
+
+def each_axis(value: Any, ndim: int) -> list[Any]:
+    """What there is for each axis, or the one for all, so often."""
+    values = plain(value)
+    return list(values) if isinstance(values, Sequence) else [values] * ndim
 
 
 def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> list[int]:
     """Check an integer, or one for each axis, and return the latter."""
-    values = list(value) if isinstance(value, Sequence) else [value] * ndim
-    if len(values) != ndim or not all(isinstance(v, int) and v >= minimum for v in values):
+    values = each_axis(value, ndim)
+    if len(values) != ndim or not all(is_integer(v) and v >= minimum for v in values):
         raise InputError(f"{name}: expected an integer >= {minimum}, or {ndim} of them, got {value!r}")
     return values
 
@@ -92,9 +136,10 @@ def positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
         if value.device != like.device:
             raise InputError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")
         return value.reshape(())
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    number = plain(value)
+    if not is_number(number) or number <= 0:
         raise InputError(f"{name}: expected a positive number, got {value!r}")
-    return torch.tensor(float(value), dtype=arithmetic_dtype(like), device=like.device)
+    return torch.tensor(float(number), dtype=arithmetic_dtype(like), device=like.device)
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -147,8 +146,8 @@ def correlation(
     _check.same("fixed, moving", fixed, moving)
     radii = _check.per_axis("radius", radius, ndim, 0)
     _check.choice("metric", metric, METRICS)
-    _check.at_least("dilation", dilation, 1)
-    _check.at_least("smoothing", smoothing, 0)
+    dilation = _check.at_least("dilation", dilation, 1)
+    smoothing = _check.at_least("smoothing", smoothing, 0)
     _check.choice("padding", padding, EDGES)
     result: Tensor = _correlation(fixed, moving, radii, dilation, padding, smoothing, metric)
     return result
@@ -192,8 +191,8 @@ def lattice(
     ndim = len(size)
     grid = _check.per_axis("grid_size", grid_size, ndim, 1)
     search = _check.per_axis("search_size", search_size, ndim, 1)
-    extents = list(search_extent) if isinstance(search_extent, Sequence) else [search_extent] * ndim
-    if len(extents) != ndim or not all(isinstance(e, int | float) and 0 <= e < math.inf for e in extents):
+    extents = _check.each_axis(search_extent, ndim)
+    if len(extents) != ndim or not all(_check.is_number(e) and e >= 0 for e in extents):
         raise InputError(f"search_extent: expected a number >= 0, or {ndim} of them, got {search_extent!r}")
     halves = [(s - 1) / 2 if align_corners else s / 2 for s in size]
     points = [
@@ -325,7 +324,7 @@ def shift_labels(
         on = lattice(labels.shape[2:], list(grid), list(search), search_extent, align_corners)
         expected, _ = _lattice_backward(probabilities, nothing, labels, *_flat(on), "dot", True, False)
         return cast(Tensor, expected.to(labels.dtype))
-    _check.at_least("dilation", dilation, 1)
+    dilation = _check.at_least("dilation", dilation, 1)
     _check.choice("padding", padding, EDGES)
     if grid != labels.shape[2:] or any(s % 2 == 0 for s in search):
         raise InputError(

@@ -51,9 +51,9 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, *, pool: int = 1
     ndim = _check.image("image", image)
     if image.shape[1] != 1:
         raise InputError(f"image: expected one channel, got {image.shape[1]}")
-    _check.at_least("radius", radius, 0)
-    _check.at_least("dilation", dilation, 1)
-    _check.at_least("pool", pool, 1)
+    radius = _check.at_least("radius", radius, 0)
+    dilation = _check.at_least("dilation", dilation, 1)
+    pool = _check.at_least("pool", pool, 1)
     if min(image.shape[-ndim:]) < pool:
         raise InputError(f"pool: expected at most the smallest side of the image, got {pool}")
     result: Tensor = _mind_ssc(image.to(_check.arithmetic_dtype(image)), radius, dilation, pool)
@@ -184,7 +184,7 @@ def inverse_consistency(forward: Tensor, backward: Tensor, iterations: int = 15)
     _check.field("forward", forward)
     _check.field("backward", backward)
     _check.same("forward, backward", forward, backward)
-    _check.at_least("iterations", iterations, 0)
+    iterations = _check.at_least("iterations", iterations, 0)
     dtype = forward.dtype
     forward, backward = (f.to(_check.arithmetic_dtype(f)) for f in (forward, backward))
     for _ in range(iterations):

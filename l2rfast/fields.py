@@ -120,7 +120,7 @@ def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) 
         InputError: a wrong shape or dtype, or negative steps.
     """
     _check.field("velocity", velocity)
-    _check.at_least("steps", steps, 0)
+    steps = _check.at_least("steps", steps, 0)
     u = velocity.to(_check.arithmetic_dtype(velocity))
     if keep:
         u = u / 2**steps

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from . import _check
 from ._dispatch import Operator
-from .errors import InputError
 from .kernels.box import reference
 from .kernels.symmetric_filter import reference as symmetric
 
@@ -65,8 +64,8 @@ def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str
         InputError: a wrong shape or dtype, a negative radius or number of passes, an unknown padding.
     """
     _check.image("image", image)
-    _check.at_least("radius", radius, 0)
-    _check.at_least("passes", passes, 0)
+    radius = _check.at_least("radius", radius, 0)
+    passes = _check.at_least("passes", passes, 0)
     _check.choice("padding", padding, PADDINGS)
     if radius == 0 or passes == 0:
         return image.clone()
@@ -89,8 +88,7 @@ def gaussian_filter(image: Tensor, sigma: float) -> Tensor:
         InputError: a wrong shape or dtype, or a sigma that is negative or not finite.
     """
     _check.image("image", image)
-    if not 0 <= sigma < math.inf:
-        raise InputError(f"sigma: expected a number >= 0, got {sigma!r}")
+    sigma = _check.not_negative("sigma", sigma)
     reach = int(3 * sigma)
     if reach == 0:
         return image.clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,13 +87,14 @@ def joint_histogram(
         if image.ndim < 2 or image.numel() == 0 or not image.is_floating_point():
             raise InputError(f"{name}: expected a floating tensor (N, *any), got {image.dtype} {tuple(image.shape)}")
     _check.same("a, b", a, b)
-    _check.at_least("bins", bins, 1)
+    bins = _check.at_least("bins", bins, 1)
     windows = [window] * 2 if isinstance(window, str) else list(window)
     if len(windows) != 2:
         raise InputError(f"window: expected one, or one for each image, got {window!r}")
     for name in windows:
         _check.choice("window", name, WINDOWS)
-    if not isinstance(sigma, int | float) or not NARROWEST <= sigma < math.inf:
+    sigma = _check.plain(sigma)
+    if not (_check.is_number(sigma) and sigma >= NARROWEST):
         raise InputError(f"sigma: expected a number of at least {NARROWEST}, got {sigma!r}")
     dtype = _check.arithmetic_dtype(a)
     if weight is not None:

@@ -49,16 +49,17 @@ def _gaussian(window: int) -> list[float]:
 def _windows(
     ndim: int, window: int | Sequence[int], weighting: str, border: str, semantics: str, eps: float, smooth_nr: float
 ) -> Windows:
-    sides = list(window) if isinstance(window, Sequence) else [window] * ndim
-    if len(sides) != ndim or not all(isinstance(side, int) and side > 0 and side % 2 for side in sides):
+    sides = _check.each_axis(window, ndim)
+    if len(sides) != ndim or not all(_check.is_integer(side) and side > 0 and side % 2 for side in sides):
         raise InputError(f"window: expected an odd number, or {ndim} of them, one per axis, got {window!r}")
     _check.choice("weighting", weighting, WEIGHTINGS)
     _check.choice("border", border, BORDERS)
     _check.choice("semantics", semantics, SEMANTICS)
-    if not eps > 0:
-        raise InputError(f"eps: expected a positive number, got {eps}")
-    if not smooth_nr >= 0:
-        raise InputError(f"smooth_nr: expected 0 or a positive number, got {smooth_nr}")
+    eps, smooth_nr = _check.plain(eps), _check.plain(smooth_nr)
+    if not (_check.is_number(eps) and eps > 0):
+        raise InputError(f"eps: expected a positive number, got {eps!r}")
+    if not (_check.is_number(smooth_nr) and smooth_nr >= 0):
+        raise InputError(f"smooth_nr: expected 0 or a positive number, got {smooth_nr!r}")
     if semantics == "fireants" and weighting == "gaussian":
         raise InputError(
             "weighting: expected box or triangular with the semantics of FireANTs, whose gaussian is cut to one side"

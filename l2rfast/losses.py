@@ -206,7 +206,7 @@ def mutual_information(
     Raises:
         InputError: shapes, dtypes or devices that differ, a parameter out of range, a weight that requires a gradient.
     """
-    _check.at_least("bins", bins, 4)
+    bins = _check.at_least("bins", bins, 4)
     _check.choice("window", window, ("cubic", "gaussian"))
     _check.choice("reduction", reduction, REDUCTIONS)
     _check.tensor("a", a)

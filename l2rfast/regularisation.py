@@ -150,8 +150,8 @@ def mean_field(cost: Tensor, *, radius: int = 1, passes: int = 2) -> Tensor:
         InputError: a wrong shape or dtype, a negative radius or number of passes.
     """
     ndim = _check.cost("cost", cost)
-    _check.at_least("radius", radius, 0)
-    _check.at_least("passes", passes, 0)
+    radius = _check.at_least("radius", radius, 0)
+    passes = _check.at_least("passes", passes, 0)
     return box_average(cost.flatten(1, ndim), radius, passes=passes, padding="extended").view(cost.shape)
 
 
@@ -181,8 +181,8 @@ def soft_argmin(
         InputError: a wrong shape or dtype, or a parameter out of range.
     """
     ndim = _check.cost("cost", cost)
-    steps = list(dilation) if isinstance(dilation, Sequence) else [dilation] * ndim
-    if len(steps) != ndim or not all(isinstance(step, int | float) and abs(step) < float("inf") for step in steps):
+    steps = _check.each_axis(dilation, ndim)
+    if len(steps) != ndim or not all(map(_check.is_number, steps)):
         raise InputError(f"dilation: expected a finite number, or {ndim} of them, got {dilation!r}")
     sharpness = _check.positive("beta", beta, cost)
     field, uncertainty, _, p = _soft_argmin(cost, sharpness, [float(step) for step in steps], probabilities)

@@ -357,8 +357,8 @@ def affine_warp(
     _check.choice("mode", mode, MODES)
     _check.choice("padding", padding, PADDINGS)
     ndim = _check.image("image", image, floating=mode == "linear")
-    size = list(image.shape[2:] if size is None else size)
-    if len(size) != ndim or not all(isinstance(s, int) and s > 0 for s in size):
+    size = list(image.shape[2:] if size is None else _check.plain(size))
+    if len(size) != ndim or not all(_check.is_integer(s) and s > 0 for s in size):
         raise InputError(f"size: expected {ndim} positive integers, got {size}")
     _check.tensor("matrix", matrix)
     if not matrix.is_floating_point() or matrix.shape[1:] != (ndim, ndim + 1) or matrix.numel() == 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, as_volume
 
@@ -138,7 +139,8 @@ def _threads(number: int | None) -> Iterator[None]:
     if number is None:
         yield
         return
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    number = _check.plain(number)
+    if not _check.is_integer(number) or number < 1:
         raise InputError(f"threads: expected a positive integer, got {number!r}")
     before = torch.get_num_threads()
     torch.set_num_threads(number)

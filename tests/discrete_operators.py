@@ -50,7 +50,7 @@ def not_positive(name: str) -> Errors:
 
 def not_per_axis(**minimums: int) -> Errors:
     for name, minimum in minimums.items():
-        for value in (minimum - 1, 2.5, "3", None, (3,), (3, minimum - 1), (3, 3, 3)):
+        for value in (minimum - 1, 2.5, "3", None, True, (3,), (3, minimum - 1), (3, 3, 3)):
             yield {name: value}, f"{name}: expected an integer >= {minimum}, or 2 of them"
 
 

@@ -80,7 +80,7 @@ def not_tensors(*names: str) -> Errors:
 
 def not_integers(**minimums: int) -> Errors:
     for name, minimum in minimums.items():
-        for value in (minimum - 1, 2.5, "3", None):
+        for value in (minimum - 1, 2.5, "3", None, True):
             yield {name: value}, f"{name}: expected an integer >= {minimum}"
 
 

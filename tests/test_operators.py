@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from evaluation import LAYOUTS, TOLERANCES, Inputs, disagreements, evaluate, leaves, positional, same_bits
@@ -301,6 +302,23 @@ def test_same_bits_for_any_number_of_threads_and_every_time(operation: Operation
             wrong += [f"{sample.name}, {name}: {threads} threads" for name, s in zip(got, same, strict=True) if not s]
         torch.set_num_threads(1)
     assert not wrong
+
+
+def of_numpy(value: Any) -> Any:
+    """A number as one of NumPy's types, or an array of it; a tuple of numbers as an array."""
+    if isinstance(value, tuple) and isinstance(value[0], str):
+        return value
+    of_its_own = {int: np.int64, float: np.array, tuple: np.array}
+    return of_its_own.get(type(value), lambda same: same)(value)
+
+
+@each_operation
+def test_options_may_be_numbers_of_numpy(operation: Operation) -> None:
+    kinds = {tuple(type(v) for v in s.options.values()): s for s in reversed(operation.samples)}
+    for sample in kinds.values():
+        options = {name: of_numpy(value) for name, value in sample.options.items()}
+        got, expected = (evaluate(operation, sample.inputs, o) for o in (options, sample.options))
+        assert same_bits(got, expected), sample.name
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_weights_are_kept(tmp_path: Path) -> None:
     [
         (lambda: Architecture("sift"), "features: expected one of"),
         (lambda: Architecture(grid=(5,)), "grid, search, extent: expected one number of each"),
-        (lambda: Architecture(search=(1, 5)), "grid, search, channels: expected at least 2"),
+        (lambda: Architecture(search=(1, 5)), "grid, search, channels: expected integers >= 2"),
         (lambda: Architecture(extent=(math.nan, 1.0)), "extent, smoothness: expected finite"),
         (lambda: Architecture(passes=3), "passes: expected one of 1, 2"),
         (lambda: Flat(0), "radius: expected a positive integer"),

@@ -59,11 +59,13 @@ def anatomies(
     Raises:
         InputError: an argument out of range.
     """
-    size = tuple(size)
+    size = tuple(_check.plain(size))
     if len(size) not in (2, 3) or min(size) < 16:
         raise InputError(f"size: expected (H, W) or (D, H, W), at least 16 each, got {size}")
-    for name, value in (("count", count), ("structures", structures), ("contrasts", contrasts)):
+    count, structures, contrasts = (
         _check.at_least(name, value, 1)
+        for name, value in (("count", count), ("structures", structures), ("contrasts", contrasts))
+    )
     if structures > 255:
         raise InputError(f"structures: expected at most 255, got {structures}")
     random = torch.Generator().manual_seed(seed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from l2rfast import _check
 from l2rfast.errors import InputError
+
+from ..options import make_plain
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,23 @@ class DiscreteOptions:
     smoothing: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+            _check.at_least(name, getattr(self, name), least)
         if self.metric not in ("lncc", "mind"):
             raise InputError(f"metric: expected lncc or mind, got {self.metric!r}")
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
         if not isinstance(self.inverse_consistency, bool):
             raise InputError(f"inverse_consistency: expected True or False, got {self.inverse_consistency!r}")
-        if self.smoothness is not None and not (_is_number(self.smoothness) and self.smoothness >= 0):
+        if self.smoothness is not None and not (_check.is_number(self.smoothness) and self.smoothness >= 0):
             raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness!r}")
-        if not (_is_number(self.rate) and self.rate > 0):
+        if not (_check.is_number(self.rate) and self.rate > 0):
             raise InputError(f"rate: expected a positive number, got {self.rate!r}")
         if self.smoothing and self.smoothing % 2 == 0:
             raise InputError(f"smoothing: expected an odd number or 0, got {self.smoothing}")
         if self.metric == "mind" and self.full_iterations:
             raise InputError("full_iterations: expected 0 with the metric mind, whose features stay at refine_spacing")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _LEAST = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from l2rfast import compose, discrete_displacement, shift_labels, warp
+from l2rfast import _check, compose, discrete_displacement, shift_labels, warp
 from l2rfast.correlation import at_control_points, lattice
 from l2rfast.discrete import ALPHAS
 from l2rfast.errors import InputError
 from l2rfast.regularisation import METHODS
 
 from .. import weights
+from ..options import make_plain
 from ..refine import pool
 from .features import THIRD, Obelisk, PlainFeatures
 from .points import Choice, Prediction, check_images, smooth, spread
@@ -57,6 +57,7 @@ class Architecture:
     align_corners: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         allowed_values = {
             "features": FEATURES,
             "passes": (1, 2),
@@ -69,9 +70,9 @@ class Architecture:
         counts = len(self.grid), len(self.search), len(self.extent)
         if counts[0] < 1 or len(set(counts)) > 1:
             raise InputError(f"grid, search, extent: expected one number of each for a warp, got {counts}")
-        if min(*self.grid, *self.search, self.channels) < 2:
-            raise InputError("grid, search, channels: expected at least 2")
-        if not all(0 <= value < math.inf for value in (*self.extent, self.smoothness)):
+        if not all(_check.is_integer(n) and n >= 2 for n in (*self.grid, *self.search, self.channels)):
+            raise InputError("grid, search, channels: expected integers >= 2")
+        if not all(_check.is_number(value) and value >= 0 for value in (*self.extent, self.smoothness)):
             raise InputError("extent, smoothness: expected finite numbers >= 0")
 
     @property

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 from l2rfast.losses import diffusion_energy
 
 from ..method import Method
-from ..options import option
+from ..options import make_plain, option
 from ..training.aligned import AlignedTask, check_window, distance
 from ..training.cases import Pairs, find_pairs
 from ..training.options import TrainerOptions
@@ -42,11 +43,11 @@ class TrainingOptions:
     weights: str = option("", "Of a network to start from, .safetensors, or the two published .pth with a comma.")
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.loss not in LOSSES:
             raise InputError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
         check_window(self.window)
-        if not 0 <= self.smoothness < float("inf"):
-            raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness}")
+        _check.not_negative("smoothness", self.smoothness)
 
     def network(self, ndim: int) -> Network:
         """A new one, or the one to start from.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from l2rfast import correlation, mean_field, min_convolution, shift_labels, soft_argmin
+from l2rfast import _check, correlation, mean_field, min_convolution, shift_labels, soft_argmin
 from l2rfast.errors import InputError
 
 from .. import weights
+from ..options import make_plain
 from ..refine import pool
 from .points import Choice, Prediction, check_images, spread
 
@@ -33,8 +34,9 @@ class Flat:
     channels: int = 24
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("radius", "channels"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if not _check.is_integer(getattr(self, name)) or getattr(self, name) < 1:
                 raise InputError(f"{name}: expected a positive integer, got {getattr(self, name)!r}")
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from l2rfast import mind_ssc, warp, warp_local_ncc, warp_ssd
+from l2rfast import _check, mind_ssc, warp, warp_local_ncc, warp_ssd
 from l2rfast.errors import InputError
 
 from ..intensities import from_zero_to_one
@@ -127,8 +127,8 @@ def check_window(window: int) -> None:
     Raises:
         InputError: no window of a local NCC.
     """
-    if window < 1 or window % 2 == 0:
-        raise InputError(f"window: expected a positive odd number, got {window}")
+    if not _check.is_integer(window) or window < 1 or window % 2 == 0:
+        raise InputError(f"window: expected a positive odd number, got {window!r}")
 
 
 def distance(similarity: str, window: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:

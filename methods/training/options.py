@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 
-from ..options import option
+from ..options import make_plain, option
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class TrainerOptions:
         return ("every", "patience") if self.cosine else ("steps", "every", "patience")
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0), ("seed", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise InputError(f"{name}: expected an integer >= {least}, got {getattr(self, name)!r}")
+            _check.at_least(name, getattr(self, name), least)
         for name, below in (
             ("rate", math.inf),
             ("affine", 1.0),
@@ -45,8 +46,9 @@ class TrainerOptions:
             ("elastic", math.inf),
             ("intensity", math.inf),
         ):
-            if not 0 <= getattr(self, name) < below:
-                raise InputError(f"{name}: expected a number from 0 to {below}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (_check.is_number(value) and 0 <= value < below):
+                raise InputError(f"{name}: expected a number from 0 to {below}, got {value!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
 

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from l2rfast import affine_warp, integrate_velocity
+from l2rfast import _check, affine_warp, integrate_velocity
 from l2rfast.errors import InputError
 
 from .. import weights
+from ..options import make_plain
 from .upsampling import conv_of_upsampled
 
 FORMAT = "l2rfast.methods.unsupervised.VoxelMorph"
@@ -53,14 +54,14 @@ class Architecture:
     probabilistic: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.ndim not in (2, 3):
             raise InputError(f"ndim: expected 2 or 3, got {self.ndim!r}")
         for name, least in (("encoder", 1), ("decoder", len(self.encoder) + 2)):
             widths = getattr(self, name)
-            if len(widths) < least or not all(isinstance(width, int) and width > 0 for width in widths):
+            if len(widths) < least or not all(_check.is_integer(width) and width > 0 for width in widths):
                 raise InputError(f"{name}: expected at least {least} positive integers, got {widths!r}")
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise InputError(f"steps: expected an integer >= 0, got {self.steps!r}")
+        _check.at_least("steps", self.steps, 0)
         if (self.half or self.probabilistic) and not self.velocity:
             raise InputError("half, probabilistic: expected a network with velocity=True")
 

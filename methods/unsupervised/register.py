@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 
 from ..intensities import from_zero_to_one, standardised
 from ..method import Found, Method, Pair
+from ..options import make_plain
 from ..padding import Padding
 from ..refine import lncc_distance, pool, refine, resample_field
 from ..stages import Stages
@@ -37,10 +39,10 @@ class UnsupervisedOptions:
     finetune: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if not isinstance(self.weights, str | os.PathLike):
             raise InputError(f"weights: expected a path, got {self.weights!r}")
-        if not isinstance(self.finetune, int) or self.finetune < 0:
-            raise InputError(f"finetune: expected an integer >= 0, got {self.finetune!r}")
+        _check.at_least("finetune", self.finetune, 0)
 
 
 def unsupervised(preset: str, **options: Any) -> Method:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2rfast import warp
+from l2rfast import _check, warp
 from l2rfast.errors import InputError
 from l2rfast.losses import dice, diffusion_energy
 
 from ..method import Method
-from ..options import option
+from ..options import make_plain, option
 from ..training.aligned import AlignedTask, check_window, distance
 from ..training.cases import Pairs, find_pairs
 from ..training.options import TrainerOptions
@@ -46,13 +46,14 @@ class TrainingOptions:
     checkpointing: bool = option(False, "Compute again what the backward pass needs: less memory, more time.")
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.similarity not in SMOOTHNESS:
             raise InputError(f"similarity: expected one of {', '.join(SMOOTHNESS)}, got {self.similarity!r}")
         check_window(self.window)
         for name in ("smoothness", "segmentation", "precision_of_prior"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{name}: expected a number >= 0, got {value}")
+            if value is not None:
+                _check.not_negative(name, value)
         if self.bidirectional and not (self.velocity or self.weights):
             raise InputError("bidirectional: expected a network with velocity=True")
 

@@ -13,6 +13,7 @@ from l2rfast import affine_warp
 from l2rfast.errors import InputError
 
 from .. import weights
+from ..options import make_plain
 from ..refine import pool, resample_field
 from .moments import MomentsNet
 from .nets import CompositeNet, GlobalNet, LocalNet, Plan
@@ -42,6 +43,7 @@ class Architecture:
     size: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, allowed in (("kind", KINDS), ("start", STARTS), ("level", (1, 2))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2rfast import affine_warp, warp
+from l2rfast import _check, affine_warp, warp
 from l2rfast.errors import InputError
+
+from ..options import make_plain
 
 NORMS = ("batch-as-published", "instance", "group")
 LEVELS = 4  # below the full resolution
@@ -41,9 +43,10 @@ class Plan:
     out_levels: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.ndim not in (2, 3):
             raise InputError(f"ndim: expected 2 or 3, got {self.ndim!r}")
-        if not isinstance(self.width, int) or self.width < 1:
+        if not _check.is_integer(self.width) or self.width < 1:
             raise InputError(f"width: expected a positive integer, got {self.width!r}")
         if self.norm not in NORMS:
             raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")

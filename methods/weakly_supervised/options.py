@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 from l2rfast.label_losses import MEASURES, SIGMAS
 from l2rfast.losses import bending_energy, diffusion_energy, gradient_energy
 
-from ..options import option
+from ..options import make_plain, option
 from ..training.options import TrainerOptions
 from .model import Architecture
 from .nets import Plan
@@ -45,13 +46,13 @@ class TrainingOptions:
     weights: str = option("", "Of a network to start from, .safetensors.")
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, allowed in (("similarity", MEASURES), ("energy", ENERGIES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("smoothness", "maps", "shift"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        if not self.sigmas or not all(0 <= sigma < float("inf") for sigma in self.sigmas):
+            _check.not_negative(name, getattr(self, name))
+        if not self.sigmas or not all(_check.is_number(sigma) and sigma >= 0 for sigma in self.sigmas):
             raise InputError(f"sigmas: expected numbers >= 0, got {self.sigmas}")
 
     def architecture(self, size: tuple[int, ...]) -> Architecture:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from l2rfast import _check
 from l2rfast.errors import InputError
 
 from .bids import is_bids, of_bids
@@ -73,8 +74,7 @@ def find_pairs(
         InputError: what is not there, not of such a form, or does not leave a pair.
     """
     path = Path(data)
-    if hold_out < 0:
-        raise InputError(f"hold_out: expected an integer >= 0, got {hold_out}")
+    hold_out = _check.at_least("hold_out", hold_out, 0)
     if atlas is not None and not path.is_dir():
         raise InputError(f"atlas: expected a folder of cases, but data is {path}")
     if path.is_dir():
