@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,10 @@ def test_info_lists_every_operation_and_what_runs() -> None:
             ", ".join(info.backends["warp"]),
             info.chosen["cpu"]["warp"],
         ]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version") == (0, f"l2rfast {metadata.version('l2rfast')}\n", "")
 
 
 def test_data_lists_and_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

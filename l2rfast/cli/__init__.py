@@ -9,7 +9,8 @@ import errno
 import logging
 import signal
 import sys
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -62,6 +63,21 @@ app = typer.Typer(
 data_app = typer.Typer(help="Public scans and network weights.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"l2rfast {metadata.version('l2rfast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, no more.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("info")
