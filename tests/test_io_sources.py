@@ -126,7 +126,7 @@ def test_other_formats_of_nibabel(tmp_path: Path) -> None:
     bare: Any = nib.freesurfer.MGHImage(values(), None)
     np.testing.assert_allclose(io.as_volume("bare", bare).affine, bare.header.get_affine())
     (tmp_path / "d.nrrd").write_bytes(b"NRRD0004\n")
-    with pytest.raises(InputError, match=r"d\.nrrd\): expected a NIfTI image, but the file is .* of another kind"):
+    with pytest.raises(InputError, match=r"d\.nrrd\): expected an NRRD image, but the file is .* of another kind"):
         io.read_image(tmp_path / "d.nrrd")
 
 

@@ -1,26 +1,30 @@
 """Volumes, labels, landmarks and displacement fields, in and out: the only place that knows world space.
 
-A NIfTI volume becomes a tensor whose axes are the file's array axes i, j, k in that order, never
+A volume becomes a tensor whose axes are the file's array axes i, j, k in that order, never
 transposed or reoriented, with the affine that takes a voxel to RAS millimetres. Headers are read as ITK reads them
 (`headers`), and written so that ITK and nibabel read the same.
 """
 
 from .affines import write_affine
 from .displacements import read_displacement, write_displacement
+from .formats import SUFFIXES, is_picture, read_shape
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_masks
 from .landmarks import read_landmarks
 from .volume import Volume, axes_in_itk, voxel_to_voxel
 
 __all__ = [
+    "SUFFIXES",
     "Volume",
     "as_volume",
     "axes_in_itk",
+    "is_picture",
     "read_displacement",
     "read_image",
     "read_labels",
     "read_landmarks",
     "read_masks",
+    "read_shape",
     "voxel_to_voxel",
     "write_affine",
     "write_displacement",

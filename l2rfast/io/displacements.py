@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .headers import affine_of
-from .nifti import write
-from .source import open_image, read_values
+from .nifti import open_nifti, write
+from .source import read_values
 from .volume import Volume, axes_in_itk
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # RAS from it, and it from RAS
@@ -61,7 +61,7 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
         InputError: the file cannot be read, or is not such a field.
     """
     name = str(path)
-    image = open_image(name, path)
+    image = open_nifti(name, path)
     intent = image.header["intent_code"].item() if isinstance(image, nib.Nifti1Pair) else None
     ndim = 2 if image.shape[2:] == (1, 1, 2) else 3
     if (ndim == 3 and image.shape[3:] not in ((1, 3), (3,))) or intent not in (_VECTOR, _DISPLACEMENT):

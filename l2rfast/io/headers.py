@@ -27,8 +27,9 @@ from .volume import SAME, apart
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by NIfTI's code: unknown, metre, millimetre, micrometre
 
 
-def affine_of(name: str, image: SpatialImage, *, stored: bool = False) -> tuple[np.ndarray, bool]:
-    """The (4, 4) affine of an image, voxel -> RAS millimetres, and whether its header says where it lies.
+def affine_of(name: str, image: SpatialImage, *, stored: bool = False) -> tuple[np.ndarray, bool | None]:
+    """The (4, 4) affine of an image, voxel -> RAS millimetres, and whether its header says where it lies, None if it
+    cannot.
 
     Args:
         name: for messages.
@@ -42,7 +43,9 @@ def affine_of(name: str, image: SpatialImage, *, stored: bool = False) -> tuple[
     """
     header: Any = image.header
     if not isinstance(image, nib.Nifti1Pair):
-        return checked(name, header.get_best_affine() if image.affine is None else image.affine), True
+        if image.affine is None:
+            return checked(name, header.get_best_affine()), None
+        return checked(name, image.affine), True
     if stored:
         file = image.file_map["header" if "header" in image.file_map else "image"]
         with file.get_prepare_fileobj("rb") as stream:

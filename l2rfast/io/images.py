@@ -50,7 +50,7 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
         )
     if low == high:
         raise InputError(f"{source.name}: expected an image, but every voxel has the value {low:g}")
-    if not source.placed and not isinstance(value, torch.Tensor | np.ndarray):
+    if source.placed is False:
         notice(
             f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
             f"taken for the origin and its axes for left, posterior and superior, as ITK does"

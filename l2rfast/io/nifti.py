@@ -1,20 +1,74 @@
-"""Writing NIfTI files with a header that has one reading."""
+"""NIfTI files: read, with what else nibabel reads, and written with a header that has one reading."""
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageclasses import all_image_classes
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, notice
+from .reading import reading
 
+_NIFTI, _MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
+SUFFIXES = (*_NIFTI, *_MGH)
 _BLOCK = 2**22  # bytes that are compressed at a time
+
+
+def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
+    """An image of any format that nibabel knows, whose values are not read yet.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind.
+    """
+    said: list[str] = []
+    with reading_nifti(name, path):
+        os.stat(path)  # where there is none, no kind knows it either
+        sniff = None
+        for kind in all_image_classes:
+            known, sniff = kind.path_maybe_image(path, sniff)
+            if known:
+                break
+        if not (known and issubclass(kind, SpatialImage)):
+            raise ImageFileError
+        image: SpatialImage = _lenient(kind, said).from_filename(path, mmap=False)  # the file may change, or go
+    for text in dict.fromkeys(said):
+        notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
+    return image
+
+
+def _lenient(kind: Any, said: list[str]) -> Any:
+    """A class of images like one of nibabel's, which itself stays as it is: other threads may read by it meanwhile.
+
+    Quaternions longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises. What
+    is found invalid in a header, as sizes of 0 or less, and mended, is added to a list; nibabel logs it.
+    """
+    log = logging.Logger("header", logging.WARNING)
+    log.handle = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    def check_fix(header: Any, logger: Any = None, error_level: int | None = None) -> None:
+        kind.header_class.check_fix(header, log, error_level)
+
+    mended = {"quaternion_threshold": -np.inf, "check_fix": check_fix}
+    header = type(kind.header_class.__name__, (kind.header_class,), mended)
+    return type(kind.__name__, (kind,), {"header_class": header})
+
+
+def reading_nifti(name: str, path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """See `reading`; for other formats than NIfTI nibabel raises whatever their headers lead to."""
+    file = str(path).lower()
+    if file.endswith(_NIFTI):
+        return reading(name, "a NIfTI image", zlib.error, ImageFileError, HeaderDataError)
+    return reading(name, "an MGH image" if file.endswith(_MGH) else "an image", Exception)
 
 
 def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray, intent: int = 0) -> None:

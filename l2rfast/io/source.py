@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.imageclasses import all_image_classes
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from ..errors import InputError, notice
+from .formats import open_image
 from .headers import affine_of, checked
+from .nifti import reading_nifti
 from .volume import Volume
 
 _INSTEAD = {"c": ": take its magnitude", "V": ", colours: take one channel"}  # by NumPy's kind of dtype
@@ -33,7 +30,7 @@ class Source:
         name: for messages, with the path where there is one.
         data: (*spatial), or (*spatial, L) where that was asked for.
         affine: (4, 4), voxel -> RAS millimetres; where nothing is known of it, the identity, for files as ITK has it.
-        placed: whether something is known of it.
+        placed: whether something is known of it; None for what has no place to say it, as arrays and pictures.
         step: the distance between values that the file can hold, where it scales integers; else 0.
         shared: whether the caller holds these values as well.
     """
@@ -41,7 +38,7 @@ class Source:
     name: str
     data: Tensor
     affine: np.ndarray
-    placed: bool
+    placed: bool | None
     step: float
     shared: bool
 
@@ -78,51 +75,12 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
             tensor = isinstance(data, Tensor)
             kind = f"a tensor of {data.dtype}, {data.layout}, on {data.device}" if tensor else type(value).__name__
             raise InputError(f"{name}: expected a path, a nibabel image, or a real, dense tensor or array, got {kind}")
-        affine, placed, step = _carried(name, value), hasattr(value, "affine"), 0.0
+        affine, placed, step = _carried(name, value), hasattr(value, "affine") or None, 0.0
         channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
-        channels = channels or int(placed and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
+        channels = channels or int(bool(placed) and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
         data = data.detach().as_subclass(Tensor).reshape(data.shape[channels:])
         shape, axes = _layout(name, tuple(data.shape), dims, size)
     return Source(name, data.reshape(shape), affine[:, [*axes, 3]], placed, step, shared)
-
-
-def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
-    """Of any format that nibabel knows; the values are not read yet.
-
-    Raises:
-        InputError: the file is missing, damaged or of another kind.
-    """
-    said: list[str] = []
-    with _reading(name):
-        os.stat(path)  # where there is none, no kind knows it either
-        sniff = None
-        for kind in all_image_classes:
-            known, sniff = kind.path_maybe_image(path, sniff)
-            if known:
-                break
-        if not (known and issubclass(kind, SpatialImage)):
-            raise ImageFileError
-        image: SpatialImage = _lenient(kind, said).from_filename(path, mmap=False)  # the file may change, or go
-    for text in dict.fromkeys(said):
-        notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
-    return image
-
-
-def _lenient(kind: Any, said: list[str]) -> Any:
-    """A class of images like one of nibabel's, which itself stays as it is: other threads may read by it meanwhile.
-
-    Quaternions longer than 1, by rounding or a program's fault, are as if they were of length 1; nibabel raises. What
-    is found invalid in a header, as sizes of 0 or less, and mended, is added to a list; nibabel logs it.
-    """
-    log = logging.Logger("header", logging.WARNING)
-    log.handle = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-
-    def check_fix(header: Any, logger: Any = None, error_level: int | None = None) -> None:
-        kind.header_class.check_fix(header, log, error_level)
-
-    mended = {"quaternion_threshold": -np.inf, "check_fix": check_fix}
-    header = type(kind.header_class.__name__, (kind.header_class,), mended)
-    return type(kind.__name__, (kind,), {"header_class": header})
 
 
 def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
@@ -138,7 +96,7 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
         place = (shape, stored.dtype, stored.offset, stored.slope, stored.inter)
         stored = ArrayProxy(stored.file_like, place, mmap=False)  # type: ignore[no-untyped-call]
     # What float32 cannot hold becomes infinite, and is reported as that.
-    with _reading(name), np.errstate(over="ignore"):
+    with reading_nifti(name, image.get_filename() or ""), np.errstate(over="ignore"):
         values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
     return _tensor(name, values)
 
@@ -147,26 +105,6 @@ def check_dtype(name: str, dtype: np.dtype) -> None:
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         instead = _INSTEAD.get(dtype.kind, "")
         raise InputError(f"{name}: expected an integer or floating dtype of up to 64 bits, got {dtype}{instead}")
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{name}: expected a NIfTI image, but there is no such file") from None
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
-        raise InputError(
-            f"{name}: expected a NIfTI image, but the file is empty, damaged or of another kind"
-        ) from error
 
 
 def _step(image: SpatialImage) -> float:

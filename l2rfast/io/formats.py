@@ -1,0 +1,49 @@
+"""Which reader a path is for: by what its name ends with, and whether it is a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nibabel.spatialimages import SpatialImage
+
+from . import dicom, itk, nifti, pictures
+
+SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, *dicom.SUFFIXES, *pictures.SUFFIXES)  # of the images in a data set
+
+
+def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
+    """An image whose values are not read yet.
+
+    Args:
+        name: of the argument, with the path, for messages.
+        path: a folder is a DICOM series; a name that ends like none of these formats is for nibabel, which has more.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind, or a library is missing that reads it.
+    """
+    file = Path(path)
+    if file.is_dir():
+        return dicom.open_series(name, file)
+    readers = {
+        pictures.SUFFIXES: pictures.open_picture,
+        dicom.SUFFIXES: dicom.open_slice,
+        itk.SUFFIXES: itk.open_itk,
+    }
+    for suffixes, reader in readers.items():
+        if file.name.lower().endswith(suffixes):
+            return reader(name, file)
+    return nifti.open_nifti(name, file)
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    return str(path).lower().endswith(pictures.SUFFIXES)
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """The shape of an image by its header.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    return tuple(open_image(str(path), path).shape)

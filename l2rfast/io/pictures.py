@@ -1,0 +1,170 @@
+"""PNG, TIFF and JPEG: pictures of two axes, through Pillow; TIFF of numbers that Pillow has no room for, by tifffile.
+
+A picture says nothing of the world. Its columns are the first axis and its rows the second, in pixels of 1 mm, where
+ITK puts them: a field that is written for a picture is one for ITK's image of it, and (x, y) of a pixel is its voxel.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.spatialimages import SpatialHeader, SpatialImage
+
+from ..errors import InputError, notice
+from .reading import Deferred, library, reading
+
+_KINDS = {".png": "a PNG picture", ".jpg": "a JPEG picture", ".jpeg": "a JPEG picture"}
+_KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
+SUFFIXES = tuple(_KINDS)
+_FORMATS = ("PNG", "TIFF", "JPEG")  # whichever of them the name says, which is wrong at times
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as ITU-R BT.601 and Pillow have it
+_BITS, _SAMPLE, _ORIENTATION = 258, 339, 274  # tags of TIFF, the last of EXIF as well
+_WIDE = {(12, 1), (16, 1), (16, 2), (32, 2), (32, 3)}  # bits and kind (unsigned, signed, floating) that Pillow has
+_TURNED = "it is turned as its orientation says"
+_LOSSY = ("JPEG", "MPO")
+
+
+class _Header(SpatialHeader):
+    def get_best_affine(self) -> np.ndarray:
+        return np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class Picture(SpatialImage):
+    """Has no affine but ITK's, in its header."""
+
+    header_class = _Header
+
+
+def open_picture(name: str, path: Path) -> SpatialImage:
+    """A picture, whose values are not read yet: of an image the shades of grey, of labels the numbers in its palette.
+
+    Colours become grey, and transparency is not used, which is said by `notice`.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind, has several pages, or, of labels, colours without a
+            palette or values that JPEG has changed; tifffile is missing.
+    """
+    kind = _KINDS[path.suffix.lower()]
+    with reading(name, kind, Exception), _quiet(), _opened(path) as file:
+        if file is not None:
+            load: Callable[..., np.ndarray] = _by_pillow
+            # Beside a photograph in JPEG lie smaller ones of it.
+            pages, size = 1 if file.format in _LOSSY else getattr(file, "n_frames", 1), file.size
+            if file.format != "TIFF" and file.getexif().get(_ORIENTATION, 1) > 4:
+                size = size[::-1]  # Pillow has TIFF turned
+        else:
+            load = _by_tifffile
+            with library(name, "tifffile", f"{kind} of such numbers").TiffFile(path) as tiff:
+                page = tiff.pages[0]
+                pages, size = max(len(tiff.pages), page.imagedepth), (page.imagewidth, page.imagelength)
+                if page.tags.valueof(_ORIENTATION, 1) > 4:
+                    size = size[::-1]
+    if pages > 1:
+        raise InputError(f"{name}: expected one picture, got {pages} pages")
+    read = partial(_values, name, kind, path, load)
+    return Picture(Deferred(size, np.dtype(np.float32), read), None)  # type: ignore[no-untyped-call]
+
+
+def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], dtype: np.dtype | None) -> np.ndarray:
+    """(W, H), of an image in its dtype, or of labels, for None."""
+    said: list[str] = []
+    with reading(name, kind, Exception), _quiet():
+        pixels = load(name, path, dtype is None, said)
+    grey = pixels[..., 0]
+    if pixels.shape[2] > 2 and (pixels[..., :3] != grey[..., None]).any():
+        if dtype is None:
+            raise InputError(f"{name}: expected the number of a label for each pixel, got colours")
+        grey = pixels[..., :3].astype(np.float32) @ _GREY
+        said.append("its colours are made grey")
+    if pixels.shape[2] % 2 == 0:
+        said.append("its transparency is not used")
+    if said:
+        notice(f"{name}: {', '.join(said)}")
+    return grey.T if dtype is None else grey.T.astype(dtype)
+
+
+def _by_pillow(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
+    """(H, W, channels): grey or red, green and blue, and transparency where there is some."""
+    from PIL import ImageOps
+
+    with _opened(path) as file:
+        if labels and file.format in _LOSSY:
+            raise InputError(f"{name}: expected labels as they were saved, in PNG or TIFF, but JPEG changes values")
+        if file.mode in ("LA", "RGB", "RGBA") and ";16" in str(file.tile):
+            said.append("of its 16 bits the upper 8 are used")
+        if file.getexif().get(_ORIENTATION, 1) != 1:
+            said.append(_TURNED)
+        file.load()
+        clear = file.mode[-1] in "Aa" or "transparency" in file.info
+        turned = ImageOps.exif_transpose(file)
+        if (turned.mode[0] in "1LIF" and turned.mode != "LAB") or (turned.mode == "P" and labels):
+            return np.asarray(turned.convert("LA") if turned.mode == "La" else turned).reshape(*turned.size[::-1], -1)
+        return np.asarray(turned.convert("RGBA" if clear else "RGB"))
+
+
+def _by_tifffile(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
+    """As `_by_pillow`."""
+    tifffile = library(name, "tifffile", "TIFF of such numbers")
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        try:
+            pixels = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" in str(error):
+                library(name, "imagecodecs", f"TIFF of such numbers, compressed by {page.compression.name},")
+            raise
+        channels: np.ndarray = np.moveaxis(pixels, page.axes.index("S"), -1) if "S" in page.axes else pixels[..., None]
+        if (orientation := page.tags.valueof(_ORIENTATION, 1)) != 1:
+            said.append(_TURNED)
+            channels = _turned(channels, orientation)
+    if channels.shape[2] - (page.photometric == tifffile.PHOTOMETRIC.RGB) * 2 not in (1, 2):
+        raise InputError(f"{name}: expected shades of grey or colours, got {channels.shape[2]} channels")
+    return channels
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """As TIFF and EXIF number them: where the first row and the first column are to be seen."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = (-1 if orientation in which else 1 for which in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    turned: np.ndarray = pixels[::rows, ::columns]
+    return turned
+
+
+def _opened(path: Path) -> Any:
+    """A context of Pillow's file; of None, where it is a TIFF that Pillow cannot read, or not as it is."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        file = Image.open(path, formats=_FORMATS)
+    except UnidentifiedImageError:
+        with path.open("rb") as stream:
+            if stream.read(2) not in (b"II", b"MM"):
+                raise
+        return nullcontext()
+    if file.format == "TIFF":
+        bits, (sample, *_) = file.tag_v2.get(_BITS, (1,)), file.tag_v2.get(_SAMPLE, (1,))
+        exact = (max(bits) <= 8 and sample == 1) or (*bits, sample) in _WIDE
+        # Pillow, at least from 11.3 to 13, puts the pixels into an image that it has turned already.
+        if not exact or (file.tag_v2.get(_ORIENTATION, 1) > 4 and file.tile[0].codec_name == "raw"):
+            file.close()
+            return nullcontext()
+    return file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Both libraries also say what they raise or repair: by warnings, and by logs that nobody handles."""
+    for logger in map(logging.getLogger, ("PIL", "tifffile")):
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,383 @@
+"""Images in other formats than NIfTI lie where SimpleITK has them, with its values; damaged ones end in a sentence."""
+
+from __future__ import annotations
+
+import gc
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.spatial.transform import Rotation
+
+from l2rfast import InputError, io
+from l2rfast.cli.register import run
+from l2rfast.errors import InputWarning
+
+SHAPE = (9, 8, 7)
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", [10, -25, 160], degrees=True).as_matrix() * [1.5, 0.9, 2.2]
+OBLIQUE[:3, 3] = [-20, 31, 7.5]
+CORNERS = [(0, 0, 0), (8, 0, 0), (0, 7, 0), (0, 0, 6), (5, 3, 2)]
+
+
+def values(shape: Sequence[int] = SHAPE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-900, 900, shape, np.int16)
+
+
+def itk_image(array: np.ndarray, affine: np.ndarray = OBLIQUE) -> sitk.Image:
+    """At a place in RAS millimetres."""
+    image, axes, turned = sitk.GetImageFromArray(array.T), array.ndim, LPS @ affine
+    spacing = np.linalg.norm(turned[:axes, :axes], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((turned[:axes, :axes] / spacing).flatten().tolist())
+    image.SetOrigin(turned[:axes, 3].tolist())
+    return image
+
+
+def places(volume: io.Volume, voxels: Any = CORNERS) -> np.ndarray:
+    return np.array([(volume.affine @ [*voxel, 1])[:3] for voxel in voxels])
+
+
+def itk_places(path: Path) -> np.ndarray:
+    seen = sitk.ReadImage(str(path))
+    return np.array([seen.TransformIndexToPhysicalPoint(voxel) for voxel in CORNERS]) * [-1, -1, 1]
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".MHA"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["i2", "u1", "u2", "i4", "f4", "f8"])
+def test_meta_images_and_nrrd_lie_where_itk_has_them(tmp_path: Path, suffix: str, compressed: bool, dtype: str) -> None:
+    array = np.abs(values()).astype(dtype)
+    sitk.WriteImage(itk_image(array), str(tmp_path / f"a{suffix.lower()}"), compressed)
+    path = (tmp_path / f"a{suffix.lower()}").rename(tmp_path / f"a{suffix}")
+    volume = io.read_image(path)
+    assert volume.data.dtype == torch.float32
+    np.testing.assert_array_equal(volume.data.numpy(), array)
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-9)
+    np.testing.assert_allclose(places(volume), nib.affines.apply_affine(OBLIQUE, CORNERS), atol=1e-9)
+    if suffix != ".MHA":
+        np.testing.assert_allclose(places(volume), itk_places(path), atol=1e-9)
+
+
+SPACES = {
+    "space: left-posterior-superior": [-1, -1, 1],
+    "space: right-anterior-superior": [1, 1, 1],
+    "space: RAS": [1, 1, 1],
+    "space: left-anterior-superior": [-1, 1, 1],
+    "space dimension: 3": [-1, -1, 1],
+}
+
+
+@pytest.mark.parametrize(("space", "signs"), SPACES.items())
+def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: list[int]) -> None:
+    columns = " ".join("(" + ",".join(map(repr, map(float, column))) + ")" for column in OBLIQUE[:3, :3].T)
+    origin = "(" + ",".join(map(repr, map(float, OBLIQUE[:3, 3]))) + ")"
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\n{space}\nsizes: 9 8 7\nspace directions: {columns}\n"
+        f"space origin: {origin}\nendian: little\nencoding: raw\n\n"
+    )
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(header.encode() + values().astype("<i2").tobytes("F"))
+    volume = io.read_image(path)
+    np.testing.assert_array_equal(volume.data.numpy(), values())
+    np.testing.assert_allclose(volume.affine, np.diag([*signs, 1]) @ OBLIQUE, atol=1e-9)
+    np.testing.assert_allclose(places(volume), itk_places(path), atol=1e-9)
+
+
+def header_of(kind: str, line: str) -> bytes:
+    if kind == "nrrd":
+        text = f"NRRD0004\ntype: short\ndimension: 3\nsizes: 9 8 7\n{line}\nendian: little\nencoding: raw\n\n"
+    else:
+        text = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 9 8 7\n{line}\nElementType = MET_SHORT\n"
+        text += "ElementDataFile = LOCAL\n"
+    return text.encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "said"),
+    [
+        ("nrrd", 'spacings: 1 2 3\nunits: "um" "um" "um"', "its unit of length, um, is taken for millimetres"),
+        ("nrrd", 'spacings: 1 2 3\nunits: "mm" "mm" "mm"', ""),
+        ("nrrd", "space: scanner-xyz\nspace directions: (1,0,0) (0,2,0) (0,0,3)", "where its space is scanner-xyz"),
+        ("mha", "ElementSpacing = 1 2 3\nDistanceUnits = um", "its unit of length, um, is taken for millimetres"),
+        ("mha", "ElementSpacing = 1 2 3\nAnatomicalOrientation = RAS", ""),
+    ],
+)
+def test_what_itk_takes_no_notice_of_is_said(
+    tmp_path: Path, kind: str, line: str, said: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(header_of(kind, line) + values().tobytes("F"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.filters", [])
+        volume = io.read_image(path)
+    np.testing.assert_allclose(places(volume), itk_places(path), atol=1e-9)
+    assert volume.spacing == pytest.approx((1, 2, 3))
+    assert [said in str(warning.message) for warning in recwarn] == [True] * bool(said)
+
+
+def test_mgz_lies_where_freesurfer_has_it(tmp_path: Path) -> None:
+    """Its header has the place of the middle, the direction of each axis and its spacing, in RAS."""
+    image: Any = nib.freesurfer.MGHImage(values().astype("i2"), OBLIQUE.astype("f4"))
+    nib.save(image, tmp_path / "a.mgz")
+    header = nib.load(tmp_path / "a.mgz").header
+    directions, spacing, middle = np.array(header["Mdc"]).T, np.array(header["delta"]), np.array(header["Pxyz_c"])
+    volume = io.read_image(tmp_path / "a.mgz")
+    np.testing.assert_array_equal(volume.data.numpy(), values())
+    for voxel, place in zip(CORNERS, places(volume), strict=True):
+        from_middle = spacing * (np.array(voxel) - np.array(SHAPE) / 2)
+        np.testing.assert_allclose(place, middle + directions @ from_middle, atol=1e-4)
+
+
+SLOPE = b"\x28\x00\x53\x10\x02\x00\x00\x00"  # of DICOM, before two characters
+
+
+def series(
+    folder: Path,
+    array: np.ndarray,
+    affine: np.ndarray = OBLIQUE,
+    *,
+    uid: str = "1.2.3.4",
+    description: str = "",
+    skip: Sequence[int] = (),
+    places: np.ndarray | None = None,
+    prefix: str = "slice",
+    slopes: Sequence[str] = (),
+) -> Path:
+    """A DICOM series, its files in the order of no slices."""
+    folder.mkdir(exist_ok=True)
+    turned = LPS @ affine
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    axes = (turned[:3, :2] / spacing[:2]).T.flatten()
+    names = np.random.default_rng(0).permutation(array.shape[2])
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in set(range(array.shape[2])) - set(skip):
+        image = sitk.GetImageFromArray(array[:, :, k].T[None] * (2 if slopes else 1))
+        image.SetSpacing(spacing.tolist())
+        place = (turned @ [0, 0, k, 1])[:3] if places is None else LPS[:3, :3] @ places[k]
+        tags = {
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.4",
+            "0008|0018": f"{uid}.{k + 1}",
+            "0008|0060": "MR",
+            "0008|103e": description,
+            "0020|000d": "1.2.3",
+            "0020|000e": uid,
+            "0020|0013": str(names[k]),
+            "0020|0032": "\\".join(f"{value:.10g}" for value in place),
+            "0020|0037": "\\".join(f"{value:.10g}" for value in axes),
+        }
+        if slopes:
+            tags |= {"0028|1052": "0", "0028|1053": "2"}  # by which GDCM divides
+        for tag, text in tags.items():
+            image.SetMetaData(tag, text)
+        file = folder / f"{prefix}{names[k]:02}.dcm"
+        writer.SetFileName(str(file))
+        writer.Execute(image)
+        if slopes:
+            contents = file.read_bytes()
+            assert contents.count(SLOPE + b"2 ") == 1
+            file.write_bytes(contents.replace(SLOPE + b"2 ", SLOPE + slopes[k].encode()))
+    return folder
+
+
+def test_a_dicom_series_lies_where_its_slices_say(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", values())
+    volume = io.read_image(folder)
+    np.testing.assert_array_equal(volume.data.numpy(), values())
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-6)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    seen = reader.Execute()
+    itk = [seen.TransformIndexToPhysicalPoint(voxel) for voxel in CORNERS] * np.array([-1, -1, 1])
+    np.testing.assert_allclose(places(volume), itk, atol=1e-6)
+    labels = io.read_labels(series(tmp_path / "labels", np.abs(values()) % 5), volume)
+    np.testing.assert_array_equal(labels.data.numpy(), np.abs(values()) % 5)
+
+
+def test_a_tilted_series_lies_where_its_slices_say(tmp_path: Path) -> None:
+    tilted = OBLIQUE.copy()
+    tilted[:3, 2] += 0.3 * OBLIQUE[:3, 1]
+    at = np.array([(tilted @ [0, 0, k, 1])[:3] for k in range(7)])
+    volume = io.read_image(series(tmp_path / "ct", values(), places=at))
+    np.testing.assert_allclose(volume.affine, tilted, atol=1e-6)
+
+
+def test_slices_are_scaled_each_by_its_own_slope(tmp_path: Path) -> None:
+    slopes = ["1 ", ".5", "2 ", ".7", "3 ", ".2", "1 "]
+    folder = series(tmp_path / "pet", values(), slopes=slopes)
+    wanted = values() * np.array(slopes, float)
+    np.testing.assert_allclose(io.read_image(folder).data.numpy(), wanted, rtol=1e-6)
+
+
+def test_one_dicom_file_is_a_slice(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", values((9, 8, 1)))
+    for path in (folder, *folder.iterdir()):
+        volume = io.as_volume("image", path, dims=(2, 3))
+        np.testing.assert_array_equal(volume.data.numpy(), values((9, 8, 1))[..., 0])
+        np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-6)
+
+
+def test_what_is_no_dicom_in_a_folder_is_said(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", values())
+    (folder / "notes.txt").write_text("notes " * 100)
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / ".DS_Store").write_bytes(b"1")
+    with pytest.warns(InputWarning) as caught:
+        assert io.read_image(folder).data.shape == SHAPE
+    assert [str(w.message) for w in caught] == [f"image ({folder}): not used, as not of its series: notes.txt"]
+
+
+def test_a_report_beside_a_series_is_no_series(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", values())
+
+    def element(group: int, number: int, text: str) -> bytes:
+        content = text.encode() + b"\0" * (len(text) % 2)
+        return struct.pack("<HHI", group, number, len(content)) + content
+
+    elements = [(8, 0x16, "1.2.840.10008.5.1.4.1.1.88.11"), (8, 0x18, "1.2.9"), (8, 0x60, "SR")]
+    elements += [(32, 0xD, "1.2.3"), (32, 0xE, "1.2.8")]
+    firsts = [(2, b"1.2.840.10008.5.1.4.1.1.88.11\0"), (0x10, b"1.2.840.10008.1.2\0")]
+    meta = b"".join(struct.pack("<HH2sH", 2, number, b"UI", len(text)) + text for number, text in firsts)
+    head = bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta
+    (folder / "report.dcm").write_bytes(head + b"".join(element(*each) for each in elements))
+    with pytest.warns(InputWarning, match=r"not used, as not of its series: report\.dcm"):
+        assert io.read_image(folder).data.shape == SHAPE
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (folder / "report.dcm").rename(alone / "report.dcm")
+    assert "expected a DICOM series in a folder" in refused(alone)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        io.as_volume("FIXED", path, dims=(2, 3))
+    message = str(caught.value)
+    assert message.startswith(f"FIXED ({path}): ")
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_refused_of_dicom(tmp_path: Path) -> None:
+    two = series(tmp_path / "two", values(), description="T1 axial")
+    series(two, values(), uid="1.2.3.5", description="T2 axial", prefix="other")
+    message = refused(two)
+    assert "of its own, got 2 of them: " in message
+    assert "1.2.3.4 (T1 axial)" in message
+    assert "1.2.3.5 (T2 axial)" in message
+    gap = series(tmp_path / "gap", values(), skip=[3])
+    assert "equal distances, got 2.2 to 4.4 mm: some may be missing" in refused(gap)
+    twice = series(tmp_path / "twice", values())
+    series(twice, values(), prefix="again")
+    assert "several slices lie at one place, 14 slices in all" in refused(twice)
+    turned = series(tmp_path / "turned", values((9, 8, 2)))
+    series(turned, values((9, 8, 2)), OBLIQUE[:, [1, 0, 2, 3]], prefix="turned")
+    assert "one size, spacing and orientation, but its 4 differ" in refused(turned)
+    cut = series(tmp_path / "cut", values())
+    last = sorted(cut.iterdir())[-1]
+    for length in (len(last.read_bytes()) // 2, 300, 50, 0):
+        last.write_bytes(last.read_bytes()[:length])
+        assert f"but damaged is {last.name}" in refused(cut)
+    (tmp_path / "empty").mkdir()
+    assert "expected a DICOM series in a folder, but it is empty" in refused(tmp_path / "empty")
+    colours = sitk.GetImageFromArray(np.zeros((1, 8, 9, 3), np.uint8), isVector=True)
+    sitk.WriteImage(colours, str(tmp_path / "colours.dcm"))
+    assert "expected one number for each voxel, got 3" in refused(tmp_path / "colours.dcm")
+    sitk.WriteImage(itk_image(values().astype("u1")), str(tmp_path / "frames.dcm"))
+    assert "expected one slice in a file, got 7 frames" in refused(tmp_path / "frames.dcm")
+
+
+def test_other_numbers_and_axes_are_refused(tmp_path: Path) -> None:
+    vectors = sitk.GetImageFromArray(values((7, 8, 9, 3)), isVector=True)
+    flat = sitk.GetImageFromArray(values((8, 9, 3)), isVector=True)
+    for suffix in (".mha", ".nrrd"):
+        for image in (vectors, flat):
+            sitk.WriteImage(image, str(tmp_path / f"vectors{suffix}"))
+            assert "expected one number for each voxel, got 3" in refused(tmp_path / f"vectors{suffix}")
+        sitk.WriteImage(sitk.GetImageFromArray(values((3, 7, 8, 9)), isVector=False), str(tmp_path / f"4d{suffix}"))
+        assert "got shape (9, 8, 7, 3)" in refused(tmp_path / f"4d{suffix}")
+    sitk.WriteImage(sitk.Cast(itk_image(values()), sitk.sitkComplexFloat32), str(tmp_path / "complex.nrrd"))
+    assert "got 2 (colours, vectors or complex numbers)" in refused(tmp_path / "complex.nrrd")
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".dcm"])
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_damaged_files_end_in_a_sentence(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix in (".mgz", ".mgh"):
+        nib.save(nib.freesurfer.MGHImage(values(), OBLIQUE.astype("f4")), path)
+    elif suffix == ".dcm":
+        path = next(series(tmp_path / "dicom", values((64, 64, 1))).iterdir())
+    else:
+        sitk.WriteImage(itk_image(values()), str(path))
+    contents = path.read_bytes()
+    damaged = [contents[: int(share * len(contents))] for share in (0, 0.1, 0.5)]
+    damaged += [b"not an image\n" * 50, bytes(1000)]
+    for content in damaged:
+        path.write_bytes(content)
+        assert "the file is empty, damaged or of another kind" in refused(path)
+    path.unlink()
+    assert "but there is no such file" in refused(path)
+    gc.collect()  # nibabel leaves a damaged .mgh open
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_values_in_a_file_of_their_own(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    sitk.WriteImage(itk_image(values()), str(tmp_path / f"a{suffix}"))
+    (tmp_path / "a.raw").write_bytes(b"short")
+    assert "with the file of values that it names" in refused(tmp_path / f"a{suffix}")
+    (tmp_path / "a.raw").unlink()
+    assert "with the file of values that it names" in refused(tmp_path / f"a{suffix}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "needed"), [("a.mha", "SimpleITK"), ("a.nrrd", "SimpleITK"), ("dicom", "SimpleITK")])
+def test_a_library_that_is_not_here_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, needed: str
+) -> None:
+    path = tmp_path / name
+    if name == "dicom":
+        path.mkdir()
+    else:
+        sitk.WriteImage(itk_image(values()), str(path))
+    monkeypatch.setitem(sys.modules, needed, None)
+    message = refused(path)
+    assert f"needs {needed}, which is not here: pip install {needed}" in message
+
+
+def test_the_standard_error_is_back_after_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.mha").write_text("nothing")
+    refused(tmp_path / "a.mha")
+    print("here", file=sys.stderr)
+    assert capfd.readouterr().err == "here\n"
+
+
+def anatomy() -> np.ndarray:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (24, 22, 20)], indexing="ij"))
+    return (900 * np.exp(-3 * (grid**2).sum(0)) * (1 + 0.3 * np.sin(9 * grid[0] + 7 * grid[1] * grid[2]))).astype("i2")
+
+
+@pytest.mark.parametrize("moving", ["a.mha", "a.nrrd", "a.mgz", "dicom"])
+def test_an_image_registered_with_itself_in_another_format_stays(tmp_path: Path, moving: str) -> None:
+    array = anatomy()
+    nib.save(nib.Nifti1Image(array, OBLIQUE), tmp_path / "a.nii.gz")
+    if moving == "dicom":
+        series(tmp_path / moving, array)
+    elif moving == "a.mgz":
+        nib.save(nib.freesurfer.MGHImage(array, OBLIQUE.astype("f4")), tmp_path / moving)
+    else:
+        sitk.WriteImage(itk_image(array), str(tmp_path / moving))
+    run(tmp_path / "a.nii.gz", tmp_path / moving, tmp_path / "out", quiet=True, preset="fast")
+    field, _ = io.read_displacement(tmp_path / "out" / "displacement.nii.gz")
+    assert field.abs().max() < 1e-3
+    warped = io.read_image(tmp_path / "out" / "warped.nii.gz")
+    np.testing.assert_allclose(warped.data.numpy(), array, atol=1)
