@@ -16,7 +16,7 @@ from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
 from .itk import affine_of, array_of, dtype_of, information, silent, simpleitk
-from .reading import Deferred, reading
+from .reading import deferred, reading
 from .volume import SAME
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -85,7 +85,7 @@ def _stack(name: str, files: Sequence[Path]) -> SpatialImage:
     # Slices may be scaled each by its own slope: the dtype of one may not hold another.
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float64)
     read = partial(_values, name, kind, [str(files[i]) for i in order], dtype)
-    return SpatialImage(Deferred((*sizes.pop(), len(files)), dtype, read), affine)  # type: ignore[no-untyped-call]
+    return SpatialImage(deferred((*sizes.pop(), len(files)), dtype, read), affine)
 
 
 def _values(name: str, kind: str, files: Sequence[str], stored: np.dtype, dtype: np.dtype | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from nibabel.spatialimages import SpatialImage
 
 from . import dicom, itk, nifti, pictures
 
-SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, *dicom.SUFFIXES, *pictures.SUFFIXES)  # of the images in a data set
+SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, *pictures.SUFFIXES)  # of files that are images; one of DICOM is a slice
 
 
 def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:

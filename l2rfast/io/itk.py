@@ -20,7 +20,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
-from .reading import Deferred, library, reading
+from .reading import deferred, library, reading
 
 _META, _NRRD = "a MetaImage", "an NRRD image"
 _APART = ", with the file of values that it names"
@@ -54,7 +54,7 @@ def open_itk(name: str, path: Path) -> SpatialImage:
     if (space := said.get("NRRD_space", _PATIENT[0])) not in _PATIENT:
         notice(f"{name}: its axes are taken for left, posterior and superior, as ITK does, where its space is {space}")
     read = partial(_values, name, kind, reader, path)
-    return SpatialImage(Deferred(file.GetSize(), dtype_of(name, file), read), affine_of(file))  # type: ignore[no-untyped-call]
+    return SpatialImage(deferred(file.GetSize(), dtype_of(name, file), read), affine_of(file))
 
 
 def _values(name: str, kind: str, reader: str, path: Path, dtype: np.dtype | None) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialHeader, SpatialImage
 
 from ..errors import InputError, notice
-from .reading import Deferred, library, reading
+from .reading import deferred, library, reading
 
 _KINDS = {".png": "a PNG picture", ".jpg": "a JPEG picture", ".jpeg": "a JPEG picture"}
 _KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
@@ -69,7 +69,7 @@ def open_picture(name: str, path: Path) -> SpatialImage:
     if pages > 1:
         raise InputError(f"{name}: expected one picture, got {pages} pages")
     read = partial(_values, name, kind, path, load)
-    return Picture(Deferred(size, np.dtype(np.float32), read), None)  # type: ignore[no-untyped-call]
+    return Picture(deferred(size, np.dtype(np.float32), read), None)
 
 
 def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], dtype: np.dtype | None) -> np.ndarray:
@@ -143,7 +143,7 @@ def _opened(path: Path) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        file = Image.open(path, formats=_FORMATS)
+        file: Any = Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError:
         with path.open("rb") as stream:
             if stream.read(2) not in (b"II", b"MM"):

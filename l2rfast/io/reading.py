@@ -13,16 +13,19 @@ import numpy as np
 from ..errors import InputError
 
 
-@dataclass(frozen=True, eq=False)
-class Deferred:
-    """The voxels of a file, for `nibabel.spatialimages.SpatialImage`: NumPy has them read when it makes an array.
+def deferred(shape: tuple[int, ...], dtype: np.dtype, read: Callable[[np.dtype | None], np.ndarray]) -> Any:
+    """The voxels of a file, for `nibabel.spatialimages.SpatialImage`: read when NumPy makes an array of them.
 
-    Attributes:
+    Args:
         shape: axes i, j, k in the order of the file.
         dtype: as they are stored.
         read: gives them in that dtype, or as they are stored for None.
     """
+    return _Deferred(shape, dtype, read)
 
+
+@dataclass(frozen=True, eq=False)
+class _Deferred:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[np.dtype | None], np.ndarray]
@@ -47,13 +50,14 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
     Raises:
         InputError: any of these.
     """
+    known: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, OverflowError, *errors)
     try:
         yield
     except (InputError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputError(f"{name}: expected {kind}, but there is no such file") from None
-    except (OSError, EOFError, ValueError, OverflowError, *errors) as error:
+    except known as error:
         raise InputError(f"{name}: expected {kind}, but the file is empty, damaged or of another kind") from error
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from l2rfast.errors import notice
 
-from .case import Case, Pairs, is_image, say_what_is_not_used, say_what_some_lack, some, stem, visible
+from .case import Case, Pairs, say_what_is_not_used, say_what_some_lack, some, stem, visible
 from .folder import split
 
+IMAGES = (".nii", ".nii.gz")  # BIDS has no others
 PREFERRED, LABELS = "T1w", "dseg"
 OF_LABELS = (LABELS, "probseg", "mask")  # of which the others are not used
 
@@ -30,9 +31,9 @@ def of_bids(root: Path, atlas: str | None, hold_out: int) -> Pairs:
     Raises:
         InputError: an atlas that is not there, or too few cases.
     """
-    images = [file for file in sorted(root.glob("sub-*/**/anat/*")) if is_image(file) and file.name[0] != "."]
+    images = [file for file in _images(root, "sub-*/**/anat/*") if file.name[0] != "."]
     maps = [file for file in images if _parts(file)[1] == LABELS]
-    maps += [file for file in sorted(root.glob("derivatives/**/*")) if is_image(file) and _parts(file)[1] in OF_LABELS]
+    maps += [file for file in _images(root, "derivatives/**/*") if _parts(file)[1] in OF_LABELS]
     suffixes = Counter(_parts(file)[1] for file in images if file not in maps)
     chosen = max(suffixes, key=lambda suffix: (suffix == PREFERRED, suffixes[suffix]), default=PREFERRED)
     others = sorted(suffixes.keys() - {chosen})
@@ -44,6 +45,10 @@ def of_bids(root: Path, atlas: str | None, hold_out: int) -> Pairs:
     say_what_is_not_used(root, others, f"as labels are {LABELS} in the space of their image")
     say_what_some_lack(cases)
     return split(cases, atlas, hold_out, root)
+
+
+def _images(root: Path, pattern: str) -> list[Path]:
+    return [file for file in sorted(root.glob(pattern)) if file.name.lower().endswith(IMAGES)]
 
 
 def _labels_of(image: Path, maps: list[Path]) -> Path | None:

@@ -10,14 +10,13 @@ from functools import lru_cache, wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from warnings import catch_warnings, simplefilter
 
-import nibabel as nib
 from torch import Tensor
 
 from l2rfast.errors import InputError, notice
-from l2rfast.io import Volume, as_volume, read_labels, read_landmarks
+from l2rfast.io import SUFFIXES, Volume, as_volume, is_picture, read_labels, read_landmarks, read_shape
 
-IMAGES = (".nii", ".nii.gz")
 NAMED = 3  # of the names that a sentence is about, the others are counted
 
 
@@ -26,7 +25,7 @@ class Case:
     """The files of one scan.
 
     Attributes:
-        image: NIfTI, 2-D or 3-D.
+        image: 2-D or 3-D, of any format that `l2rfast.io` reads; a DICOM series is a folder.
         labels: a label map on its grid.
         landmarks: a CSV file of voxel coordinates, see `l2rfast.io.read_landmarks`; set by hand, as a rule.
         keypoints: likewise; found by an algorithm, as a rule. Learn2Reg measures each for itself.
@@ -180,22 +179,24 @@ def check_axes(first: Case, ndim: int, images: Mapping[Case, Volume]) -> None:
 
 def _size(image: Path) -> tuple[int, ...] | None:
     try:
-        return tuple(nib.load(image).shape)  # type: ignore[attr-defined]
-    except Exception:  # of many kinds; reading it says what is wrong
+        with catch_warnings():
+            simplefilter("ignore")
+            return read_shape(image)
+    except InputError:  # reading it says what is wrong
         return None
 
 
 def stem(file: Path) -> str:
-    """The name without .nii, .nii.gz or .csv, in letters of any case."""
-    name = file.name
-    for suffix in (".gz", ".nii", ".csv"):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    return name
+    """The name without .nii, .nii.gz, .csv or what else an image's ends with, in letters of any case."""
+    name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
+    known = [suffix for suffix in (*SUFFIXES, ".csv") if name.lower().endswith(suffix)]
+    return name[: -len(known[0])] if known else name
 
 
-def is_image(file: Path) -> bool:
-    return file.name.lower().endswith(IMAGES)
+def images_among(files: Iterable[Path]) -> list[Path]:
+    """Of those in a folder. Pictures beside scans are of the scans, and none."""
+    images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    return [file for file in images if not is_picture(file)] or images
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -206,10 +207,11 @@ def visible(folder: Path) -> Iterator[Path]:
 def existing(file: Path) -> Path:
     """
     Raises:
-        InputError: there is no such file; but one with slashes is taken where its path has backslashes.
+        InputError: there is no such file, nor a folder, as of a DICOM series; but one with slashes is taken where its
+            path has backslashes.
     """
     for found in (file, Path(str(file).replace("\\", "/"))):
-        if found.is_file():
+        if found.exists():
             return found
     raise InputError(f"data: expected the file {file}, which is not there")
 

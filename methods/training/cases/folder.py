@@ -25,7 +25,7 @@ from .case import (
     Case,
     Pair,
     Pairs,
-    is_image,
+    images_among,
     say_what_is_not_used,
     say_what_some_lack,
     stem,
@@ -43,6 +43,7 @@ OF_IMAGES = re.compile(r"_(vol|img|image)$", re.IGNORECASE)
 OF_LABELS = re.compile(r"[_-](a?seg|dseg|segmentation|gt|label|labels)$", re.IGNORECASE)
 OF_MASKS = re.compile(r"[_-](mask|brainmask)$", re.IGNORECASE)
 CHANNEL = re.compile(r"_\d{4}$")
+BESIDE = (".json", ".raw", ".raw.gz", ".zraw")
 
 
 def of_folder(root: Path, atlas: str | None, hold_out: int) -> Pairs:
@@ -110,7 +111,8 @@ def of_roles(root: Path, roles: tuple[str, str], hold_out: int) -> Pairs:
 def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
     """Of the images in a folder, with what lies in the folders beside by kind; says what is not used."""
     files = [file for file in visible(folder) if file not in beside.values()]  # which may be in it
-    images = {stem(file): file for file in files if is_image(file)}
+    known = dict.fromkeys(images_among(files))
+    images = {stem(file): file for file in known}
     named = {name: OF_LABELS.search(name) or OF_MASKS.search(name) for name in images}
     apart = [images[name] for name, ending in named.items() if ending] if not all(named.values()) else []
     labels = [file for file in apart if OF_LABELS.search(stem(file))] if "labels" not in beside else []
@@ -119,7 +121,7 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
     places = dict(beside)
     if labels:
         others["labels"], places["labels"] = labels, folder
-    by_name = {kind: {stem(file): file for file in among if _is_of(kind, file)} for kind, among in others.items()}
+    by_name = {kind: {stem(file): file for file in _of(kind, among)} for kind, among in others.items()}
     by_key = {kind: {OF_LABELS.sub("", name): file for name, file in found.items()} for kind, found in by_name.items()}
     cases: list[Case] = []
     channels: dict[str, str] = {}  # of which case: the first one's name
@@ -134,8 +136,8 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
                 continue
         cases.append(Case(image, **found))
     say_what_is_not_used(folder, more, "as only the first channel of a case is")
-    rest = [file.name for file in files if not (is_image(file) or _is_sidecar(file, images))]
-    twice = [file.name for file in files if is_image(file) and file not in images.values() and file not in labels]
+    rest = [file.name for file in files if not (file in known or _is_sidecar(file, images))]
+    twice = [file.name for file in known if file not in images.values() and file not in labels]
     say_what_is_not_used(folder, rest + twice)
     for kind, among in others.items():
         used = {getattr(case, kind) for case in cases}
@@ -144,10 +146,10 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
     return cases
 
 
-def _is_of(kind: str, file: Path) -> bool:
-    return is_image(file) if kind == "labels" else file.suffix.lower() == ".csv"
+def _of(kind: str, files: Sequence[Path]) -> list[Path]:
+    return images_among(files) if kind == "labels" else [file for file in files if file.suffix.lower() == ".csv"]
 
 
 def _is_sidecar(file: Path, images: Mapping[str, Path]) -> bool:
-    """What converters from DICOM write beside every image."""
-    return file.suffix.lower() == ".json" and file.stem in images
+    """What converters from DICOM write beside every image, and the values of an image whose header is a file."""
+    return any(file.name.lower().endswith(end) and file.name[: -len(end)] in images for end in BESIDE)

@@ -135,7 +135,8 @@ class _Files:
     def _image(self, image: str) -> Path:
         file = self.root / image
         # nnU-Net's files have a channel in their name, which its own list leaves out.
-        first, second = (file.with_name(f"{stem(file)}_000{i}.nii.gz") for i in (0, 1))
+        ending = file.name.removeprefix(stem(file)) or ".nii.gz"
+        first, second = (file.with_name(f"{stem(file)}_000{i}{ending}") for i in (0, 1))
         if file.is_file() or not first.is_file():
             return existing(file)
         if second.is_file():
