@@ -306,3 +306,25 @@ def test_landmarks_that_are_none_are_named(text: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(l2rfast.InputError, match="expected lines of 3 comma-separated voxel coordinates"):
         l2rfast.io.read_landmarks(file, Volume(torch.zeros(4, 4, 4), np.eye(4)))
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".mgz", ".png", ".tif", ".jpg", ".NII", ".Nrrd"])
+def test_images_of_any_format(tmp_path: Path, ending: str) -> None:
+    found = files(tmp_path, *(f"images/{i}{ending}" for i in "ab"), "labels/a.png", "labels/b.png")
+    assert labels(find_pairs(found)) == {"a": "a.png", "b": "b.png"}
+
+
+def test_the_images_of_a_folder_are_of_one_format(tmp_path: Path) -> None:
+    names = [f"{folder}/{i}{ending}" for folder in ("images", "labels") for i in "ab" for ending in (".mha", ".png")]
+    with pytest.warns(InputWarning) as caught:
+        pairs = find_pairs(files(tmp_path, *names))
+    assert labels(pairs) == {"a": "a.mha", "b": "b.mha"}
+    assert sorted(str(w.message) for w in caught) == [
+        f"data: not used of {tmp_path / folder}: a.png, b.png" for folder in ("images", "labels")
+    ]
+
+
+@pytest.mark.parametrize(("header", "ending"), [(".mhd", ".raw"), (".mhd", ".zraw"), (".nhdr", ".raw.gz")])
+def test_values_in_a_file_of_their_own_belong_to_their_header(tmp_path: Path, header: str, ending: str) -> None:
+    names = [f"{i}{end}" for i in ("a", "a_seg", "b", "b_seg") for end in (header, ending)]
+    assert labels(find_pairs(files(tmp_path, *names))) == {"a": f"a_seg{header}", "b": f"b_seg{header}"}

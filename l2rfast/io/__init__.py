@@ -7,18 +7,17 @@ transposed or reoriented, with the affine that takes a voxel to RAS millimetres.
 
 from .affines import write_affine
 from .displacements import read_displacement, write_displacement
-from .formats import SUFFIXES, is_picture, read_shape
+from .formats import FORMATS, read_shape
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_masks
 from .landmarks import read_landmarks
 from .volume import Volume, axes_in_itk, voxel_to_voxel
 
 __all__ = [
-    "SUFFIXES",
+    "FORMATS",
     "Volume",
     "as_volume",
     "axes_in_itk",
-    "is_picture",
     "read_displacement",
     "read_image",
     "read_labels",

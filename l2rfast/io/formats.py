@@ -9,7 +9,8 @@ from nibabel.spatialimages import SpatialImage
 
 from . import dicom, itk, nifti, pictures
 
-SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, *pictures.SUFFIXES)  # of files that are images; one of DICOM is a slice
+# What names of images end with, in data sets too, but for one file of DICOM: that is a slice.
+FORMATS = (nifti.NIFTI, nifti.MGH, itk.SUFFIXES, pictures.SUFFIXES)
 
 
 def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
@@ -34,10 +35,6 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
         if file.name.lower().endswith(suffixes):
             return reader(name, file)
     return nifti.open_nifti(name, file)
-
-
-def is_picture(path: str | os.PathLike[str]) -> bool:
-    return str(path).lower().endswith(pictures.SUFFIXES)
 
 
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:

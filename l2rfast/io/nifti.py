@@ -19,8 +19,7 @@ from torch import Tensor
 from ..errors import InputError, notice
 from .reading import reading
 
-_NIFTI, _MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
-SUFFIXES = (*_NIFTI, *_MGH)
+NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
 _BLOCK = 2**22  # bytes that are compressed at a time
 
 
@@ -66,9 +65,9 @@ def _lenient(kind: Any, said: list[str]) -> Any:
 def reading_nifti(name: str, path: str | os.PathLike[str]) -> AbstractContextManager[None]:
     """See `reading`; for other formats than NIfTI nibabel raises whatever their headers lead to."""
     file = str(path).lower()
-    if file.endswith(_NIFTI):
+    if file.endswith(NIFTI):
         return reading(name, "a NIfTI image", zlib.error, ImageFileError, HeaderDataError)
-    return reading(name, "an MGH image" if file.endswith(_MGH) else "an image", Exception)
+    return reading(name, "an MGH image" if file.endswith(MGH) else "an image", Exception)
 
 
 def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray, intent: int = 0) -> None:

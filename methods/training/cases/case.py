@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, wraps
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from warnings import catch_warnings, simplefilter
@@ -15,7 +15,7 @@ from warnings import catch_warnings, simplefilter
 from torch import Tensor
 
 from l2rfast.errors import InputError, notice
-from l2rfast.io import SUFFIXES, Volume, as_volume, is_picture, read_labels, read_landmarks, read_shape
+from l2rfast.io import FORMATS, Volume, as_volume, read_labels, read_landmarks, read_shape
 
 NAMED = 3  # of the names that a sentence is about, the others are counted
 
@@ -189,14 +189,14 @@ def _size(image: Path) -> tuple[int, ...] | None:
 def stem(file: Path) -> str:
     """The name without .nii, .nii.gz, .csv or what else an image's ends with, in letters of any case."""
     name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
-    known = [suffix for suffix in (*SUFFIXES, ".csv") if name.lower().endswith(suffix)]
+    known = [suffix for suffix in (*chain(*FORMATS), ".csv") if name.lower().endswith(suffix)]
     return name[: -len(known[0])] if known else name
 
 
-def images_among(files: Iterable[Path]) -> list[Path]:
-    """Of those in a folder. Pictures beside scans are of the scans, and none."""
-    images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-    return [file for file in images if not is_picture(file)] or images
+def images_among(files: Sequence[Path]) -> list[Path]:
+    """Those of one format: in a folder a picture beside a scan is of the scan, and a second format holds copies."""
+    by_format = [[file for file in files if file.name.lower().endswith(suffixes)] for suffixes in FORMATS]
+    return next(filter(None, by_format), [])
 
 
 def visible(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ itself, and beside them in ``labels`` (``labelsTr``, ``seg``), ``landmarks`` (``
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from l2rfast.errors import InputError
@@ -136,12 +136,12 @@ def _cases(folder: Path, beside: Mapping[str, Path]) -> list[Case]:
                 continue
         cases.append(Case(image, **found))
     say_what_is_not_used(folder, more, "as only the first channel of a case is")
-    rest = [file.name for file in files if not (file in known or _is_sidecar(file, images))]
+    rest = [file.name for file in files if not (file in known or _is_sidecar(file, named))]
     twice = [file.name for file in known if file not in images.values() and file not in labels]
     say_what_is_not_used(folder, rest + twice)
     for kind, among in others.items():
-        used = {getattr(case, kind) for case in cases}
-        say_what_is_not_used(places[kind], [f.name for f in among if f not in used and not _is_sidecar(f, images)])
+        used, names = {getattr(case, kind) for case in cases}, named | by_name[kind]
+        say_what_is_not_used(places[kind], [f.name for f in among if f not in used and not _is_sidecar(f, names)])
     say_what_some_lack(cases)
     return cases
 
@@ -150,6 +150,6 @@ def _of(kind: str, files: Sequence[Path]) -> list[Path]:
     return images_among(files) if kind == "labels" else [file for file in files if file.suffix.lower() == ".csv"]
 
 
-def _is_sidecar(file: Path, images: Mapping[str, Path]) -> bool:
+def _is_sidecar(file: Path, names: Collection[str]) -> bool:
     """What converters from DICOM write beside every image, and the values of an image whose header is a file."""
-    return any(file.name.lower().endswith(end) and file.name[: -len(end)] in images for end in BESIDE)
+    return any(file.name.lower().endswith(end) and file.name[: -len(end)] in names for end in BESIDE)
