@@ -328,3 +328,15 @@ def test_the_images_of_a_folder_are_of_one_format(tmp_path: Path) -> None:
 def test_values_in_a_file_of_their_own_belong_to_their_header(tmp_path: Path, header: str, ending: str) -> None:
     names = [f"{i}{end}" for i in ("a", "a_seg", "b", "b_seg") for end in (header, ending)]
     assert labels(find_pairs(files(tmp_path, *names))) == {"a": f"a_seg{header}", "b": f"b_seg{header}"}
+
+
+def test_a_dicom_series_in_a_table_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "1.2.840.1").mkdir()
+    files(tmp_path, "1.2.840.1/slice.dcm", "a.nii.gz")
+    table = datasets.table(tmp_path / "pairs.csv", [{"fixed": "1.2.840.1", "moving": "a.nii.gz"}])
+    assert names(find_pairs(table).training) == [("1.2.840.1", "a")]
+
+
+def test_channels_of_nnu_net_in_another_format(tmp_path: Path) -> None:
+    files(tmp_path, *(f"imagesTr/{i}_0000.mha" for i in "ab"), "labelsTr/a.mha", "labelsTr/b.mha")
+    assert labels(find_pairs(tmp_path)) == {"a_0000": "a.mha", "b_0000": "b.mha"}

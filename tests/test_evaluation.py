@@ -10,11 +10,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from typer.testing import CliRunner
 
 import l2rfast
 from l2rfast import cli, metrics
+from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.method import Registration
@@ -75,6 +77,28 @@ def test_the_files(table: Path, tmp_path: Path) -> None:
     assert found == pytest.approx(expected)
     assert set(content["aggregates"]["mean"]) == {"DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings"}
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ending", [".mha", ".png"])
+def test_images_and_labels_of_other_formats(ending: str, tmp_path: Path) -> None:
+    """The same numbers as of the same scans in NIfTI."""
+    shape = (40, 44) if ending == ".png" else (32, 34, 36)
+    affine = np.diag([-1.0, -1, 1, 1])
+    outcomes = []
+    for end in (".nii.gz", ending):
+        folder = tmp_path / end
+        for i, subject in enumerate(anatomies(2, shape, structures=4)):
+            for kind, data in (("images", subject.image * 250), ("labels", subject.labels)):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                write_image(folder / kind / f"case{i}.nii.gz", Volume(data[0, 0].byte(), affine))
+        for file in [*folder.rglob("*.nii.gz")] if end != ".nii.gz" else []:
+            sitk.WriteImage(sitk.ReadImage(str(file)), str(file.with_name(file.name.replace(".nii.gz", ending))))
+            file.unlink()
+        assert evaluate(f"--data={folder}", f"--out={folder / 'out'}", "--preset=fast") == (0, "")
+        with (folder / "out" / "evaluation.csv").open() as stream:
+            outcomes.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)])
+    assert len(outcomes[0]) == 2
+    assert outcomes[0] == outcomes[1]
 
 
 def test_pairs_that_are_kept_for_validation_are_the_ones(table: Path, tmp_path: Path) -> None:

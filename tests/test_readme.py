@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from l2rfast import cli
@@ -60,6 +61,8 @@ def a_run_that_is_there() -> list[str]:
 CAUSES: dict[str, Callable[[], list[str]]] = {
     "a file that is not there": lambda: register(fixed="absent.nii.gz"),
     "a file that is no NIfTI, or damaged": lambda: register(fixed="damaged.nii.gz"),
+    "a folder that is no DICOM series": lambda: register(fixed="scans"),
+    "several pages of a TIFF": lambda: register(fixed="pages.tif"),
     "an image with NaN": lambda: register(fixed="nan.nii.gz"),
     "a constant image": lambda: register(fixed="constant.nii.gz"),
     "labels on another grid": lambda: register("--fixed-labels=small.nii.gz", "--moving-labels=small.nii.gz"),
@@ -85,6 +88,8 @@ def test_what_is_refused(
     image = torch.rand(20, 20, 20)
     written("good.nii.gz", image)
     Path("damaged.nii.gz").write_bytes(Path("good.nii.gz").read_bytes()[:500])
+    pages = [Image.new("L", (20, 20), shade) for shade in (0, 1, 2)]
+    pages[0].save("pages.tif", save_all=True, append_images=pages[1:])
     written("nan.nii.gz", image.clone().fill_diagonal_(torch.nan))
     written("constant.nii.gz", torch.full_like(image, 3))
     written("small.nii.gz", torch.ones(4, 4, 4, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""``l2rfast register``: two NIfTI files in, a folder of results out."""
+"""``l2rfast register``: two images in, a folder of results out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors a
 
 
 def register(
-    fixed: Annotated[Path, typer.Argument(help="Fixed image: .nii or .nii.gz.")],
+    fixed: Annotated[Path, typer.Argument(help="Fixed image: NIfTI, MGH, MetaImage, NRRD, DICOM, PNG, TIFF, JPEG.")],
     moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
     method: MethodName = "discrete",

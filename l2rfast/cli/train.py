@@ -31,7 +31,7 @@ from .register import Device, Quiet
 
 train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
 
-Data = Annotated[str, typer.Option(help="Folder of NIfTI, BIDS, CSV of pairs, or Learn2Reg's dataset.json.")]
+Data = Annotated[str, typer.Option(help="Folder of images, BIDS, CSV of pairs, or Learn2Reg's dataset.json.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run, created if absent.")]
 Atlas = Annotated[str | None, typer.Option(help="Of a folder: the name of the case that is always the fixed one.")]
 HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV, that are kept for validation.")]

@@ -59,7 +59,7 @@ def find_pairs(
 
             - a folder with folders ``fixed_images`` and ``moving_images`` (or ``us_images`` and ``mr_images``), and
               ``fixed_labels`` and so on beside: scans of one name are a pair.
-            - a folder of NIfTI images, or with the images in a folder ``images``; label maps and points of the same
+            - a folder of images, or with the images in a folder ``images``; label maps and points of the same
               names (``.csv``) in folders ``labels``, ``landmarks`` and ``keypoints``; see
               `methods.training.cases.folder` for other names. All ordered pairs of two cases are pairs.
             - a BIDS data set, see `methods.training.cases.bids`; likewise.
