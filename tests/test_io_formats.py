@@ -98,7 +98,7 @@ def header_of(kind: str, line: str) -> bytes:
     else:
         text = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 9 8 7\n{line}\nElementType = MET_SHORT\n"
         text += "ElementDataFile = LOCAL\n"
-    return text.encode()
+    return text.encode("latin-1")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ def header_of(kind: str, line: str) -> bytes:
         ("nrrd", "space: scanner-xyz\nspace directions: (1,0,0) (0,2,0) (0,0,3)", "where its space is scanner-xyz"),
         ("mha", "ElementSpacing = 1 2 3\nDistanceUnits = um", "its unit of length, um, is taken for millimetres"),
         ("mha", "ElementSpacing = 1 2 3\nAnatomicalOrientation = RAS", ""),
+        ("mha", "ElementSpacing = 1 2 3\nNam\xe9 = \xe9", ""),
     ],
 )
 def test_what_itk_takes_no_notice_of_is_said(
@@ -273,6 +274,9 @@ def test_what_is_refused_of_dicom(tmp_path: Path) -> None:
     assert "of its own, got 2 of them: " in message
     assert "1.2.3.4 (T1 axial)" in message
     assert "1.2.3.5 (T2 axial)" in message
+    for file in two.glob("other*"):
+        file.write_bytes(file.read_bytes().replace(b"T2 axial", b"T2 \xe9\xe8 al"))  # Latin-1
+    assert "1.2.3.5 (T2 \ufffd\ufffd al)" in refused(two)
     gap = series(tmp_path / "gap", values(), skip=[3])
     assert "equal distances, got 2.2 to 4.4 mm: some may be missing" in refused(gap)
     twice = series(tmp_path / "twice", values())

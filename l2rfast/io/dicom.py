@@ -15,8 +15,8 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
-from .itk import affine_of, array_of, dtype_of, information, silent, simpleitk
-from .reading import deferred, reading
+from .itk import affine_of, array_of, dtype_of, information, simpleitk, text_of
+from .reading import deferred, reading, silent
 from .volume import SAME
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -50,7 +50,7 @@ def open_series(name: str, folder: Path) -> SpatialImage:
             frames; SimpleITK is missing.
     """
     reader = simpleitk(name, _SERIES).ImageSeriesReader
-    with reading(name, _SERIES, RuntimeError), silent():
+    with reading(name, _SERIES, RuntimeError, TypeError), silent():
         found = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
         files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".") and file.name != _INDEX]
     known = {Path(file).name for names in found.values() for file in names}
@@ -95,7 +95,7 @@ def _values(name: str, kind: str, files: Sequence[str], stored: np.dtype, dtype:
     reader.SetFileNames(files)
     pixels = {np.dtype(np.float32): sitk.sitkFloat32, np.dtype(np.float64): sitk.sitkFloat64}
     reader.SetOutputPixelType(pixels.get(dtype or stored, sitk.sitkUnknown))
-    with reading(name, kind, RuntimeError), silent():
+    with reading(name, kind, RuntimeError, TypeError), silent():
         return array_of(reader.Execute())
 
 
@@ -119,9 +119,7 @@ def _step(name: str, places: np.ndarray) -> np.ndarray:
 
 def _description(name: str, file: Path) -> str:
     """Of a series, by one of its files."""
-    found = information(name, _SLICE, _READER, file)
-    text = found.GetMetaData(_DESCRIPTION).strip() if found.HasMetaDataKey(_DESCRIPTION) else ""
-    return text or "no description"
+    return text_of(information(name, _SLICE, _READER, file), _DESCRIPTION) or "no description"
 
 
 def _is_dicom(file: Path) -> bool:

@@ -6,21 +6,16 @@ needs it: it is imported where a file of these formats, or of DICOM, is read.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
-from .reading import deferred, library, reading
+from .reading import deferred, library, reading, silent
 
 _META, _NRRD = "a MetaImage", "an NRRD image"
 _APART = ", with the file of values that it names"
@@ -33,7 +28,6 @@ _KINDS = {
 SUFFIXES = tuple(_KINDS)
 _UNITS = ("ITK_VoxelUnits", *(f"NRRD_units[{axis}]" for axis in range(3)))
 _PATIENT = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")  # ITK turns all to LPS
-_STANDARD_ERROR = Lock()
 
 
 def open_itk(name: str, path: Path) -> SpatialImage:
@@ -47,11 +41,9 @@ def open_itk(name: str, path: Path) -> SpatialImage:
     """
     kind, reader = _KINDS[path.suffix.lower()]
     file = information(name, kind, reader, path)
-    said = {key: file.GetMetaData(key).strip() for key in file.GetMetaDataKeys()}
-    units = {said[key] for key in _UNITS if key in said} - {"", "mm"}
-    if units:
+    if units := {text_of(file, key) for key in _UNITS} - {"", "mm"}:
         notice(f"{name}: its unit of length, {', '.join(sorted(units))}, is taken for millimetres, as ITK does")
-    if (space := said.get("NRRD_space", _PATIENT[0])) not in _PATIENT:
+    if (space := text_of(file, "NRRD_space") or _PATIENT[0]) not in _PATIENT:
         notice(f"{name}: its axes are taken for left, posterior and superior, as ITK does, where its space is {space}")
     read = partial(_values, name, kind, reader, path)
     return SpatialImage(deferred(file.GetSize(), dtype_of(name, file), read), affine_of(file))
@@ -60,7 +52,7 @@ def open_itk(name: str, path: Path) -> SpatialImage:
 def _values(name: str, kind: str, reader: str, path: Path, dtype: np.dtype | None) -> np.ndarray:
     sitk = simpleitk(name, kind)
     pixels = sitk.sitkFloat32 if dtype == np.float32 else sitk.sitkUnknown  # which is: as they are stored
-    with reading(name, kind, RuntimeError), silent():
+    with reading(name, kind, RuntimeError, TypeError), silent():
         return array_of(sitk.ReadImage(str(path), pixels, reader))
 
 
@@ -76,7 +68,7 @@ def information(name: str, kind: str, reader: str, path: Path) -> Any:
     Raises:
         InputError: the file is missing, damaged or of another kind; SimpleITK is missing.
     """
-    with reading(name, kind, RuntimeError):
+    with reading(name, kind, RuntimeError, TypeError):
         path.stat()
         file = simpleitk(name, kind).ImageFileReader()
         with silent():
@@ -93,6 +85,12 @@ def simpleitk(name: str, kind: str) -> Any:
         InputError: it is not installed.
     """
     return library(name, "SimpleITK", kind)
+
+
+def text_of(file: Any, key: str) -> str:
+    """What `information` found under a key, of whatever encoding; empty where there is nothing."""
+    text: str = file.GetMetaData(key).strip() if file.HasMetaDataKey(key) else ""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def dtype_of(name: str, file: Any) -> np.dtype:
@@ -123,22 +121,3 @@ def array_of(image: Any) -> np.ndarray:
     """The voxels of SimpleITK's image, axes i, j, k."""
     voxels: np.ndarray = import_module("SimpleITK").GetArrayFromImage(image).T
     return voxels
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keeps ITK off the standard error, to which its parts write past Python: they raise an exception as well."""
-    with _STANDARD_ERROR:
-        sys.stderr.flush()
-        try:
-            kept = os.dup(2)
-        except OSError:  # closed: nothing to write to
-            yield
-            return
-        try:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialHeader, SpatialImage
 
 from ..errors import InputError, notice
-from .reading import deferred, library, reading
+from .reading import deferred, library, reading, silent
 
 _KINDS = {".png": "a PNG picture", ".jpg": "a JPEG picture", ".jpeg": "a JPEG picture"}
 _KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
@@ -161,10 +161,10 @@ def _opened(path: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries also say what they raise or repair: by warnings, and by logs that nobody handles."""
+    """What is raised or repaired is not said by Pillow, tifffile and libtiff as well."""
     for logger in map(logging.getLogger, ("PIL", "tifffile")):
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
-    with warnings.catch_warnings():
+    with silent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+
+_STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
 
 def deferred(shape: tuple[int, ...], dtype: np.dtype, read: Callable[[np.dtype | None], np.ndarray]) -> Any:
@@ -71,3 +76,23 @@ def library(name: str, package: str, kind: str) -> Any:
         return import_module(package)
     except ImportError:
         raise InputError(f"{name}: {kind} needs {package}, which is not here: pip install {package}") from None
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keeps ITK and libtiff off the standard error, to which they write past Python what they raise as well."""
+    with _STANDARD_ERROR:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed: nothing to write to
+            yield
+            return
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
