@@ -38,8 +38,8 @@ def _data() -> Path | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _poisoned(tmp_path_factory: pytest.TempPathFactory) -> None:
-    native.poison_memory(tmp_path_factory.mktemp("poison"))
+def _poisoned() -> None:
+    native.poison_memory()
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def deterministic() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _host_cuda(tmp_path_factory: pytest.TempPathFactory) -> None:
-    native.load_cuda_on_host(tmp_path_factory.mktemp("cuda"))
+def _host_cuda() -> None:
+    native.load_cuda_on_host()
 
 
 @pytest.fixture

@@ -6,10 +6,14 @@ TRITON_INTERPRET=1; another starts them in a process that has it.
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from l2rfast.kernels.common.recompute import backwards
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
+interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 from l2rfast.kernels.common import triton_launch, triton_samplers  # noqa: E402
 from l2rfast.kernels.common.triton_launch import USUAL, Shape, in_tuned_shape, shaped, tuned_shape  # noqa: E402
@@ -86,6 +91,36 @@ def test_an_operator_is_launched_in_the_shape_tuned_for_its_gpu(
     tuned_shape.cache_clear()
 
 
+@contextmanager
+def overflow_checked(checked: bool) -> Iterator[None]:
+    """Whether the interpreter checks every sum and product of 32-bit integers."""
+    with pytest.MonkeyPatch.context() as patch:
+        builder = interpreter.interpreter_builder
+        patch.setattr(builder, "options", replace(builder.options, sanitize_overflow=checked))
+        yield
+
+
+@pytest.fixture(autouse=INTERPRETED, scope="module")
+def _quick() -> Iterator[None]:
+    """Triton's interpreter without what it does again and again: two thirds of the time of these tests.
+
+    Offsets into small tensors are far from an overflow. And with every call of one function by another it looks for
+    its language among all names of modules, which are always the same.
+    """
+    found, usual = {}, inspect.getmembers
+
+    def getmembers(of: Any, *args: Any) -> list[tuple[str, Any]]:
+        if args or not getattr(of, "__module__", getattr(of, "__name__", "")).startswith("triton.language"):
+            return usual(of, *args)
+        if of not in found:
+            found[of] = [name for name, member in usual(of) if tl.core.is_builtin(member)]
+        return [(name, getattr(of, name)) for name in found[of]]
+
+    with pytest.MonkeyPatch.context() as patch, overflow_checked(False):
+        patch.setattr(inspect, "getmembers", getmembers)
+        yield
+
+
 class TestInterpreted:
     """Values, on CPU tensors."""
 
@@ -110,23 +145,18 @@ class TestInterpreted:
             wrong += disagreements(got, expected, sample.name)
         assert not wrong
 
-    @pytest.mark.parametrize("layout", ["channels_last", "expanded"])
+    @pytest.mark.parametrize(
+        ("layout", "block"),
+        [("expanded", USUAL.block), ("channels_last", 32)],  # the second makes several programs even here
+    )
     @pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
-    def test_strides_do_not_matter(self, operation: Any, layout: str) -> None:
-        form = LAYOUTS[layout]
-        inputs = {name: form(t) if t.ndim > 3 else t for name, t in operation.some()[-1].inputs.items()}
-        options = operation.some()[-1].options
-        got = evaluate(operation, inputs, options, backend="triton")
-        expected = evaluate(operation, inputs, options, backend="reference")
+    def test_neither_strides_nor_the_shape_of_a_launch_matter(self, operation: Any, layout: str, block: int) -> None:
+        form, sample = LAYOUTS[layout], operation.some()[-1]
+        inputs = {name: form(t) if t.ndim > 3 else t for name, t in sample.inputs.items()}
+        with shaped(Shape(block, warps=1)):
+            got = evaluate(operation, inputs, sample.options, backend="triton")
+        expected = evaluate(operation, inputs, sample.options, backend="reference")
         assert not disagreements(got, expected, layout)
-
-    @pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
-    def test_every_shape_of_a_launch_gives_the_same(self, operation: Any) -> None:
-        sample = operation.some()[-1]
-        with shaped(Shape(block=32, warps=1)):  # several programs even here
-            got = evaluate(operation, sample.inputs, sample.options, backend="triton")
-        expected = evaluate(operation, sample.inputs, sample.options, backend="reference")
-        assert not disagreements(got, expected, sample.name)
 
     def test_local_ncc_in_several_slabs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lncc, "PLANES", 2)
@@ -167,7 +197,8 @@ class TestInterpreted:
         image.copy_(torch.randint(-9, 9, image.shape))
         disp.copy_(torch.randint(-1, 2, disp.shape))
         assert triton_launch.index_of(image) == tl.int64
-        got = warping.warp(image, disp, "nearest", "border")
+        with overflow_checked(True):
+            got = warping.warp(image, disp, "nearest", "border")
         with l2rfast.backend("reference"):
             expected = l2rfast.warp(image.contiguous(), disp.contiguous(), mode="nearest")
         assert torch.equal(got, expected)
