@@ -1,4 +1,4 @@
-"""Small runs of training: started, and read again."""
+"""The command line in this process, and small runs of training: started, and read again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def command(scans: Path, out: Path, *options: str) -> list[str]:
 
 
 def train(scans: Path, out: Path, *options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, command(scans, out, *options))
+    return invoke(*command(scans, out, *options))
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """The command line in this process: its exit code and what is on the standard error."""
+    result = CliRunner().invoke(cli.app, [*map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stderr
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from runs import invoke
 
 import l2rfast
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
@@ -255,11 +256,11 @@ def test_bad_input_is_one_sentence(pair: dict[str, torch.Tensor], tmp_path: Path
     good = pair["fixed"].numpy()
     fixed = save(tmp_path / "fixed.nii.gz", good)
     for kind, path in bad_files(tmp_path, good).items():
-        done = command("register", fixed, path, "--out", tmp_path / "out", "--quiet")
-        assert done.returncode == 2, kind
-        assert done.stderr.startswith("l2rfast: error: "), kind
-        assert done.stderr.count("\n") == 1, (kind, done.stderr)
-        assert path.name in done.stderr, kind
+        code, error = invoke("register", fixed, path, "--out", tmp_path / "out", "--quiet")
+        assert code == 2, kind
+        assert error.startswith("l2rfast: error: "), kind
+        assert error.count("\n") == 1, (kind, error)
+        assert path.name in error, kind
         assert not (tmp_path / "out").exists(), kind
 
 
@@ -273,9 +274,9 @@ def test_bad_labels_and_output(pair: dict[str, torch.Tensor], tmp_path: Path) ->
         "--out": [files["fixed"] / "below-a-file"],
     }
     for fragment, arguments in cases.items():
-        done = command(*images, *arguments)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert fragment in done.stderr
+        code, error = invoke(*images, *arguments)
+        assert (code, error.count("\n")) == (2, 1), error
+        assert fragment in error
         assert not (tmp_path / "out").exists()
 
 
