@@ -40,7 +40,7 @@ def measures(
     field = result.displacement if displaced else torch.zeros_like(result.displacement)
     if fixed.labels is not None and moving.labels is not None:
         warped = result.warp(moving.labels.data, mode="nearest", displaced=displaced).long()
-        truth, both = fixed.labels.data.long(), _in_both(fixed.labels, moving.labels)
+        truth, both = fixed.labels.data.long(), in_both(fixed.labels, moving.labels)
         if not both:
             notice("data: labels of a pair that have no label in common: neither Dice nor HD95 is defined")
         found["DSC"] = _mean(dice(truth, warped, both))
@@ -61,10 +61,10 @@ def dice_by_label(result: Registration, fixed: Scan, moving: Scan) -> dict[int, 
     if fixed.labels is None or moving.labels is None:
         return {}
     warped = result.warp(moving.labels.data, mode="nearest").long()
-    return dice(fixed.labels.data.long(), warped, _in_both(fixed.labels, moving.labels))
+    return dice(fixed.labels.data.long(), warped, in_both(fixed.labels, moving.labels))
 
 
-def _in_both(fixed: Volume, moving: Volume) -> list[int]:
+def in_both(fixed: Volume, moving: Volume) -> list[int]:
     """The labels that Learn2Reg's evaluation is about: what moving does not have no registration could bring."""
     common: np.ndarray = np.intersect1d(fixed.data.numpy(), moving.data.numpy())
     return [int(label) for label in common if label != 0]

@@ -280,6 +280,16 @@ def test_bad_labels_and_output(pair: dict[str, torch.Tensor], tmp_path: Path) ->
         assert not (tmp_path / "out").exists()
 
 
+def test_labels_that_have_none_in_common_are_said(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    files = {name: save(tmp_path / f"{name}.nii.gz", values) for name, values in pair.items()}
+    others = save(tmp_path / "others.nii.gz", 100 * pair["moving_labels"])
+    options = ("--preset=fast", "--quiet", "--fixed-labels", files["fixed_labels"], "--moving-labels", others)
+    code, error = invoke("register", files["fixed"], files["moving"], "--out", tmp_path / "out", *options)
+    said = "--fixed-labels, --moving-labels: no label in common, so nothing of them can overlap"
+    assert (code, error) == (0, f"l2rfast: warning: {said}\n")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == [said]
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Path, kind: signal.Signals) -> None:
     files = {name: save(tmp_path / f"{name}.nii.gz", pair[name]) for name in ("fixed", "moving")}

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 
 from .._dispatch import OPERATORS
 from .._native import INSTRUCTION_SET
-from ..errors import InputError
+from ..errors import InputError, notice
 from ..methods.stages import Progress
 from .notices import notices
 from .report import Report
@@ -141,6 +141,7 @@ def run(
 
     from ..fields import jacobian_determinant
     from ..io import Volume, as_volume, axes_in_itk, read_labels, write_affine, write_displacement, write_image
+    from ..methods.metrics import in_both
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
     from ..output import OutputFolder
@@ -158,6 +159,8 @@ def run(
                     read_labels(fixed_labels, images[0], "--fixed-labels"),
                     read_labels(moving_labels, images[1], "--moving-labels"),
                 )
+                if not in_both(*labels):
+                    notice("--fixed-labels, --moving-labels: no label in common, so nothing of them can overlap")
         torch.manual_seed(SEED)
         result = compute(*images, progress=progress, **arguments)
         with stages.stage("warping"):
