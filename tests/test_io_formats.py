@@ -67,6 +67,17 @@ def test_meta_images_and_nrrd_lie_where_itk_has_them(tmp_path: Path, suffix: str
         np.testing.assert_allclose(places(volume), itk_places(path), atol=1e-9)
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_images_of_two_axes_lie_in_the_plane_of_the_first_two(tmp_path: Path, suffix: str) -> None:
+    turn = np.eye(4)
+    turn[:2, :2] = Rotation.from_euler("z", 25, degrees=True).as_matrix()[:2, :2] * [1.5, 0.9]
+    turn[:2, 3] = [-20, 31]
+    sitk.WriteImage(itk_image(values((9, 8)), turn), str(tmp_path / f"a{suffix}"))
+    volume = io.as_volume("image", tmp_path / f"a{suffix}", dims=(2, 3))
+    np.testing.assert_array_equal(volume.data.numpy(), values((9, 8)))
+    np.testing.assert_allclose(volume.affine, turn, atol=1e-9)
+
+
 SPACES = {
     "space: left-posterior-superior": [-1, -1, 1],
     "space: right-anterior-superior": [1, 1, 1],

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from l2rfast import InputError, io
+from l2rfast.cli.notices import notices
 from l2rfast.cli.register import run
 
 ROWS, COLUMNS = 13, 17
@@ -37,7 +38,7 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
         warnings.simplefilter("always")
         volume = io.as_volume("image", path, dims=(2, 3))
     assert volume.data.dtype == torch.float32
-    return volume.data.numpy().T, [str(warning.message).partition("): ")[2] for warning in caught]
+    return volume.data.numpy().T, [str(warning.message).removeprefix("image: ") for warning in caught]
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
@@ -129,6 +130,16 @@ def palette(path: Path, numbers: np.ndarray, colours: list[int]) -> Path:
 
 
 COLOURS = [0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255]
+
+
+def test_what_many_pictures_have_in_common_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        Image.fromarray(values(shape=(ROWS, COLUMNS, 3), seed=i)).save(tmp_path / f"{i}.png")
+    with notices() as said:
+        for i in range(3):
+            io.as_volume("data", tmp_path / f"{i}.png", dims=(2,))
+    assert said == ["data: its colours are made grey"]
+    assert capsys.readouterr().err == "l2rfast: warning: data: its colours are made grey\n"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

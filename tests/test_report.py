@@ -149,3 +149,25 @@ def test_overview_raises_what_the_file_system_says(tmp_path: Path) -> None:
     none = torch.zeros(SHAPE, dtype=torch.bool)
     with pytest.raises(FileNotFoundError):
         draw(tmp_path / "missing" / "a.png", torch.zeros(3, *SHAPE), none, torch.ones(SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("affine", "top"),
+    [
+        (None, False),
+        (np.eye(4), False),
+        (np.diag([-1.0, -1, 1, 1]), True),
+        (np.eye(4)[:, [0, 2, 1, 3]] * [1, -1, 1, 1], True),
+        (np.eye(4)[:, [1, 0, 2, 3]] * [1, -1, 1, 1], False),
+    ],
+)
+def test_what_is_posterior_or_inferior_is_drawn_below(tmp_path: Path, affine: np.ndarray | None, top: bool) -> None:
+    image = torch.zeros(30, 30)
+    image[:8, :8] = 1  # at the first voxels of both axes
+    field, folds = torch.zeros(2, 30, 30), torch.zeros(30, 30, dtype=torch.bool)
+    draw_overview(tmp_path / "a.png", image, image, image, field, folds, (1, 1), affine=affine)
+    first = imread(tmp_path / "a.png")[:, :370, :3].min(-1)
+    titles = first.shape[0] // 8
+    bright = np.argwhere(first[titles:-titles] > 0.95)
+    assert (bright.mean(0)[0] < first[titles:-titles].shape[0] / 2) == top
+    assert bright.mean(0)[1] < 185  # from left to right as before

@@ -37,6 +37,7 @@ def draw_overview(
     spacing: Sequence[float],
     labels: Tensor | None = None,
     entropy: Tensor | None = None,
+    affine: np.ndarray | None = None,
 ) -> None:
     """Draw the middle slices of a registration, or its only one, to a PNG, 2200 pixels wide.
 
@@ -48,6 +49,8 @@ def draw_overview(
         spacing: of the voxels along each axis, in mm.
         labels: ([D,] H, W), the warped labels of moving, whose contours are drawn on the fixed image.
         entropy: ([1, 1,] [D,] H, W), of the displacements, in nats: another column, black where it is 0.
+        affine: (4, 4) of the grid, voxel -> RAS millimetres: what is posterior or inferior, and the last row of a
+            picture, is then drawn below; else the first voxel of each axis is.
 
     Fixed and moving are windowed to their own `methods.intensities.robust_range`, warped as moving is; the differences
     are of the windowed images and share one scale. The grid is drawn at ``x + disp(x)``, within the plane.
@@ -93,6 +96,9 @@ def draw_overview(
             uncertain = entropy.detach().cpu().reshape(shape).numpy()
             _show(row[6], np.take(uncertain, middle, axis) / max(uncertain.max(), _TINY), mm, "inferno")
         row[5].scatter(*np.nonzero(np.take(folded, middle, axis)), s=6, c=_FOLD, marker="s", linewidths=0)
+        if affine is not None and _runs_down(affine[:3, plane[1]]):
+            for panel in row:
+                panel.invert_yaxis()
         box = row[0].get_position()
         label = f"axis {axis}, slice {middle}"
         figure.text(0.01, (box.y0 + box.y1) / 2, label, rotation=90, ha="center", va="center", **_LABEL)
@@ -104,6 +110,12 @@ def draw_overview(
         panels[0, 5].set_title(title, color=_FOLD, fontsize=14, pad=8)
     _draw_scale(figure, panels[-1, 3].get_position().x0, panels[-1, 4].get_position().x1, height)
     figure.savefig(path, format="png")
+
+
+def _runs_down(axis: np.ndarray) -> bool:
+    """Whether it goes to posterior or inferior, most of all."""
+    nearest = np.abs(axis).argmax()
+    return bool(nearest > 0 and axis[nearest] < 0)
 
 
 def _show(panel: Axes, pixels: np.ndarray, mm: list[float], cmap: Colormap | str = "gray", low: float = 0) -> None:

@@ -185,6 +185,7 @@ def run(
                 images[0].spacing,
                 None if warped_labels is None else warped_labels[1],
                 result.entropy,
+                images[0].affine,
             )
         with stages.stage("writing"):
             write_image(folder.path("warped.nii.gz"), Volume(warped, grid))

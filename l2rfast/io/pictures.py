@@ -85,8 +85,8 @@ def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], d
         said.append("its colours are made grey")
     if pixels.shape[2] % 2 == 0:
         said.append("its transparency is not used")
-    if said:
-        notice(f"{name}: {', '.join(said)}")
+    if said:  # once for all pictures of an argument: there may be thousands alike
+        notice(f"{name.partition(' (')[0]}: {', '.join(said)}")
     return grey.T if dtype is None else grey.T.astype(dtype)
 
 
