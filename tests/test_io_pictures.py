@@ -73,7 +73,7 @@ def test_colours_become_grey_which_is_said(tmp_path: Path, suffix: str, channels
     Image.fromarray(colours).save(tmp_path / f"a{suffix}")
     pixels, said = read(tmp_path / f"a{suffix}")
     np.testing.assert_allclose(pixels, colours[..., :3] @ np.array(BT601), atol=1e-4)
-    assert said == ["its colours are made grey" + ", its transparency is not used" * (channels == 4)]
+    assert said == ["its transparency is not used, " * (channels == 4) + "its colours are made grey"]
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -115,7 +115,9 @@ def test_greys_that_are_stored_as_colours_are_those_greys(tmp_path: Path) -> Non
     palette = Image.fromarray(grey).convert("P")  # whose palette is of greys
     palette.save(tmp_path / "palette.png")
     Image.fromarray(np.stack([grey, grey], -1)).save(tmp_path / "alpha.png")
-    for name, text in (("rgb.png", []), ("palette.png", []), ("alpha.png", ["its transparency is not used"])):
+    Image.fromarray(grey).save(tmp_path / "hole.png", transparency=7)
+    clear = ["its transparency is not used"]
+    for name, text in (("rgb.png", []), ("palette.png", []), ("alpha.png", clear), ("hole.png", clear)):
         pixels, said = read(tmp_path / name)
         np.testing.assert_array_equal(pixels, grey)
         assert said == text
@@ -255,6 +257,15 @@ def test_damaged_files_end_in_a_sentence(tmp_path: Path, name: str, capfd: pytes
 def test_a_picture_under_the_name_of_another_kind_is_read(tmp_path: Path) -> None:
     Image.fromarray(values()).save(tmp_path / "a.jpg", format="PNG")
     np.testing.assert_array_equal(read(tmp_path / "a.jpg")[0], values())
+
+
+def test_more_pixels_than_pillow_takes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(values()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    np.testing.assert_array_equal(read(tmp_path / "a.png")[0], values())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    message = "expected a picture of fewer pixels: Image size (221 pixels) exceeds limit of 200 pixels"
+    assert refused(tmp_path / "a.png").endswith(message)
 
 
 def test_tifffile_is_named_where_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

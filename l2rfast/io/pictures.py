@@ -25,9 +25,9 @@ _KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
 SUFFIXES = tuple(_KINDS)
 _FORMATS = ("PNG", "TIFF", "JPEG")  # whichever of them the name says, which is wrong at times
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as ITU-R BT.601 and Pillow have it
-_BITS, _SAMPLE, _ORIENTATION = 258, 339, 274  # tags of TIFF, the last of EXIF as well
+_WIDTH, _HEIGHT, _BITS, _SAMPLE, _ORIENTATION = 256, 257, 258, 339, 274  # tags of TIFF, the last of EXIF as well
 _WIDE = {(12, 1), (16, 1), (16, 2), (32, 2), (32, 3)}  # bits and kind (unsigned, signed, floating) that Pillow has
-_TURNED = "it is turned as its orientation says"
+_TURNED, _CLEAR = "it is turned as its orientation says", "its transparency is not used"
 _LOSSY = ("JPEG", "MPO")
 
 
@@ -52,13 +52,15 @@ def open_picture(name: str, path: Path) -> SpatialImage:
             palette or values that JPEG has changed; tifffile is missing.
     """
     kind = _KINDS[path.suffix.lower()]
-    with reading(name, kind, Exception), _quiet(), _opened(path) as file:
+    with reading(name, kind, Exception), _quiet(), _opened(name, path) as file:
         if file is not None:
             load: Callable[..., np.ndarray] = _by_pillow
             # Beside a photograph in JPEG lie smaller ones of it.
             pages, size = 1 if file.format in _LOSSY else getattr(file, "n_frames", 1), file.size
-            if file.format != "TIFF" and file.getexif().get(_ORIENTATION, 1) > 4:
-                size = size[::-1]  # Pillow has TIFF turned
+            if file.format == "TIFF":
+                size = file.tag_v2[_WIDTH], file.tag_v2[_HEIGHT]  # stored, while Pillow's may be turned
+            if file.getexif().get(_ORIENTATION, 1) > 4:
+                size = size[::-1]
         else:
             load = _by_tifffile
             with library(name, "tifffile", f"{kind} of such numbers").TiffFile(path) as tiff:
@@ -78,23 +80,21 @@ def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], d
     with reading(name, kind, Exception), _quiet():
         pixels = load(name, path, dtype is None, said)
     grey = pixels[..., 0]
-    if pixels.shape[2] > 2 and (pixels[..., :3] != grey[..., None]).any():
+    if (pixels != grey[..., None]).any():
         if dtype is None:
             raise InputError(f"{name}: expected the number of a label for each pixel, got colours")
-        grey = pixels[..., :3].astype(np.float32) @ _GREY
+        grey = pixels.astype(np.float32) @ _GREY
         said.append("its colours are made grey")
-    if pixels.shape[2] % 2 == 0:
-        said.append("its transparency is not used")
     if said:  # once for all pictures of an argument: there may be thousands alike
         notice(f"{name.partition(' (')[0]}: {', '.join(said)}")
     return grey.T if dtype is None else grey.T.astype(dtype)
 
 
 def _by_pillow(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
-    """(H, W, channels): grey or red, green and blue, and transparency where there is some."""
+    """(H, W, 1) or (H, W, 3): grey, or red, green and blue."""
     from PIL import ImageOps
 
-    with _opened(path) as file:
+    with _opened(name, path) as file:
         if labels and file.format in _LOSSY:
             raise InputError(f"{name}: expected labels as they were saved, in PNG or TIFF, but JPEG changes values")
         if file.mode in ("LA", "RGB", "RGBA") and ";16" in str(file.tile):
@@ -102,11 +102,14 @@ def _by_pillow(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarr
         if file.getexif().get(_ORIENTATION, 1) != 1:
             said.append(_TURNED)
         file.load()
-        clear = file.mode[-1] in "Aa" or "transparency" in file.info
+        if file.mode[-1] in "Aa" or "transparency" in file.info:
+            said.append(_CLEAR)
         turned = ImageOps.exif_transpose(file)
-        if (turned.mode[0] in "1LIF" and turned.mode != "LAB") or (turned.mode == "P" and labels):
-            return np.asarray(turned.convert("LA") if turned.mode == "La" else turned).reshape(*turned.size[::-1], -1)
-        return np.asarray(turned.convert("RGBA" if clear else "RGB"))
+        if turned.mode in ("LA", "La"):
+            turned = turned.convert("LA").getchannel("L")
+        if turned.mode in ("1", "L", "F") or turned.mode[0] == "I" or (turned.mode == "P" and labels):
+            return np.asarray(turned)[..., None]
+        return np.asarray(turned.convert("RGB"))
 
 
 def _by_tifffile(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
@@ -124,9 +127,12 @@ def _by_tifffile(name: str, path: Path, labels: bool, said: list[str]) -> np.nda
         if (orientation := page.tags.valueof(_ORIENTATION, 1)) != 1:
             said.append(_TURNED)
             channels = _turned(channels, orientation)
-    if channels.shape[2] - (page.photometric == tifffile.PHOTOMETRIC.RGB) * 2 not in (1, 2):
-        raise InputError(f"{name}: expected shades of grey or colours, got {channels.shape[2]} channels")
-    return channels
+    wanted = 3 if page.photometric == tifffile.PHOTOMETRIC.RGB else 1
+    if (found := channels.shape[2]) not in (wanted, wanted + 1):
+        raise InputError(f"{name}: expected shades of grey or colours, got {found} channels")
+    if found > wanted:
+        said.append(_CLEAR)
+    return channels[..., :wanted]
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -138,7 +144,7 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return turned
 
 
-def _opened(path: Path) -> Any:
+def _opened(name: str, path: Path) -> Any:
     """A context of Pillow's file; of None, where it is a TIFF that Pillow cannot read, or not as it is."""
     from PIL import Image, UnidentifiedImageError
 
@@ -149,6 +155,8 @@ def _opened(path: Path) -> Any:
             if stream.read(2) not in (b"II", b"MM"):
                 raise
         return nullcontext()
+    except Image.DecompressionBombError as error:  # what Pillow takes for too many
+        raise InputError(f"{name}: expected a picture of fewer pixels: {str(error).partition(',')[0]}") from error
     if file.format == "TIFF":
         bits, (sample, *_) = file.tag_v2.get(_BITS, (1,)), file.tag_v2.get(_SAMPLE, (1,))
         exact = (max(bits) <= 8 and sample == 1) or (*bits, sample) in _WIDE
