@@ -53,6 +53,10 @@ def _fake_compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner.new_empty((max(outer.shape[0], inner.shape[0]), *inner.shape[1:]))
 
 
+def _fake_determinant(disp: Tensor) -> Tensor:
+    return disp.new_empty((disp.shape[0], *disp.shape[2:]))
+
+
 _compose = Operator(integration.compose, fake=_fake_compose, backward=_compose_gradient, setup_context=_compose_context)
 _integrate_velocity_backward = Operator(
     integration.integrate_velocity_backward,
@@ -69,10 +73,11 @@ _jacobian_determinant_backward = Operator(
 )
 _jacobian_determinant = Operator(
     jacobian.jacobian_determinant,
-    fake=lambda disp: disp.new_empty((disp.shape[0], *disp.shape[2:])),
+    fake=_fake_determinant,
     backward=_jacobian_gradient,
     setup_context=_jacobian_context,
 )
+_digital_jacobian = Operator(jacobian.digital_jacobian, fake=_fake_determinant)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -146,4 +151,29 @@ def jacobian_determinant(disp: Tensor) -> Tensor:
     """
     _check.field("disp", disp)
     result: Tensor = _jacobian_determinant(disp.to(_check.arithmetic_dtype(disp)))
+    return result.to(disp.dtype)
+
+
+def digital_jacobian(disp: Tensor) -> Tensor:
+    """The least Jacobian determinant of x + disp(x) at every voxel: not positive where the map on the grid folds.
+
+    Central differences miss folds between neighbours. Between the voxels the map is taken as linear on triangles, or on
+    tetrahedra, whose signed volumes are these determinants; a map is a digital diffeomorphism where all are positive
+    (Liu et al., "On finite difference Jacobian computation in deformable image registration", IJCV 2024).
+
+    Args:
+        disp: (N, ndim, *spatial) displacement field in voxels, 2-D or 3-D, floating.
+
+    Returns:
+        (N, *spatial) in the field's dtype: the least determinant of the 2^ndim combinations of forward and backward
+        differences, of which that of central differences is the mean. In 3-D the two tetrahedra in the middle of a
+        cube of eight voxels, over their volume in the grid, count at its first voxel. At the border there are the
+        differences inwards, along an axis of one voxel none. It has no derivative.
+
+    Raises:
+        InputError: a wrong shape or dtype.
+        NotDifferentiableError: a derivative is asked for.
+    """
+    _check.field("disp", disp)
+    result: Tensor = _digital_jacobian(disp.to(_check.arithmetic_dtype(disp)))
     return result.to(disp.dtype)

@@ -12,6 +12,9 @@
 namespace l2rfast {
 namespace {
 
+// The neighbours that a difference is of. At the border there is one, which then serves every side.
+enum class Side { both, before, after };
+
 // Differences along one axis as two rows and the inverse of their distance: (high[x] - low[x]) * inverse.
 template <class T>
 struct Difference {
@@ -19,8 +22,12 @@ struct Difference {
   T inverse;
 
   Difference() = default;
-  Difference(const T* row, int64_t i, int64_t size, int64_t stride) {
-    const int64_t before = i > 0, after = i < size - 1;
+  Difference(const T* row, int64_t i, int64_t size, int64_t stride, Side side) {
+    int64_t before = i > 0, after = i < size - 1;
+    if (before && after) {
+      before = side != Side::after;
+      after = side != Side::before;
+    }
     low = row - before * stride;
     high = row + after * stride;
     inverse = before + after > 0 ? T(1) / T(before + after) : T(0);
@@ -32,6 +39,16 @@ struct Difference {
 template <int ndim, class T>
 struct Jacobian {
   Difference<T> of[ndim][ndim];
+
+  // Of a field (ndim, *spatial), for the stretch that begins at x.
+  Jacobian(const T* disp, const Grid& grid, int64_t row, int64_t x, Side side = Side::both) {
+    for (int k = 0; k < ndim; ++k) {
+      const T* u = disp + k * grid.numel() + row * grid.w;
+      of[k][ndim - 1] = {u, x, grid.w, 1, side};
+      of[k][ndim - 2] = {u, row % grid.h, grid.h, grid.w, side};
+      if constexpr (ndim == 3) of[k][0] = {u, row / grid.h, grid.d, grid.h * grid.w, side};
+    }
+  }
 
   template <int k, int l>
   L2RFAST_INLINE T entry(int64_t x) const {
@@ -49,28 +66,18 @@ struct Jacobian {
   }
 };
 
-// Calls f(jacobian, begin, end) for the stretches of a row of a field (ndim, *spatial).
-template <int ndim, class T, class F>
-void each_stretch(const T* disp, const Grid& grid, int64_t row, const F& f) {
-  const int64_t z = row / grid.h, y = row % grid.h, w = grid.w;
-  const auto run = [&](int64_t begin, int64_t end) {
-    Jacobian<ndim, T> j;
-    for (int k = 0; k < ndim; ++k) {
-      const T* u = disp + k * grid.numel() + row * w;
-      j.of[k][ndim - 1] = {u, begin, w, 1};
-      j.of[k][ndim - 2] = {u, y, grid.h, w};
-      if constexpr (ndim == 3) j.of[k][0] = {u, z, grid.d, grid.h * w};
-    }
-    f(j, begin, end);
-  };
-  run(0, 1);
-  if (w > 2) run(1, w - 1);
-  if (w > 1) run(w - 1, w);
+// Calls f(begin, end) for the stretches of a row.
+template <class F>
+void each_stretch(int64_t w, const F& f) {
+  f(0, 1);
+  if (w > 2) f(1, w - 1);
+  if (w > 1) f(w - 1, w);
 }
 
 template <int ndim, class T>
 void determinant_row(const T* disp, const Grid& grid, int64_t row, T* __restrict result) {
-  each_stretch<ndim>(disp, grid, row, [&](const Jacobian<ndim, T> j, int64_t begin, int64_t end) {
+  each_stretch(grid.w, [&](int64_t begin, int64_t end) {
+    const Jacobian<ndim, T> j(disp, grid, row, begin);
     for (int64_t x = begin; x < end; ++x) {
       T sum = j.template entry<0, 0>(x) * j.template cofactor<0, 0>(x);
       sum += j.template entry<0, 1>(x) * j.template cofactor<0, 1>(x);
@@ -78,6 +85,79 @@ void determinant_row(const T* disp, const Grid& grid, int64_t row, T* __restrict
       result[x] = sum;
     }
   });
+}
+
+template <int n, class T>
+using Square = std::array<std::array<T, n>, n>;
+
+// By columns.
+template <class T>
+L2RFAST_INLINE T determinant(const Square<2, T>& m) {
+  return m[0][0] * m[1][1] - m[0][1] * m[1][0];
+}
+template <class T>
+L2RFAST_INLINE T determinant(const Square<3, T>& m) {
+  const T x = m[1][1] * m[2][2] - m[1][2] * m[2][1], y = m[1][2] * m[2][0] - m[1][0] * m[2][2];
+  return m[0][0] * x + m[0][1] * y + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
+}
+
+// The lesser; NaN where one of them is.
+template <class T>
+L2RFAST_INLINE T least(T a, T b) {
+  return b < a || b != b ? b : a;
+}
+
+// The determinants of all combinations of sides. That of central differences is their mean.
+template <int ndim, class T>
+L2RFAST_INLINE T least_of_sides(const Jacobian<ndim, T>& before, const Jacobian<ndim, T>& after, int64_t x) {
+  Square<ndim, T> columns[2];
+  each_axis<ndim>([&](auto k) {
+    each_axis<ndim>([&](auto l) {
+      columns[0][l.value][k.value] = before.template entry<k.value, l.value>(x);
+      columns[1][l.value][k.value] = after.template entry<k.value, l.value>(x);
+    });
+  });
+  T result = std::numeric_limits<T>::infinity();
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    const auto combine = [&]<int sides>() {
+      Square<ndim, T> j = columns[0];
+      each_axis<ndim>([&](auto l) { j[l.value] = columns[sides >> l.value & 1][l.value]; });
+      result = least(result, determinant(j));
+    };
+    (combine.template operator()<i>(), ...);
+  }(std::make_integer_sequence<int, 1 << ndim>{});
+  return result;
+}
+
+// The two tetrahedra in the middle of the cube from a voxel on, over their volume in the grid: from the first corner to
+// those beyond its three faces, and to the last corner from the other three. `u` are the components' first voxels.
+template <class T>
+L2RFAST_INLINE T least_of_middles(const T* const (&u)[3], int64_t z, int64_t y, int64_t x) {
+  const int64_t step[3] = {z, y, 1}, all = z + y + 1;
+  Square<3, T> first, last;
+  each_axis<3>([&](auto k) {
+    const T* c = u[k.value] + x;
+    each_axis<3>([&](auto l) {
+      first[l.value][k.value] = c[all - step[l.value]] - c[0] + T(k.value != l.value);
+      last[l.value][k.value] = c[all] - c[step[l.value]] + T(k.value != l.value);
+    });
+  });
+  return T(0.5) * least(determinant(first), determinant(last));
+}
+
+template <int ndim, class T>
+void digital_row(const T* disp, const Grid& grid, int64_t row, T* __restrict result) {
+  each_stretch(grid.w, [&](int64_t begin, int64_t end) {
+    const Jacobian<ndim, T> before(disp, grid, row, begin, Side::before), after(disp, grid, row, begin, Side::after);
+    for (int64_t x = begin; x < end; ++x) result[x] = least_of_sides(before, after, x);
+  });
+  if constexpr (ndim == 3) {
+    if (row / grid.h == grid.d - 1 || row % grid.h == grid.h - 1) return;
+    const int64_t z = grid.h * grid.w, y = grid.w;
+    const T* const first = disp + row * grid.w;
+    const T* const u[3] = {first, first + grid.numel(), first + 2 * grid.numel()};
+    for (int64_t x = 0; x < grid.w - 1; ++x) result[x] = least(result[x], least_of_middles(u, z, y, x));
+  }
 }
 
 // What the difference at i0 along an axis of that size, over its width, gives to the value at i.
@@ -107,7 +187,8 @@ void gradient_row(const T* grad, const T* disp, const Grid& grid, int64_t row, T
         if (factor == 0) continue;
         const int64_t other = row + away * stride[axis];
         const T* g = grad + other * w;
-        each_stretch<ndim>(disp, grid, other, [&](const Jacobian<ndim, T> j, int64_t begin, int64_t end) {
+        each_stretch(w, [&](int64_t begin, int64_t end) {
+          const Jacobian<ndim, T> j(disp, grid, other, begin);
           T* __restrict to = products;
           for (int64_t x = begin; x < end; ++x) to[x] = factor * g[x] * j.template cofactor<k.value, l.value>(x);
         });
@@ -139,7 +220,9 @@ void each_row(const Tensor& disp, const Grid& grid, const F& f) {
   });
 }
 
-Tensor jacobian_determinant(const Tensor& disp_) {
+// A number for every voxel: f(ndim, disp, grid, row, result), of pointers to the item's first voxel and to the row.
+template <class F>
+Tensor of_each_row(const Tensor& disp_, const F& f) {
   const Tensor disp = packed(disp_);
   auto shape = shape_of(disp);
   shape.erase(shape.begin() + 1);
@@ -148,9 +231,17 @@ Tensor jacobian_determinant(const Tensor& disp_) {
   each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
     using T = decltype(t);
     T* out = write<T>(result) + n * grid.numel() + row * grid.w;
-    determinant_row<ndim.value>(read<T>(disp) + n * ndim.value * grid.numel(), grid, row, out);
+    f(ndim, read<T>(disp) + n * ndim.value * grid.numel(), grid, row, out);
   });
   return result;
+}
+
+Tensor jacobian_determinant(const Tensor& disp) {
+  return of_each_row(disp, [](auto ndim, auto... row) { determinant_row<ndim.value>(row...); });
+}
+
+Tensor digital_jacobian(const Tensor& disp) {
+  return of_each_row(disp, [](auto ndim, auto... row) { digital_row<ndim.value>(row...); });
 }
 
 Tensor jacobian_determinant_backward(const Tensor& grad_, const Tensor& disp_) {
@@ -168,6 +259,7 @@ Tensor jacobian_determinant_backward(const Tensor& grad_, const Tensor& disp_) {
 
 STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) {
   m.impl("jacobian_determinant", TORCH_BOX(&jacobian_determinant));
+  m.impl("digital_jacobian", TORCH_BOX(&digital_jacobian));
   m.impl("jacobian_determinant_backward", TORCH_BOX(&jacobian_determinant_backward));
 }
 

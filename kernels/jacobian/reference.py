@@ -1,9 +1,13 @@
-"""Jacobian determinant of x + disp(x): the definition.
+"""Jacobian determinants of x + disp(x): the definition.
 
-J_kl = delta_kl + d disp_k / d x_l by central differences, one-sided at the border, 0 along an axis of one voxel.
+J_kl = delta_kl + d disp_k / d x_l by central differences, one-sided at the border, 0 along an axis of one voxel; and by
+one-sided differences everywhere.
 """
 
 from __future__ import annotations
+
+from functools import reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -40,11 +44,63 @@ def _jacobian(disp: Tensor) -> Tensor:
 
 def jacobian_determinant(disp: Tensor) -> Tensor:
     """disp (N, ndim, *spatial) -> (N, *spatial)."""
-    j = _jacobian(disp)
-    if disp.shape[1] == 2:
+    return _determinant(_jacobian(disp))
+
+
+def _determinant(j: Tensor) -> Tensor:
+    if j.shape[-1] == 2:
         return j[..., 0, 0] * j[..., 1, 1] - j[..., 0, 1] * j[..., 1, 0]
     normal: Tensor = torch.linalg.cross(j[..., 1, :], j[..., 2, :])
     return (j[..., 0, :] * normal).sum(-1)
+
+
+def digital_jacobian(disp: Tensor) -> Tensor:
+    """disp (N, ndim, *spatial) -> (N, *spatial): the least of all one-sided ones and of the tetrahedra between.
+
+    The determinant is linear in every column: that of central differences is the mean of the one-sided, never the
+    least.
+    """
+    ndim = disp.shape[1]
+    columns = [
+        [side + unit.view(-1, *[1] * ndim) for side in _one_sided(disp, 2 + axis)]
+        for axis, unit in enumerate(torch.eye(ndim, dtype=disp.dtype, device=disp.device))
+    ]
+    result = reduce(torch.minimum, (_determinant(torch.stack(j, -1).movedim(1, -2)) for j in product(*columns)))
+    if ndim == 3:
+        cubes = result[:, :-1, :-1, :-1]
+        cubes.copy_(reduce(torch.minimum, _middles(disp), cubes))
+    return result
+
+
+def _one_sided(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Backward and forward differences, each the other where its neighbour is missing; 0 along an axis of one voxel."""
+    size = x.shape[axis]
+    if size == 1:
+        return torch.zeros_like(x), torch.zeros_like(x)
+    steps = x.diff(dim=axis)
+    return (
+        torch.cat([steps.narrow(axis, 0, 1), steps], axis),
+        torch.cat([steps, steps.narrow(axis, size - 2, 1)], axis),
+    )
+
+
+def _middles(disp: Tensor) -> list[Tensor]:
+    """(N, D - 1, H - 1, W - 1) each: the tetrahedra in the middle of every cube, over their volume in the grid.
+
+    A cube is cut into five tetrahedra in two ways. The four at corners are one-sided determinants; that in the middle
+    has the other four corners: an edge from one of them differs from the grid's by the displacements at its ends.
+    """
+
+    def corner(*at: int) -> Tensor:
+        z, y, x = (slice(i, i - 1 or None) for i in at)
+        return disp[:, :, z, y, x]
+
+    edges = 1 - torch.eye(3, dtype=disp.dtype, device=disp.device)
+    ends = [(0, 1, 1), (1, 0, 1), (1, 1, 0)]
+    first = [corner(*end) - corner(0, 0, 0) for end in ends]
+    last = [corner(1, 1, 1) - corner(*(1 - i for i in end)) for end in ends]
+    # Of the grid's own edges the determinant is 2.
+    return [_determinant(torch.stack(change, -1).movedim(1, -2) + edges) / 2 for change in (first, last)]
 
 
 def jacobian_determinant_backward(grad: Tensor, disp: Tensor) -> Tensor:
