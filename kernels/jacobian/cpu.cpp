@@ -8,9 +8,27 @@
 
 #include "common/rows.h"
 #include "common/sampling.h"
+#include "common/vectors.h"
 
 namespace l2rfast {
 namespace {
+
+// As many values as V has: one, or a vector.
+template <class V, class T>
+L2RFAST_INLINE V values(const T* p) {
+  if constexpr (std::is_same_v<V, T>)
+    return *p;
+  else
+    return load(p);
+}
+
+template <class V, class T>
+L2RFAST_INLINE void store_values(T* p, V v) {
+  if constexpr (std::is_same_v<V, T>)
+    *p = v;
+  else
+    store(p, v);
+}
 
 // The neighbours that a difference is of. At the border there is one, which then serves every side.
 enum class Side { both, before, after };
@@ -32,7 +50,10 @@ struct Difference {
     high = row + after * stride;
     inverse = before + after > 0 ? T(1) / T(before + after) : T(0);
   }
-  T operator()(int64_t x) const { return (high[x] - low[x]) * inverse; }
+  template <class V>
+  L2RFAST_INLINE V at(int64_t x) const {
+    return (values<V>(high + x) - values<V>(low + x)) * inverse;
+  }
 };
 
 // J of x + disp(x) on a stretch of a row where every voxel has the same kind of neighbours along x.
@@ -50,9 +71,9 @@ struct Jacobian {
     }
   }
 
-  template <int k, int l>
-  L2RFAST_INLINE T entry(int64_t x) const {
-    return of[k][l](x) + T(k == l);
+  template <int k, int l, class V = T>
+  L2RFAST_INLINE V entry(int64_t x) const {
+    return of[k][l].template at<V>(x) + T(k == l);
   }
   // d determinant / d J_kl.
   template <int k, int l>
@@ -87,76 +108,90 @@ void determinant_row(const T* disp, const Grid& grid, int64_t row, T* __restrict
   });
 }
 
-template <int n, class T>
-using Square = std::array<std::array<T, n>, n>;
-
-// By columns.
-template <class T>
-L2RFAST_INLINE T determinant(const Square<2, T>& m) {
-  return m[0][0] * m[1][1] - m[0][1] * m[1][0];
+// Of a matrix's columns.
+template <class V>
+L2RFAST_INLINE V determinant(const V (&a)[2], const V (&b)[2]) {
+  return a[0] * b[1] - a[1] * b[0];
 }
-template <class T>
-L2RFAST_INLINE T determinant(const Square<3, T>& m) {
-  const T x = m[1][1] * m[2][2] - m[1][2] * m[2][1], y = m[1][2] * m[2][0] - m[1][0] * m[2][2];
-  return m[0][0] * x + m[0][1] * y + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
+template <class V>
+L2RFAST_INLINE V determinant(const V (&a)[3], const V (&b)[3], const V (&c)[3]) {
+  const V x = b[1] * c[2] - b[2] * c[1], y = b[2] * c[0] - b[0] * c[2], z = b[0] * c[1] - b[1] * c[0];
+  return a[0] * x + a[1] * y + a[2] * z;
 }
 
 // The lesser; NaN where one of them is.
-template <class T>
-L2RFAST_INLINE T least(T a, T b) {
-  return b < a || b != b ? b : a;
+template <class V>
+L2RFAST_INLINE V least(V a, V b) {
+  return (b < a) | (b != b) ? b : a;
 }
 
 // The determinants of all combinations of sides. That of central differences is their mean.
-template <int ndim, class T>
-L2RFAST_INLINE T least_of_sides(const Jacobian<ndim, T>& before, const Jacobian<ndim, T>& after, int64_t x) {
-  Square<ndim, T> columns[2];
-  each_axis<ndim>([&](auto k) {
-    each_axis<ndim>([&](auto l) {
-      columns[0][l.value][k.value] = before.template entry<k.value, l.value>(x);
-      columns[1][l.value][k.value] = after.template entry<k.value, l.value>(x);
+template <class V, int ndim, class T>
+L2RFAST_INLINE V least_of_sides(const Jacobian<ndim, T> (&side)[2], int64_t x) {
+  V column[ndim][2][ndim];
+  each_axis<ndim>([&](auto l) L2RFAST_LAMBDA {
+    each_axis<ndim>([&](auto k) L2RFAST_LAMBDA {
+      column[l.value][0][k.value] = side[0].template entry<k.value, l.value, V>(x);
+      column[l.value][1][k.value] = side[1].template entry<k.value, l.value, V>(x);
     });
   });
-  T result = std::numeric_limits<T>::infinity();
-  [&]<int... i>(std::integer_sequence<int, i...>) {
-    const auto combine = [&]<int sides>() {
-      Square<ndim, T> j = columns[0];
-      each_axis<ndim>([&](auto l) { j[l.value] = columns[sides >> l.value & 1][l.value]; });
-      result = least(result, determinant(j));
+  const auto &a = column[0], &b = column[1];
+  if constexpr (ndim == 2) {
+    const auto either = [&](const V(&first)[2])
+                            L2RFAST_LAMBDA { return least(determinant(first, b[0]), determinant(first, b[1])); };
+    return least(either(a[0]), either(a[1]));
+  } else {
+    const auto& c = column[2];
+    const auto both = [&](const V(&second)[3], const V(&third)[3]) L2RFAST_LAMBDA {
+      return least(determinant(a[0], second, third), determinant(a[1], second, third));
     };
-    (combine.template operator()<i>(), ...);
-  }(std::make_integer_sequence<int, 1 << ndim>{});
-  return result;
+    return least(least(both(b[0], c[0]), both(b[0], c[1])), least(both(b[1], c[0]), both(b[1], c[1])));
+  }
 }
 
-// The two tetrahedra in the middle of the cube from a voxel on, over their volume in the grid: from the first corner to
-// those beyond its three faces, and to the last corner from the other three. `u` are the components' first voxels.
-template <class T>
-L2RFAST_INLINE T least_of_middles(const T* const (&u)[3], int64_t z, int64_t y, int64_t x) {
-  const int64_t step[3] = {z, y, 1}, all = z + y + 1;
-  Square<3, T> first, last;
-  each_axis<3>([&](auto k) {
-    const T* c = u[k.value] + x;
-    each_axis<3>([&](auto l) {
-      first[l.value][k.value] = c[all - step[l.value]] - c[0] + T(k.value != l.value);
-      last[l.value][k.value] = c[all] - c[step[l.value]] + T(k.value != l.value);
-    });
+// The tetrahedra in the middle of the cube from a voxel on, over their volume in the grid: from the first corner to
+// those beyond its three faces, and to the last corner from the other three. `u` is that voxel's first component.
+template <class V, class T>
+L2RFAST_INLINE V least_of_middles(const T* u, int64_t numel, int64_t z, int64_t y) {
+  V first[3][3], last[3][3];
+  each_axis<3>([&](auto k) L2RFAST_LAMBDA {
+    const auto corner = [&](int64_t at) L2RFAST_LAMBDA { return values<V>(u + k.value * numel + at); };
+    first[0][k.value] = corner(y + 1) - corner(0) + T(k.value != 0);
+    first[1][k.value] = corner(z + 1) - corner(0) + T(k.value != 1);
+    first[2][k.value] = corner(z + y) - corner(0) + T(k.value != 2);
+    last[0][k.value] = corner(z + y + 1) - corner(z) + T(k.value != 0);
+    last[1][k.value] = corner(z + y + 1) - corner(y) + T(k.value != 1);
+    last[2][k.value] = corner(z + y + 1) - corner(1) + T(k.value != 2);
   });
-  return T(0.5) * least(determinant(first), determinant(last));
+  return T(0.5) * least(determinant(first[0], first[1], first[2]), determinant(last[0], last[1], last[2]));
+}
+
+// Calls f(V, x) for vectors, the last of which may overlap the one before, or for values where there are few.
+template <class T, class F>
+void each_vector(int64_t begin, int64_t end, const F& f) {
+  constexpr int64_t lanes = kLanes<T>;
+  if (end - begin >= lanes)
+    for (int64_t x = begin; x < end; x += lanes) f(Vector<T>{}, std::min(x, end - lanes));
+  else
+    for (int64_t x = begin; x < end; ++x) f(T{}, x);
 }
 
 template <int ndim, class T>
-void digital_row(const T* disp, const Grid& grid, int64_t row, T* __restrict result) {
+void digital_row(const T* disp, const Grid& grid, int64_t row, T* result) {
   each_stretch(grid.w, [&](int64_t begin, int64_t end) {
-    const Jacobian<ndim, T> before(disp, grid, row, begin, Side::before), after(disp, grid, row, begin, Side::after);
-    for (int64_t x = begin; x < end; ++x) result[x] = least_of_sides(before, after, x);
+    const Jacobian<ndim, T> sides[2] = {{disp, grid, row, begin, Side::before}, {disp, grid, row, begin, Side::after}};
+    each_vector<T>(begin, end, [&](auto v, int64_t x) L2RFAST_LAMBDA {
+      using V = decltype(v);
+      store_values(result + x, least_of_sides<V>(sides, x));
+    });
   });
   if constexpr (ndim == 3) {
     if (row / grid.h == grid.d - 1 || row % grid.h == grid.h - 1) return;
-    const int64_t z = grid.h * grid.w, y = grid.w;
-    const T* const first = disp + row * grid.w;
-    const T* const u[3] = {first, first + grid.numel(), first + 2 * grid.numel()};
-    for (int64_t x = 0; x < grid.w - 1; ++x) result[x] = least(result[x], least_of_middles(u, z, y, x));
+    each_vector<T>(0, grid.w - 1, [&](auto v, int64_t x) L2RFAST_LAMBDA {
+      using V = decltype(v);
+      const V middles = least_of_middles<V>(disp + row * grid.w + x, grid.numel(), grid.h * grid.w, grid.w);
+      store_values(result + x, least(values<V>(result + x), middles));
+    });
   }
 }
 
