@@ -11,18 +11,18 @@ from torch import Tensor
 
 from l2rfast.errors import notice
 from l2rfast.io import Volume
-from l2rfast.metrics import dice, folding_fraction, hd95, log_jacobian_std, tre
+from l2rfast.metrics import dice, digital_folding_fraction, folding_fraction, hd95, log_jacobian_std, tre
 
 from .method import Registration
 from .training.cases import Scan
 
-MEASURES = ("DSC", "HD95", "TRE_lm", "TRE_kp", "LogJacDetStd", "num_foldings")
+MEASURES = ("DSC", "HD95", "TRE_lm", "TRE_kp", "LogJacDetStd", "num_foldings", "digital_foldings")
 
 
 def measures(
     result: Registration, fixed: Scan, moving: Scan, *, surfaces: bool = False, displaced: bool = True
 ) -> dict[str, float]:
-    """The measures of Learn2Reg, under its names.
+    """The measures of Learn2Reg, under its names, and folds by a stricter one.
 
     Args:
         result: of the images of the two scans.
@@ -33,8 +33,8 @@ def measures(
     Returns:
         ``DSC`` (mean Dice over the labels that are in both) and ``HD95`` (mean, mm) where both have labels, ``TRE_lm``
         (mean, mm) where both have landmarks, ``TRE_kp`` where both have keypoints; with the field ``LogJacDetStd`` (as
-        `l2rfast.metrics.log_jacobian_std` defines it) and ``num_foldings`` (in % of the voxels). NaN where one is not
-        defined.
+        `l2rfast.metrics.log_jacobian_std` defines it), ``num_foldings`` and ``digital_foldings`` (in % of the voxels;
+        `l2rfast.metrics.digital_folding_fraction` defines the latter). NaN where one is not defined.
     """
     found, spacing = {}, result.fixed.spacing
     field = result.displacement if displaced else torch.zeros_like(result.displacement)
@@ -53,6 +53,7 @@ def measures(
     if displaced:
         found["LogJacDetStd"] = float(log_jacobian_std(field))
         found["num_foldings"] = 100 * float(folding_fraction(field))
+        found["digital_foldings"] = 100 * float(digital_folding_fraction(field))
     return found
 
 

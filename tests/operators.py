@@ -205,6 +205,12 @@ OPERATIONS = [
         ("disp",),
     ),
     Operation(
+        l2rfast.digital_jacobian,
+        list(samples.noisy("disp", None, SHAPES)),
+        list(samples.noisy("disp", None, BIG)),
+        [*not_tensors("disp"), ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis")],
+    ),
+    Operation(
         l2rfast.box_average,
         list(samples.noisy("image", 3, SHAPES, radius=[1, 0], passes=[2, 0], padding=BOXES))
         + list(samples.noisy("image", 3, SHAPES, radius=[3], padding=BOXES)),

@@ -75,7 +75,14 @@ def test_the_files(table: Path, tmp_path: Path) -> None:
     found = {kind: values["DSC"] for kind, values in content["aggregates"].items()}
     expected = {"mean": np.mean(scores), "std": np.std(scores, ddof=1), "30": np.quantile(scores, 0.3)}
     assert found == pytest.approx(expected)
-    assert set(content["aggregates"]["mean"]) == {"DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings"}
+    assert set(content["aggregates"]["mean"]) == {
+        "DSC",
+        "HD95",
+        "TRE_lm",
+        "LogJacDetStd",
+        "num_foldings",
+        "digital_foldings",
+    }
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -147,7 +154,7 @@ def test_the_table_on_the_terminal_has_every_measure(table: Path, tmp_path: Path
     turned = datasets.table(table.parent / "two.csv", [third, first])
     result = CliRunner().invoke(cli.app, ["evaluate", f"--data={turned}", f"--out={tmp_path}", "--preset=fast"])
     assert result.exit_code == 0
-    for name in ("DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings"):
+    for name in ("DSC", "HD95", "TRE_lm", "LogJacDetStd", "num_foldings", "digital_foldings"):
         assert name in result.stderr
 
 
@@ -286,7 +293,8 @@ def test_measures_on_other_grids(scale: int) -> None:
     result = Registration(displacement, *volumes, {}, {})
     after = measures(result, *scans, surfaces=True)
     assert after == pytest.approx(
-        {"DSC": 1.0, "HD95": 0.0, "TRE_lm": 1.0, "LogJacDetStd": 0.0, "num_foldings": 0.0}, abs=1e-5
+        {"DSC": 1.0, "HD95": 0.0, "TRE_lm": 1.0, "LogJacDetStd": 0.0, "num_foldings": 0.0, "digital_foldings": 0.0},
+        abs=1e-5,
     )
     before = measures(result, *scans, surfaces=True, displaced=False)
     assert set(before) == {"DSC", "HD95", "TRE_lm"}

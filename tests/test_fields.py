@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +15,12 @@ from samples import coordinates, noise
 from torch import Tensor
 
 import l2rfast
-from l2rfast import compose, integrate_velocity, jacobian_determinant, warp
+from l2rfast import compose, digital_jacobian, integrate_velocity, jacobian_determinant, warp
 
 SIZES = [(6, 7), (4, 6, 5)]
 
 each_backend = pytest.mark.parametrize("backend", runnable("integrate_velocity", ("cpu",)))
+each_digital = pytest.mark.parametrize("backend", runnable("digital_jacobian", ("cpu",)))
 each_size = pytest.mark.parametrize("size", SIZES, ids=["2d", "3d"])
 
 sizes = st.integers(2, 3).flatmap(lambda ndim: st.lists(st.integers(1, 7), min_size=ndim, max_size=ndim))
@@ -192,3 +197,73 @@ def test_the_jacobian_along_axes_of_one_voxel(size: list[int], generator: torch.
     disp = random(1, 2, *plane, generator=generator)
     deep = torch.cat([random(1, 1, 1, *plane, generator=generator), disp[:, :, None]], 1)
     torch.testing.assert_close(jacobian_determinant(deep)[:, 0], jacobian_determinant(disp), rtol=1e-12, atol=1e-12)
+
+
+def least_determinant(disp: np.ndarray) -> np.ndarray:
+    """By loops over the voxels, of a field (ndim, *spatial)."""
+    size = disp.shape[1:]
+    axes, unit = range(len(size)), np.eye(len(size), dtype=int)
+
+    def place(at: np.ndarray) -> np.ndarray:
+        return at + disp[(slice(None), *at)]
+
+    def columns(at: np.ndarray, axis: int) -> list[np.ndarray]:
+        """Backward, forward and central differences, those that there are."""
+        ends = [(at - unit[axis], at), (at, at + unit[axis]), (at - unit[axis], at + unit[axis])]
+        there = [(a, b) for a, b in ends if a[axis] >= 0 and b[axis] < size[axis]]
+        return [(place(b) - place(a)) / (b - a)[axis] for a, b in there] or [unit[axis]]
+
+    found = np.empty(size)
+    for index in np.ndindex(size):
+        at = np.array(index)
+        found[index] = min(
+            np.linalg.det(np.stack(j, 1)) for j in itertools.product(*(columns(at, axis) for axis in axes))
+        )
+        if len(size) == 3 and all(at + 1 < size):
+            corners = [np.array(c) for c in np.ndindex(2, 2, 2)]
+            for odd in (0, 1):
+                tetrahedron = [c for c in corners if c.sum() % 2 == odd]
+                in_grid, in_map = (
+                    np.linalg.det(np.stack([p[i] - p[0] for i in (1, 2, 3)]))
+                    for p in (tetrahedron, [place(at + c) for c in tetrahedron])
+                )
+                found[index] = min(found[index], in_map / in_grid)
+    return found
+
+
+@each_digital
+@pytest.mark.parametrize(
+    "size", [(5, 6), (1, 4), (3, 1), (2, 2), (4, 5, 6), (2, 3, 41), (1, 4, 5), (3, 1, 4), (3, 2, 1), (1, 1, 3)], ids=str
+)
+def test_the_least_determinant_is_that_of_loops(backend: str, size: tuple[int, ...]) -> None:
+    disp = noise(2, len(size), *size)
+    with l2rfast.backend(backend):
+        got = digital_jacobian(disp)
+    expected = np.stack([least_determinant(field.numpy()) for field in disp])
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-11, atol=1e-11)
+
+
+@each_digital
+def test_a_fold_that_central_differences_do_not_see(backend: str) -> None:
+    """One voxel beyond its neighbour: the differences across it leave it out, those beside it are positive."""
+    disp = torch.zeros(1, 3, 5, 5, 5)
+    disp[0, 2, 2, 2, 2] = 1.5
+    with l2rfast.backend(backend):
+        assert (jacobian_determinant(disp) > 0).all()
+        assert digital_jacobian(disp)[0, 2, 2, 2] == -0.5
+        broken = disp.clone()
+        broken[0, 0, 2, 2, 2] = math.nan
+        assert digital_jacobian(broken)[0, 2, 2, 2].isnan()
+
+
+@each_digital
+def test_a_fold_in_the_middle_of_a_cube_alone(backend: str) -> None:
+    """At the seven other voxels, which have the one-sided determinants, there is none."""
+    disp = torch.zeros(1, 3, 2, 2, 2)
+    disp[0, :, 0, 1, 0] = torch.tensor([-0.5, -0.75, -0.5])
+    disp[0, :, 1, 0, 0] = torch.tensor([0.25, 0.5, -0.25])
+    disp[0, :, 1, 1, 1] = torch.tensor([0.75, -0.75, 0])
+    with l2rfast.backend(backend):
+        first, *others = digital_jacobian(disp).flatten().tolist()
+    assert first == -0.0703125
+    assert min(others) == 0.3125

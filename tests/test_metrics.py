@@ -190,6 +190,13 @@ def test_jacobian_measures(ndim: int) -> None:
     assert metrics.folding_fraction(-grid).item() == 1  # everything on one point
 
 
+def test_digital_folds_by_hand() -> None:
+    field = torch.zeros(2, 2, 5, 6)
+    field[1, 1, 2, 3] = 1.5  # beyond its neighbour: the differences on from it, and back to it, turn
+    assert metrics.folding_fraction(field).tolist() == [0, 0]
+    assert metrics.digital_folding_fraction(field).tolist() == pytest.approx([0, 2 / 30])
+
+
 def test_jacobian_measures_by_hand() -> None:
     identity = torch.zeros(1, 3, 6, 1, 4)
     assert metrics.log_jacobian_std(identity).tolist() == metrics.folding_fraction(identity).tolist() == [0]

@@ -30,6 +30,7 @@ def report(**changes: Any) -> Report:
         "peak_memory_mb": 812.34,
         "similarity": {"correlation": (0.87, 0.9757557), "mean squared error": (0.0045, NAN)},
         "folding_percent": 0.0123456789,
+        "digital_folding_percent": 0.23456789,
         "log_jacobian_std": 0.1,
         "dice": {2: (0.5, 0.75), 17: (0.7, 0.85), 80: (NAN, NAN)},
         "hd95": {2: (4.0, 2.0), 17: (NAN, 3.0)},
@@ -56,7 +57,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
     assert found["similarity"] == {"correlation": [0.87, 0.975756], "mean squared error": [0.0045, None]}
     assert found["dice"] == {"mean": [0.6, 0.8], "2": [0.5, 0.75], "17": [0.7, 0.85], "80": [None, None]}
     assert found["hd95"] == {"mean": [4.0, 2.0], "2": [4.0, 2.0], "17": [None, 3.0]}
-    assert found["folding_percent"] == 0.0123457
+    assert (found["folding_percent"], found["digital_folding_percent"]) == (0.0123457, 0.234568)
     assert found["options"] == {"preset": "fast", "threads": None, "weights": [0.5, 2]}
     assert found["inputs"]["fixed"] == {
         "path": "a|b.nii.gz",
@@ -83,6 +84,7 @@ def test_markdown_shows_every_figure(tmp_path: Path) -> None:
         "| mean Dice of 3 labels | 0.6 | 0.8 |",
         "| mean HD95, mm | 4 | 2 |",
         "| folded voxels, % |  | 0.01235 |",
+        "| digital folds, % |  | 0.2346 |",
         "| **total** | **3.75** |",
         "| **mean** | 0.6 | 0.8 | 4 | 2 |",
         "| 17 | 0.7 | 0.85 | - | 3 |",

@@ -51,7 +51,7 @@ def test_what_a_run_leaves(scans: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows(out, "validation")] == [0, 2, 4, 5]
     for row in rows(out):
         assert row["loss"] == pytest.approx(row["similarity"] + row["smoothness"], abs=1e-6)
-    assert set(rows(out, "validation")[0]) == {"step", "DSC", "LogJacDetStd", "num_foldings"}
+    assert set(rows(out, "validation")[0]) == {"step", "DSC", "LogJacDetStd", "num_foldings", "digital_foldings"}
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     options = json.loads((out / "options.json").read_text())
     assert (options["method"], options["velocity"], options["steps"]) == ("unsupervised", True, 5)

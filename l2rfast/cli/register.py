@@ -139,7 +139,7 @@ def run(
     """
     import torch
 
-    from ..fields import jacobian_determinant
+    from ..fields import digital_jacobian
     from ..io import Volume, as_volume, axes_in_itk, read_labels, write_affine, write_displacement, write_image
     from ..methods.metrics import in_both
     from ..methods.registration import register as compute
@@ -171,7 +171,7 @@ def run(
             if labels is not None:
                 warped_labels = [result.warp(labels[1].data, mode="nearest", displaced=d) for d in (False, True)]
         with stages.stage("measures"):
-            folds = jacobian_determinant(result.displacement)[0] <= 0
+            folds = digital_jacobian(result.displacement)[0] <= 0
             backend = _backend(torch.device(arguments.get("device", "cpu")).type)
             report = _report(result, images, (before, warped), covered, labels, warped_labels, backend)
         with stages.stage("picture"):
@@ -224,6 +224,7 @@ def _report(
     """
     from ..metrics import (
         dice,
+        digital_folding_fraction,
         folding_fraction,
         global_correlation,
         hd95,
@@ -248,6 +249,7 @@ def _report(
             for name, measure in (("correlation", global_correlation), ("MSE", mean_squared_error))
         },
         folding_percent=100 * float(folding_fraction(result.displacement)),
+        digital_folding_percent=100 * float(digital_folding_fraction(result.displacement)),
         log_jacobian_std=float(log_jacobian_std(result.displacement)),
     )
     if labels is not None:

@@ -29,7 +29,8 @@ class Report:
         seconds: per stage, in the order they ran.
         peak_memory_mb: largest resident memory of the process, in 10^6 bytes.
         similarity: per measure, before and after.
-        folding_percent: of the voxels.
+        folding_percent: of the voxels, by central differences, as Learn2Reg counts.
+        digital_folding_percent: of the voxels, by all differences, so that nothing is missed between voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
         warnings: what was noticed about the input.
@@ -46,6 +47,7 @@ class Report:
     peak_memory_mb: float
     similarity: dict[str, Change]
     folding_percent: float
+    digital_folding_percent: float
     log_jacobian_std: float
     dice: dict[int, Change] = field(default_factory=dict)
     hd95: dict[int, Change] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class Report:
         if self.hd95:
             rows.append(["mean HD95, mm", *map(_number, _mean(self.hd95))])
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
+        rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
         return rows
 
