@@ -6,6 +6,7 @@ import gc
 import struct
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,22 @@ def test_a_library_that_is_not_here_is_named(
 def test_the_standard_error_is_back_after_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.mha").write_text("nothing")
     refused(tmp_path / "a.mha")
+    print("here", file=sys.stderr)
+    assert capfd.readouterr().err == "here\n"
+
+
+def test_threads_may_read_at_the_same_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sitk.WriteImage(itk_image(values()), str(tmp_path / "a.mha"))
+    contents = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "cut.mha").write_bytes(contents[: len(contents) // 2])
+
+    def read(i: int) -> bool:
+        if i % 2:
+            return "damaged" in refused(tmp_path / "cut.mha")
+        return bool((io.read_image(tmp_path / "a.mha").data.numpy() == values()).all())
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(40)))
     print("here", file=sys.stderr)
     assert capfd.readouterr().err == "here\n"
 

@@ -25,7 +25,7 @@ _READER = "GDCMImageIO"
 _DESCRIPTION = "0008|103e"
 _CLASS = b"\x02\x00\x02\x00UI"
 _INDEX = "DICOMDIR"
-_NAMED = 3  # files or series in a sentence, the others are counted
+_NAMED = 3  # files in a sentence, the others are counted
 
 
 def open_slice(name: str, path: Path) -> SpatialImage:
@@ -61,7 +61,7 @@ def open_series(name: str, folder: Path) -> SpatialImage:
     if not found:
         raise InputError(f"{name}: expected {_SERIES}, but it is empty, damaged or of another kind")
     if len(found) > 1:
-        several = _some([f"{uid} ({_description(name, Path(names[0]))})" for uid, names in found.items()])
+        several = ", ".join(f"{uid} ({_description(name, Path(names[0]))})" for uid, names in found.items())
         raise InputError(f"{name}: expected {_SERIES} of its own, got {len(found)} of them: {several}")
     if rest := [file.name for file in files if file.name not in known]:
         notice(f"{name}: not used, as not of its series: {_some(rest)}")

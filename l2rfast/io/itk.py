@@ -103,8 +103,7 @@ def dtype_of(name: str, file: Any) -> np.dtype:
         raise InputError(
             f"{name}: expected one number for each voxel, got {count} (colours, vectors or complex numbers)"
         )
-    sitk = simpleitk(name, "it")
-    return array_of(sitk.Image([1, 1], file.GetPixelIDValue())).dtype
+    return array_of(import_module("SimpleITK").Image([1, 1], file.GetPixelIDValue())).dtype
 
 
 def affine_of(file: Any) -> np.ndarray:
