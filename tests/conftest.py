@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import hypothesis
 import native
 import pytest
@@ -71,6 +72,14 @@ def real_data() -> Path:
     folder = _data()
     if folder is None:
         pytest.skip("no real scans: L2RFAST_DATA is unset or names no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six 2-D subjects whose sides are multiples of no power of two."""
+    folder = tmp_path_factory.mktemp("scans")
+    datasets.write(folder, 6, (30, 26))
     return folder
 
 

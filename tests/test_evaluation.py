@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from runs import invoke
 from typer.testing import CliRunner
 
 import l2rfast
@@ -25,9 +26,7 @@ from l2rfast.methods.training.cases import Scan
 
 
 def evaluate(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, ["evaluate", "--quiet", *arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stderr
+    return invoke("evaluate", "--quiet", *arguments)
 
 
 @pytest.fixture(scope="module")
