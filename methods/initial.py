@@ -25,8 +25,8 @@ from l2rfast.losses import mutual_information
 from .intensities import robust_range
 from .stages import Stages
 
-KINDS = ("none", "moments", "rigid", "affine")
-AUTO = "auto"
+NONE, AUTO = "none", "auto"
+KINDS = (NONE, "moments", "rigid", "affine")
 WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: what headers that agree have
 
 
@@ -73,7 +73,7 @@ class Initial:
         return Volume(moving.data, np.linalg.solve(self.matrix, moving.affine))
 
 
-NO_CHANGE = Initial("none", "asked for", np.eye(4))
+NO_CHANGE = Initial(NONE, "asked for", np.eye(4))
 
 
 def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> Initial:
@@ -97,8 +97,8 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
     why = "asked for"
     if kind == AUTO:
         apart = _disagreement(fixed, moving)
-        kind, why = ("affine", apart) if apart else ("none", "the headers agree")
-    if kind == "none":
+        kind, why = ("affine", apart) if apart else (NONE, "the headers agree")
+    if kind == NONE:
         return replace(NO_CHANGE, why=why)
     with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():
         return Initial(kind, why, _found(fixed, moving, kind, metric, device, stages))

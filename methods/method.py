@@ -19,6 +19,8 @@ from .initial import NO_CHANGE, Initial
 from .intensities import robust_range, without_strays
 from .stages import Stages
 
+DEFORMABLE = "deformable"
+
 
 @dataclass(frozen=True, eq=False)
 class Registration:
@@ -149,12 +151,14 @@ class Method:
             field in its voxels; or, where not ``aligned``, each on its own, and from a fixed index to the moving one.
             What moving does not cover says nothing about the field.
         aligned: whether the affines are trusted to bring the images near each other.
+        transform: ``"deformable"``, or the kind of start, ``"rigid"`` or ``"affine"``, to which it adds nothing.
     """
 
     options: dict[str, Any]
     prepared: Callable[[str, Tensor], Tensor]
     run: Callable[[Pair, Stages], Found]
     aligned: bool = True
+    transform: str = DEFORMABLE
 
 
 def on_grid_of(fixed: Volume, moving: Volume, data: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
@@ -207,7 +211,8 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
     if not method.aligned:
         displacement = _on_fixed_grid(displacement, fixed, moving)
     entropy = None if found.entropy is None else found.entropy.cpu()
-    return Registration(displacement, fixed, moving, stages.seconds, method.options, entropy)
+    options = {"transform": method.transform, **method.options}
+    return Registration(displacement, fixed, moving, stages.seconds, options, entropy)
 
 
 def _covered(fixed: Volume, moving: Volume, device: torch.device) -> Tensor | None:

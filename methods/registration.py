@@ -15,8 +15,9 @@ from l2rfast.io import Volume, as_volume
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
-from .initial import initialise
-from .method import Method, Registration, apply
+from .initial import AUTO, NONE, initialise
+from .linear import TRANSFORMS, linear
+from .method import DEFORMABLE, Method, Registration, apply
 from .stages import Progress, Stages
 from .unsupervised.register import unsupervised
 from .weakly_supervised.register import weakly_supervised
@@ -35,7 +36,8 @@ def register(
     *,
     method: str = "discrete",
     preset: str = "default",
-    init: str = "auto",
+    transform: str = DEFORMABLE,
+    init: str = AUTO,
     init_metric: str = "mi",
     device: str | torch.device = "cpu",
     threads: int | None = None,
@@ -52,8 +54,11 @@ def register(
             (`methods.unsupervised`), ``"pddnet"`` (`methods.discrete.pddnet`), or ``"weakly-supervised"``
             (`methods.weakly_supervised`), which takes images of different kinds, and no notice of the affines.
         preset: of the discrete method: ``"fast"``, ``"default"`` or ``"accurate"``.
+        transform: ``"rigid"``, ``"affine"`` or ``"deformable"``. Of the first two the result is a map of the world
+            (``initial``) beside a displacement of zero, and they have no method, preset or options.
         init: where to start, see `methods.initial.initialise`: ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, or
-            ``"auto"``: none where the headers of the two agree, else affine.
+            ``"auto"``: none where the headers of the two agree, else affine. Where the transform is rigid or affine,
+            that is found in any case.
         init_metric: what a rigid or affine start is found by: ``"mi"``, ``"lncc"`` or ``"mind"``.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
@@ -66,7 +71,7 @@ def register(
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.
     """
     with _defaults(), _threads(threads):
-        chosen, place = choose(method, preset, **options), usable(device)
+        chosen, place = choose(method, preset, transform, **options), usable(device)
         volumes = as_volume("fixed", fixed, dims=(2, 3)), as_volume("moving", moving, dims=(2, 3))
         return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
 
@@ -89,19 +94,27 @@ def registered(
     if fixed.data.ndim != moving.data.ndim:
         raise InputError(f"moving: expected {fixed.data.ndim} axes, as fixed has, got {moving.data.ndim}")
     if not method.aligned:
-        if init not in ("auto", "none"):
+        if init not in (AUTO, NONE):
             raise InputError(f"init: expected none, as this method takes no notice of affines, got {init!r}")
-        init = "none"
+        init = NONE
+    if method.transform != DEFORMABLE:
+        if init not in (AUTO, method.transform):
+            raise InputError(f"init: expected {method.transform}, as the transform is that, got {init!r}")
+        init = method.transform
     initial = initialise(fixed, moving, init, metric, device, stages)
     return replace(apply(method, fixed, initial.moved(moving), device, stages), initial=initial)
 
 
-def choose(method: str, preset: str, **options: Any) -> Method:
+def choose(method: str, preset: str, transform: str = DEFORMABLE, **options: Any) -> Method:
     """A method by name, its options chosen.
 
     Raises:
-        InputError: an unknown method, preset or option, or one that is missing.
+        InputError: an unknown method, preset, transform or option, one that is missing, or that the transform has not.
     """
+    if not isinstance(transform, str) or transform not in TRANSFORMS:
+        raise InputError(f"transform: expected one of {', '.join(TRANSFORMS)}, got {transform!r}")
+    if transform != DEFORMABLE:
+        return linear(transform, method, preset, **options)
     if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     return METHODS[method](preset, **options)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import notice
 from .notices import notices
-from .register import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Weights
+from .register import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
 
 FILES = ("evaluation.csv", "evaluation.json", "evaluation.png")
@@ -27,6 +27,7 @@ def evaluate(
     preset: Preset = "default",
     weights: Weights = None,
     finetune: Finetune = None,
+    transform: Transform = "deformable",
     init: Init = "auto",
     init_metric: InitMetric = "mi",
     device: Device = "cpu",
@@ -42,7 +43,7 @@ def evaluate(
     from ..output import OutputFolder
 
     options = {"weights": weights, "finetune": finetune}
-    chosen = choose(method, preset, **{name: value for name, value in options.items() if value is not None})
+    chosen = choose(method, preset, transform, **{name: value for name, value in options.items() if value is not None})
     place, console = usable(device), Console(stderr=True)
     with notices() as noticed, OutputFolder(out, FILES) as folder:
         found = find_pairs(data, atlas=atlas, hold_out=hold_out, to_train=False)
@@ -58,7 +59,8 @@ def evaluate(
                 progress=lambda done: bar.update(task, completed=done),
             )
         evaluation.write_csv(folder.path("evaluation.csv"), results)
-        evaluation.write_json(folder.path("evaluation.json"), results, method, noticed)
+        name = method if chosen.transform == "deformable" else transform
+        evaluation.write_json(folder.path("evaluation.json"), results, name, noticed)
         evaluation.draw(folder.path("evaluation.png"), results)
     if not quiet:
         table = Table("over the pairs", "mean", "std", "30 %")

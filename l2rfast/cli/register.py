@@ -45,6 +45,7 @@ Weights = Annotated[
     str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
 ]
 Finetune = Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")]
+Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
 Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
 InitMetric = Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
@@ -59,6 +60,7 @@ def register(
     preset: Preset = "default",
     weights: Weights = None,
     finetune: Finetune = None,
+    transform: Transform = "deformable",
     init: Init = "auto",
     init_metric: InitMetric = "mi",
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
@@ -113,6 +115,7 @@ def register(
         quiet=quiet,
         method=method,
         preset=preset,
+        transform=transform,
         init=init,
         init_metric=init_metric,
         device=device,
