@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast import affine_warp, box_average, local_ncc, mind_ssc
@@ -24,15 +23,19 @@ from l2rfast.losses import mutual_information
 
 from .intensities import robust_range
 from .stages import Stages
+from .translations import compared, pooled
 
 NONE, AUTO = "none", "auto"
 KINDS = (NONE, "moments", "rigid", "affine")
 WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: what headers that agree have
+# What is in images overrules headers that agree where a translation has that much more information than none, and that
+# much for every place, in nats: what tells little, as ultrasound of MR, may fit anywhere.
+GAIN, LEAST_TOLD = 1.05, 0.25
 
 
 class Descent(NamedTuple):
     """Attributes:
-    cells: how many there are along the longest side of fixed.
+    cells: how many there are along the longest side of what moving covers of fixed; of two axes about as many in all.
     rate: of the first step, in cells; that of the last is a tenth.
     steps: how many.
     """
@@ -42,13 +45,15 @@ class Descent(NamedTuple):
     steps: int
 
 
+COARSE = Descent(24, 0.5, 30)  # from every start, rigid and by mutual information
+STARTS = 3  # translations to start from, besides none
 DESCENTS = (Descent(24, 0.5, 60), Descent(48, 0.5, 40), Descent(48, 0.1, 20))
-FEWEST = 8  # cells along an axis that has as many voxels: slabs keep their slices
 MOMENTUM = 0.9
 BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
 LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover, or of as much as it can
+MARGIN = 0.25  # of what of an image the other covers, kept around it
 
 # Of warped moving, (1, C, *spatial), and the weight of every voxel, (1, 1, *spatial), to a fixed image.
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -82,7 +87,7 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
     Args:
         fixed, moving: 2-D or 3-D.
         kind: ``"none"``; ``"moments"``: the centres of what is in them meet; ``"rigid"``; ``"affine"``; or ``"auto"``:
-            none where the headers agree, else affine.
+            none where the headers agree with each other and with what is in the images, else affine.
         metric: ``"mi"`` (mutual information), ``"lncc"`` or ``"mind"``.
         device: where to compute.
         stages: times it.
@@ -94,14 +99,16 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
         raise InputError(f"init: expected one of {', '.join((AUTO, *KINDS))}, got {kind!r}")
     if metric not in METRICS:
         raise InputError(f"init_metric: expected one of {', '.join(METRICS)}, got {metric!r}")
-    why = "asked for"
-    if kind == AUTO:
-        apart = _disagreement(fixed, moving)
-        kind, why = ("affine", apart) if apart else (NONE, "the headers agree")
-    if kind == NONE:
-        return replace(NO_CHANGE, why=why)
     with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():
-        return Initial(kind, why, _found(fixed, moving, kind, metric, device, stages))
+        if kind == NONE:
+            return NO_CHANGE
+        pair, why = _Images(fixed, moving, device), "asked for"
+        if kind == AUTO:
+            apart = _disagreement(fixed, moving) or pair.disagreement()
+            if not apart:
+                return replace(NO_CHANGE, why="the headers agree")
+            kind, why = "affine", apart
+        return Initial(kind, why, pair.found(kind, metric, stages))
 
 
 def _disagreement(fixed: Volume, moving: Volume) -> str:
@@ -135,31 +142,117 @@ def _directions(volume: Volume, ndim: int = 3) -> np.ndarray:
     return rotation
 
 
-def _found(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> np.ndarray:
-    ndim, frame = fixed.data.ndim, np.eye(4)
-    if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
-        frame[:3, :3] = _directions(fixed)
-        fixed, moving = (Volume(v.data, frame.T @ v.affine) for v in (fixed, moving))
-    images = [(_scaled(name, v, device), _affine(v, ndim)) for name, v in (("fixed", fixed), ("moving", moving))]
-    centres = [_centre(*image) for image in images]
-    world = _World(kind, centres[0], torch.from_numpy(_directions(fixed, ndim)))
-    extent = max(s * mm for s, mm in zip(fixed.data.shape, fixed.spacing, strict=True))
-    poses = [torch.cat([torch.zeros(ndim, ndim).double(), world.axes.T @ (centres[1] - centres[0])[:, None]], 1)]
-    if kind != "moments":
-        done, total = 0, sum(descent.steps for descent in DESCENTS)
+class _Images:
+    """Two images, and the maps between them.
+
+    Args:
+        fixed, moving: as they were read.
+        device: where to compute.
+    """
+
+    def __init__(self, fixed: Volume, moving: Volume, device: torch.device) -> None:
+        ndim, self.frame = fixed.data.ndim, np.eye(4)
+        if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
+            self.frame[:3, :3] = _directions(fixed)
+            fixed, moving = (Volume(v.data, self.frame.T @ v.affine) for v in (fixed, moving))
+        self.images = [(_scaled(v, device), _affine(v, ndim)) for v in (fixed, moving)]
+        self.axes, self.ndim = torch.from_numpy(_directions(fixed, ndim)), ndim
+
+    def disagreement(self) -> str:
+        """How headers put what is in the images apart, in words; nothing where they do not."""
+        found = compared(self.images, self.axes)
+        if not found.best or found.best[0].information < GAIN * found.still or found.best[0].told < LEAST_TOLD:
+            return ""
+        return f"by the headers, what is in them lies {float(found.best[0].by.norm()):.3g} mm apart"
+
+    def found(self, kind: str, metric: str, stages: Stages) -> np.ndarray:
+        """(4, 4): place of fixed -> place of moving, in mm.
+
+        Raises:
+            InputError: images that cannot be aligned.
+        """
+        for name, (image, _) in zip(("fixed", "moving"), self.images, strict=True):
+            if float(image.min()) == float(image.max()):
+                raise InputError(f"{name}: expected an image, but it is constant")
+        matrix = self._centred() if kind == "moments" else self._descended(kind, self._started(), metric, stages)
+        found, result, ndim = matrix.numpy(), np.eye(4), self.ndim
+        result[:ndim, :ndim], result[:ndim, 3] = found[:ndim, :ndim], found[:ndim, ndim]
+        return self.frame @ result @ self.frame.T
+
+    def _centred(self) -> Tensor:
+        fixed, moving = (_centre(*image) for image in self.images)
+        return self._translated(self.axes.T @ (moving - fixed))
+
+    def _translated(self, by: Tensor) -> Tensor:
+        """The map of the world, (ndim + 1, ndim + 1), for a translation along the axes."""
+        matrix = torch.eye(self.ndim + 1, dtype=torch.float64)
+        matrix[:-1, -1] = self.axes @ by
+        return matrix
+
+    def _started(self) -> Tensor:
+        """The rigid map of most information, from several translations."""
+        found = compared(self.images, self.axes, STARTS)
+        starts = [translation.by for translation in found.best]
+        if found.still > 0:
+            starts.insert(0, torch.zeros(self.ndim, dtype=torch.float64))
+        best, most, extent = None, 0.0, COARSE.cells * found.spacing
+        for by in starts:
+            matrix = self._translated(by)
+            images = _overlapping(self.images, matrix)
+            world = _World("rigid", _centre(*images[0]), self.axes)
+            level, pose = _Level(images, world, found.spacing, "mi"), world.pose(matrix)
+            for reached in [pose, *[*level.descended(pose, COARSE.rate, COARSE.steps, extent)][-1:]]:
+                if (information := level.information(reached)) > most:
+                    best, most = world.matrix(reached), information
+        if best is None:
+            raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
+        return best
+
+    def _descended(self, kind: str, start: Tensor, metric: str, stages: Stages) -> Tensor:
+        """The map that is reached from a rigid one."""
+        images = _overlapping(self.images, start)
+        image, affine = images[0]
+        extent = float((torch.tensor(image.shape[2:]) * affine[:-1, :-1].norm(dim=0)).max())
+        world = _World(kind, _centre(image, affine), self.axes)
+        poses, done, total = [world.pose(start)], 0, sum(descent.steps for descent in DESCENTS)
         for cells, rate, steps in DESCENTS:
-            level = _Level(images, world, extent / cells, metric)
+            level = _Level(images, world, extent / cells ** (3 / self.ndim), metric)
             passed = [level.best(poses)]
-            for pose in level.descended(passed[0], rate, steps, extent):
-                passed.append(pose)
+            for reached in level.descended(passed[0], rate, steps, extent):
+                passed.append(reached)
                 done += 1
                 stages.advance(done / total)
             poses.append(passed[-1])
         # What is no better than where it came from is left alone.
-        poses = [level.best(poses)]
-    found, result = world.matrix(poses[0]).numpy(), np.eye(4)
-    result[:ndim, :ndim], result[:ndim, 3] = found[:ndim, :ndim], found[:ndim, ndim]
-    return frame @ result @ frame.T
+        return world.matrix(level.best(poses))
+
+
+def _overlapping(images: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of two images what lies on the other and a margin, so that resolutions suit it: a slab may be of a whole body.
+
+    Args:
+        images: fixed and moving, with their affines.
+        matrix: place of fixed -> place of moving.
+    """
+    (fixed, from_fixed), (moving, from_moving) = images
+    across = torch.linalg.solve(from_moving, matrix @ from_fixed)
+    return [
+        _cut(fixed, from_fixed, torch.linalg.inv(across), moving.shape[2:]),
+        _cut(moving, from_moving, across, fixed.shape[2:]),
+    ]
+
+
+def _cut(image: Tensor, affine: Tensor, matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The part of an image to which a matrix takes the voxels of a grid, and its affine."""
+    ends = torch.meshgrid(*[torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in size], indexing="ij")
+    corners = matrix[:-1, :-1] @ torch.stack(ends).flatten(1) + matrix[:-1, -1:]
+    shift, whole = torch.eye(len(matrix), dtype=torch.float64), tuple(image.shape[2:])
+    for k, n in enumerate(whole):
+        low, high = max(float(corners[k].min()), -0.5), min(float(corners[k].max()), n - 0.5)
+        margin = MARGIN * (high - low)
+        first, last = max(0, int(low - margin)), min(n, int(high + margin) + 1)
+        image, shift[k, -1] = image.narrow(k + 2, first, last - first), first
+    return image, affine @ shift
 
 
 class _World:
@@ -185,6 +278,12 @@ class _World:
         last = torch.eye(ndim + 1, dtype=pose.dtype, device=pose.device)[-1:]
         return torch.cat([torch.cat([linear, offset[:, None]], 1), last])
 
+    def pose(self, matrix: Tensor) -> Tensor:
+        """Of a rigid map: what `matrix` makes of it is that."""
+        linear = self.axes.T @ matrix[:-1, :-1] @ self.axes
+        offset = self.axes.T @ (matrix[:-1, :-1] @ self.centre + matrix[:-1, -1] - self.centre)
+        return torch.cat([_logarithm(linear), offset[:, None]], 1)
+
     def scales(self, sides: Tensor, radius: float) -> Tensor:
         """(ndim, ndim + 1): what of a pose moves places that far from the centre by one cell, its sides along the axes
         of fixed."""
@@ -206,7 +305,7 @@ class _Level:
 
     def __init__(self, images: Sequence[tuple[Tensor, Tensor]], world: _World, spacing: float, metric: str) -> None:
         self.world = world
-        (fixed, self.from_cells), (self.moving, self.to_cells) = (_pooled(*image, spacing) for image in images)
+        (fixed, self.from_cells), (self.moving, self.to_cells) = (pooled(*image, spacing) for image in images)
         self.features, to = METRICS[metric]
         self.distance = to(self.features(fixed))
         self.size, self.ones = fixed.shape[2:], torch.ones_like(self.moving)
@@ -227,6 +326,14 @@ class _Level:
 
     def covered(self, pose: Tensor) -> Tensor:
         return self.sampled(self.ones, self.to_cells, pose, "zeros")
+
+    def information(self, pose: Tensor) -> float:
+        """Mutual information times what is covered of fixed, in nats mm^ndim; 0 where that is hardly anything."""
+        inside = self.covered(pose)
+        if float(inside.mean()) < self.least:
+            return 0.0
+        volume = float(inside.double().sum()) * float(self.from_cells.det().abs())
+        return -volume * float(self.distance(self.features(self.sampled(self.moving, self.to_cells, pose)), inside))
 
     def best(self, poses: Sequence[Tensor]) -> Tensor:
         """The pose at which they agree most, where moving covers fixed at all of them; those that leave hardly anything
@@ -279,19 +386,25 @@ class _Level:
             yield pose
 
 
+def _logarithm(rotation: Tensor) -> Tensor:
+    """The antisymmetric matrix of which a rotation by less than half a turn is the exponential."""
+    odd, ndim = (rotation - rotation.T) / 2, len(rotation)
+    sine = odd.norm() / 2**0.5
+    angle = torch.atan2(sine, (rotation.trace() - (ndim - 2)) / 2)
+    return odd * (angle / sine) if sine > 0 else odd
+
+
 def _affine(volume: Volume, ndim: int) -> Tensor:
     """(ndim + 1, ndim + 1): voxel -> mm."""
     keep = [*range(ndim), 3]
     return torch.from_numpy(volume.affine[np.ix_(keep, keep)]).double()
 
 
-def _scaled(name: str, volume: Volume, device: torch.device) -> Tensor:
-    """(1, 1, *spatial), the robust range from 0 to 1, what lies outside cut off."""
+def _scaled(volume: Volume, device: torch.device) -> Tensor:
+    """(1, 1, *spatial), the robust range from 0 to 1, what lies outside cut off; 0 where it is constant."""
     image = volume.data.to(device, torch.float32)[None, None]
     low, high = robust_range(image)
-    if not high > low:
-        raise InputError(f"{name}: expected an image, but it is constant")
-    return ((image - low) / (high - low)).clamp(0, 1)
+    return ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1)
 
 
 def _centre(image: Tensor, affine: Tensor) -> Tensor:
@@ -306,17 +419,6 @@ def _centre(image: Tensor, affine: Tensor) -> Tensor:
         profile = body.sum([k for k in range(body.ndim) if k != axis])
         centre.append((profile * torch.arange(size)).sum() / profile.sum())
     return affine[:-1, :-1] @ torch.stack(centre) + affine[:-1, -1]
-
-
-def _pooled(image: Tensor, affine: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Averages over about that many mm along every axis, but few on thin ones, and their affine."""
-    sides = affine[:-1, :-1].norm(dim=0).tolist()
-    factors = [max(1, min(round(spacing / side), s // FEWEST)) for side, s in zip(sides, image.shape[2:], strict=True)]
-    pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
-    blocks = torch.eye(len(factors) + 1, dtype=torch.float64)
-    for k, factor in enumerate(factors):
-        blocks[k, k], blocks[k, -1] = factor, (factor - 1) / 2
-    return pool(image, factors), affine @ blocks
 
 
 def _mutual(fixed: Tensor) -> Distance:

@@ -24,7 +24,7 @@ def linear(transform: str, method: str, preset: str, **options: Any) -> Method:
     Raises:
         InputError: one of them was chosen.
     """
-    chosen = {"method": (method, "discrete"), "preset": (preset, "default")}
+    chosen: dict[str, tuple[Any, Any]] = {"method": (method, "discrete"), "preset": (preset, "default")}
     chosen |= {name: (value, None) for name, value in options.items()}
     for name, (value, usual) in chosen.items():
         if value != usual:

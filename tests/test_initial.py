@@ -228,3 +228,56 @@ def test_a_brain_that_was_turned_and_moved(real_data: Path) -> None:
 
     aligned = overlap(Volume(brains["moving"], np.eye(4)), brains["moving_labels"], "none")
     assert overlap(moving, labels, "affine") > aligned - 0.01
+
+
+def padded(image: torch.Tensor, before: tuple[int, int, int]) -> torch.Tensor:
+    """On a grid of 72 voxels a side, which starts so far before it."""
+    grid = torch.zeros(72, 72, 72)
+    i, j, k = before
+    grid[i : i + image.shape[0], j : j + image.shape[1], k : k + image.shape[2]] = image
+    return grid
+
+
+def test_what_is_in_the_images_overrules_headers_that_agree() -> None:
+    image = synthetic_pair(48)["moving"]
+    fixed, moving = (Volume(padded(image, at), np.eye(4)) for at in ((2, 2, 2), (2, 14, 8)))
+    found = initialise(fixed, moving, "auto", "mi", CPU, Stages())
+    assert (found.kind, found.why[:37]) == ("affine", "by the headers, what is in them lies ")
+    np.testing.assert_allclose(found.matrix @ [26, 26, 26, 1], [26, 38, 32, 1], atol=0.2)
+    other = Volume(fixed.data.clone(), np.eye(4))
+    assert initialise(fixed, other, "auto", "mi", CPU, Stages()).why == "the headers agree"
+
+
+def test_contents_that_tell_little_of_each_other_do_not_overrule_headers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = [Volume(torch.rand(32, 32, 32, generator=generator), np.eye(4)) for _ in range(2)]
+    assert initialise(*noise, "auto", "mi", CPU, Stages()).why == "the headers agree"
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_slab_whose_header_puts_it_elsewhere_is_found_in_the_body(scan: Volume, back: bool) -> None:
+    """To a voxel, be it the fixed or the moving one, by mutual information."""
+    first, thick = 24, 10
+    header = scan.affine.copy()
+    header[:3, 3] = (scan.affine @ [0, 0, first, 1])[:3] + np.array([5, 30, -40])
+    slab = Volume(scan.data[:, :, first : first + thick].contiguous(), header)
+    by = np.eye(4)
+    by[:3, 3] = [-5, -30, 40]  # place of the slab -> place of the body
+    images = (scan, slab) if back else (slab, scan)
+    found = initialise(*images, "rigid", "mi", CPU, Stages()).matrix
+    corners = [[i, j, k, 1] for i in (0, 47) for j in (0, 63) for k in (0, thick - 1)]
+    places = header @ np.array(corners).T
+    reached = (np.linalg.inv(found) if back else found) @ places
+    assert np.linalg.norm(reached - by @ places, axis=0).max() < 1  # the shortest side of a voxel
+
+
+@pytest.mark.parametrize("slices", [2, 3])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_few_slices_do_not_leave_each_other(kind: str, metric: str, slices: int) -> None:
+    image = Volume(synthetic_pair(48)["moving"][:, :, 20 : 20 + slices].contiguous(), np.eye(4))
+    by = world(0, 3, middle(image))
+    by[2, 3] = 0
+    moving = Volume(turned(image.data, image.affine, by), image.affine)
+    assert error(initialise(image, moving, kind, metric, CPU, Stages()), by, image) < 1
+    assert error(initialise(image, image, kind, metric, CPU, Stages()), np.eye(4), image) == 0

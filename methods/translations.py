@@ -1,0 +1,143 @@
+"""How much two images tell of each other at every translation, by one look at all of them.
+
+The joint histogram at a translation is, for every pair of bins, the number of places where one image has the first and
+the other, moved, the second: a correlation of two masks, so a product of their Fourier transforms (Öfverstedt et al.,
+"Fast computation of mutual information in the frequency domain with applications to global multimodal image
+alignment", Pattern Recognition Letters 2022). Translations are compared by information, the mutual information times
+the places that overlap: the logarithm of how much likelier the intensities are together than apart. So neither a small
+overlap that fits by chance nor a large one of which one image says nothing of the other wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from l2rfast import affine_warp
+
+BINS = 8
+CELLS = 24  # along the longest side of the smaller image
+MOST = 2**17  # cells of the grid of translations
+LEAST = 0.25  # of the smaller image, that has to overlap the other
+FEWEST = 8  # cells along an axis that has as many voxels: slabs keep their slices
+NEAR = 2  # cells about a translation that count as the same
+
+
+class Translation(NamedTuple):
+    """Attributes:
+    by: (ndim,) in mm along the axes: place of fixed -> place of moving.
+    information: in nats.
+    told: likewise, of every place that overlaps: the mutual information.
+    """
+
+    by: Tensor
+    information: float
+    told: float
+
+
+class Translations(NamedTuple):
+    """Attributes:
+    still: the information where nothing is translated, 0 where the images do not overlap there.
+    best: those of the most information, the first the best; none where all of one image is alike.
+    spacing: of the grid of translations, in mm.
+    """
+
+    still: float
+    best: list[Translation]
+    spacing: float
+
+
+def compared(images: Sequence[tuple[Tensor, Tensor]], axes: Tensor, count: int = 1) -> Translations:
+    """The translations at which two images tell most of each other.
+
+    Args:
+        images: fixed and moving, (1, 1, *spatial), from 0 to 1, with their affines, (ndim + 1, ndim + 1).
+        axes: (ndim, ndim), orthonormal columns: along which moving is translated.
+        count: how many, at most.
+    """
+    ndim = len(axes)
+    boxes = [_box(image, affine, axes) for image, affine in images]
+    spacing = min(float((high - low).max()) for low, high in boxes) / CELLS
+    while (
+        math.prod(sum(max(1.0, float(high[k] - low[k]) / spacing) for low, high in boxes) for k in range(ndim)) > MOST
+    ):
+        spacing *= 1.05
+    origin, parts = boxes[0][0] + spacing / 2, []
+    for (image, affine), (low, high) in zip(images, boxes, strict=True):
+        # Cells that lie on those of fixed, so that no translation at all is among them.
+        first = ((low + spacing / 2 - origin) / spacing).round()
+        size = [max(1, math.ceil(side)) for side in ((high - low) / spacing).tolist()]
+        cells = torch.eye(ndim + 1, dtype=torch.float64)
+        cells[:-1, :-1], cells[:-1, -1] = axes * spacing, axes @ (origin + spacing * first)
+        parts.append((first, size, _masks(*pooled(image, affine, spacing), cells, size)))
+    (_, fixed_size, fixed), (first, moving_size, moving) = parts
+    sizes = [next_fast_len(a + b - 1, real=True) for a, b in zip(fixed_size, moving_size, strict=True)]
+    least = LEAST * min(float(fixed.sum()), float(moving.sum()))
+    information, overlap = _information(fixed, moving, sizes, least)
+
+    def at(index: Sequence[int]) -> Tensor:
+        """Cells, where the second half of every axis stands for those below 0."""
+        return torch.tensor([i if i < n else i - s for i, n, s in zip(index, moving_size, sizes, strict=True)])
+
+    still = [-int(lag) for lag in first]
+    meet = all(-f < lag < m for lag, f, m in zip(still, fixed_size, moving_size, strict=True))
+    known = float(information[tuple(lag % s for lag, s in zip(still, sizes, strict=True))]) if meet else 0.0
+    best: list[Translation] = []
+    while len(best) < count and (most := float(information.max())) > 0:
+        index = [int(i) for i in torch.unravel_index(information.argmax(), information.shape)]
+        best.append(Translation(spacing * (first + at(index)), most, most / float(overlap[tuple(index)])))
+        near = [torch.arange(i - NEAR, i + NEAR + 1) % s for i, s in zip(index, sizes, strict=True)]
+        information[torch.meshgrid(*near, indexing="ij")] = 0
+    return Translations(known, best, spacing)
+
+
+def _box(image: Tensor, affine: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest place of an image along axes, in mm, the halves of its outer voxels included."""
+    ends = [torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in image.shape[2:]]
+    corners = torch.stack(torch.meshgrid(*ends, indexing="ij")).flatten(1)
+    places = axes.T @ (affine[:-1, :-1] @ corners + affine[:-1, -1:])
+    return places.amin(1), places.amax(1)
+
+
+def _masks(image: Tensor, affine: Tensor, cells: Tensor, size: Sequence[int]) -> Tensor:
+    """(BINS, *size): for every bin, 1 where an image has it, on a grid of which both affines are known."""
+    matrix = torch.linalg.solve(affine, cells)
+    there = affine_warp(torch.ones_like(image), matrix[None, :-1].to(image), size, padding="zeros")[0] > 0.5
+    binned = (affine_warp(image, matrix[None, :-1].to(image), size)[0] * BINS).long().clamp(0, BINS - 1)
+    bins = torch.arange(BINS, device=image.device).view(-1, *[1] * len(size))
+    return ((binned == bins) & there).to(torch.float32)
+
+
+def _information(fixed: Tensor, moving: Tensor, sizes: Sequence[int], least: float) -> tuple[Tensor, Tensor]:
+    """Of every translation by so many cells, modulo the sizes, (*sizes): nats, 0 where less than `least` overlaps, and
+    how many cells overlap.
+    """
+    axes = tuple(range(1, len(sizes) + 1))
+    spectra = [torch.fft.rfftn(x, sizes, axes) for x in (fixed, moving)]
+    joint = torch.stack([torch.fft.irfftn(x.conj() * spectra[1], sizes, axes) for x in spectra[0]])
+    overlap = joint.sum((0, 1))
+    # N log N of everything, and of every bin of both, less those of either's: N times the mutual information.
+    found = _surprise(overlap) + _surprise(joint).sum((0, 1)) - sum(_surprise(joint.sum(k)).sum(0) for k in (0, 1))
+    return torch.where(overlap >= least, found, 0), overlap
+
+
+def _surprise(count: Tensor) -> Tensor:
+    """n log n; what is below half a place is rounding."""
+    return torch.where(count > 0.5, count * count.clamp(min=0.5).log(), 0)
+
+
+def pooled(image: Tensor, affine: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+    """Averages over about that many mm along every axis, but few on thin ones, and their affine."""
+    sides = affine[:-1, :-1].norm(dim=0).tolist()
+    factors = [max(1, min(round(spacing / side), s // FEWEST)) for side, s in zip(sides, image.shape[2:], strict=True)]
+    pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
+    blocks = torch.eye(len(factors) + 1, dtype=torch.float64)
+    for k, factor in enumerate(factors):
+        blocks[k, k], blocks[k, -1] = factor, (factor - 1) / 2
+    return pool(image, factors), affine @ blocks
