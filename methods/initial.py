@@ -64,7 +64,7 @@ class Initial:
     """Where a registration starts.
 
     Attributes:
-        kind: one of ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``.
+        kind: one of ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, or ``"given"``.
         why: in words.
         matrix: (4, 4): place of fixed -> place of moving, in mm.
     """
@@ -77,8 +77,15 @@ class Initial:
         """Moving where the map puts it: with a header by which it lies on fixed."""
         return Volume(moving.data, np.linalg.solve(self.matrix, moving.affine))
 
+    def then(self, other: Initial) -> Initial:
+        """After another, found of moving where this one puts it."""
+        why = self.why if other.kind == NONE else f"{other.why}, from {self.why}"
+        kind = self.kind if other.kind == NONE else other.kind
+        return Initial(kind, why, self.matrix @ other.matrix)
+
 
 NO_CHANGE = Initial(NONE, "asked for", np.eye(4))
+GIVEN = Initial("given", "the initial transform", np.eye(4))
 
 
 def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> Initial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import affine_warp, warp
+from l2rfast import affine_warp, compose, warp
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
@@ -93,21 +93,28 @@ class Registration:
     def _sampled(self, moving: Tensor, mode: str, displaced: bool) -> Tensor:
         """Zeros outside."""
         u, image = self.displacement, moving[None, None].to(self.displacement.device)
-        m = torch.from_numpy(self.matrix).to(u)
-        if not displaced:
-            return affine_warp(image, m[None], u.shape[2:], mode=mode, padding="zeros")[0, 0]
-        axes = [torch.arange(s, dtype=torch.float32, device=u.device) for s in u.shape[2:]]
-        grid = torch.meshgrid(*axes, indexing="ij")
-        # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
-        # any number of threads.
-        total = torch.empty_like(u)
-        ndim = len(grid)
-        for k in range(ndim):
-            component = total[0, k]
-            component.copy_(-grid[k]).add_(float(m[k, ndim]))
-            for j in range(ndim):
-                component.add_((grid[j] + u[0, j]).mul_(float(m[k, j])))
-        return warp(image, total, mode=mode, padding="zeros")[0, 0]
+        return _through(image, self.matrix, u.shape[2:], u if displaced else None, mode, "zeros")[0, 0]
+
+
+def _through(
+    image: Tensor, matrix: np.ndarray, size: Sequence[int], disp: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    """An image sampled at matrix (x + disp(x)) for every voxel x of a grid of that size."""
+    m = torch.from_numpy(matrix).to(image.device, torch.float32)
+    if disp is None:
+        return affine_warp(image, m[None], size, mode=mode, padding=padding)
+    axes = [torch.arange(s, dtype=torch.float32, device=disp.device) for s in size]
+    grid = torch.meshgrid(*axes, indexing="ij")
+    # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
+    # any number of threads.
+    total = torch.empty_like(disp)
+    ndim = len(grid)
+    for k in range(ndim):
+        component = total[0, k]
+        component.copy_(-grid[k]).add_(float(m[k, ndim]))
+        for j in range(ndim):
+            component.add_((grid[j] + disp[0, j]).mul_(float(m[k, j])))
+    return warp(image, total, mode=mode, padding=padding)
 
 
 def _holds(dtype: torch.dtype, value: float) -> bool:
@@ -161,35 +168,59 @@ class Method:
     transform: str = DEFORMABLE
 
 
-def on_grid_of(fixed: Volume, moving: Volume, data: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
+def on_grid_of(
+    fixed: Volume,
+    moving: Volume,
+    data: Tensor,
+    *,
+    start: Tensor | None = None,
+    mode: str = "linear",
+    padding: str = "border",
+) -> Tensor:
     """What lies on moving's grid at the voxels of the fixed image, through both affines.
 
     Args:
         fixed, moving: the images whose grids they are.
         data: (N, C, *moving).
+        start: (1, ndim, *fixed), in voxels of fixed: a displacement before the affines.
         mode, padding: as in `l2rfast.affine_warp`.
 
     Returns:
         (N, C, *fixed) in the dtype of data, and on its device.
     """
-    ndim = fixed.data.ndim
-    matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, moving.affine, ndim)).to(data.device, torch.float32)
-    return affine_warp(data, matrix[None], fixed.data.shape, mode=mode, padding=padding)
+    matrix = voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
+    return _through(data, matrix, fixed.data.shape, start, mode, padding)
 
 
-def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device) -> Tensor:
-    """Moving's image at the voxels of the fixed one, its border repeated: (1, 1, *fixed).
+def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None = None) -> Tensor:
+    """Moving's image at the voxels of the fixed one, its border repeated: (1, 1, *fixed). See `on_grid_of`.
 
     Where it has to be interpolated it is `without_strays`, as those would spread.
     """
     data, matrix = moving.data[None, None].to(device), voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
-    if fixed.data.shape == moving.data.shape and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
+    still = start is None and fixed.data.shape == moving.data.shape
+    if still and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
         return data
-    return on_grid_of(fixed, moving, without_strays(data))
+    return on_grid_of(fixed, moving, without_strays(data), start=start)
 
 
-def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, stages: Stages) -> Registration:
+def apply(
+    method: Method,
+    fixed: Volume,
+    moving: Volume,
+    device: torch.device,
+    stages: Stages,
+    start: Tensor | None = None,
+) -> Registration:
     """Register a moving image to a fixed one.
+
+    Args:
+        method: its options chosen.
+        fixed, moving: as the method takes them.
+        device: where to compute.
+        stages: times it.
+        start: (1, ndim, *fixed), in voxels of fixed, for a method that is ``aligned``: the displacement to go on from,
+            which the one that is found includes.
 
     Raises:
         InputError: images that the method cannot take, or that do not overlap where that counts.
@@ -197,7 +228,9 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
     with torch.no_grad():
         with stages.stage("resampling"):
             if method.aligned:
-                covered, image = _covered(fixed, moving, device), image_on_grid_of(fixed, moving, device)
+                start = None if start is None else start.to(device)
+                covered = _covered(fixed, moving, device, start)
+                image = image_on_grid_of(fixed, moving, device, start)
             else:
                 covered, image = None, moving.data[None, None].to(device)
             prepared = (
@@ -207,7 +240,7 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
             pair = Pair(*prepared, fixed.spacing, covered)
             del image, prepared
         found = method.run(pair, stages)
-    displacement = found.displacement.cpu()
+    displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
     if not method.aligned:
         displacement = _on_fixed_grid(displacement, fixed, moving)
     entropy = None if found.entropy is None else found.entropy.cpu()
@@ -215,10 +248,10 @@ def apply(method: Method, fixed: Volume, moving: Volume, device: torch.device, s
     return Registration(displacement, fixed, moving, stages.seconds, options, entropy)
 
 
-def _covered(fixed: Volume, moving: Volume, device: torch.device) -> Tensor | None:
+def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None) -> Tensor | None:
     """See `Pair`."""
     ones = torch.ones(1, 1, *moving.data.shape, dtype=torch.bool, device=device)
-    covered = on_grid_of(fixed, moving, ones, mode="nearest", padding="zeros")
+    covered = on_grid_of(fixed, moving, ones, start=start, mode="nearest", padding="zeros")
     if covered.all():
         return None
     if not covered.any():

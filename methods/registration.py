@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from l2rfast import _check
-from l2rfast.errors import InputError
-from l2rfast.io import Volume, as_volume
+from l2rfast import _check, affine_warp
+from l2rfast.errors import InputError, notice
+from l2rfast.io import Field, Transform, Volume, as_volume, read_transform, voxel_to_voxel
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
-from .initial import AUTO, NONE, initialise
+from .initial import AUTO, GIVEN, NONE, initialise
 from .linear import TRANSFORMS, linear
 from .method import DEFORMABLE, Method, Registration, apply
 from .stages import Progress, Stages
@@ -37,6 +39,7 @@ def register(
     method: str = "discrete",
     preset: str = "default",
     transform: str = DEFORMABLE,
+    initial: str | os.PathLike[str] | None = None,
     init: str = AUTO,
     init_metric: str = "mi",
     device: str | torch.device = "cpu",
@@ -59,6 +62,9 @@ def register(
         init: where to start, see `methods.initial.initialise`: ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, or
             ``"auto"``: none where the headers of the two agree, else affine. Where the transform is rigid or affine,
             that is found in any case.
+        initial: a transform to go on from, fixed -> moving, see `l2rfast.io.read_transform`. A map of the world is
+            followed by what ``init`` finds, which by ``"auto"`` is nothing then; a displacement field by nothing but
+            the deformation, and is part of the displacement.
         init_metric: what a rigid or affine start is found by: ``"mi"``, ``"lncc"`` or ``"mind"``.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
@@ -73,11 +79,22 @@ def register(
     with _defaults(), _threads(threads):
         chosen, place = choose(method, preset, transform, **options), usable(device)
         volumes = as_volume("fixed", fixed, dims=(2, 3)), as_volume("moving", moving, dims=(2, 3))
-        return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
+        if initial is None:
+            return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
+        start = read_transform("initial", initial)
+        found = registered(chosen, *volumes, init, init_metric, place, Stages(progress), start)
+        return replace(found, options={**found.options, "initial": os.fspath(initial)})
 
 
 def registered(
-    method: Method, fixed: Volume, moving: Volume, init: str, metric: str, device: torch.device, stages: Stages
+    method: Method,
+    fixed: Volume,
+    moving: Volume,
+    init: str,
+    metric: str,
+    device: torch.device,
+    stages: Stages,
+    start: Transform | None = None,
 ) -> Registration:
     """Start as `methods.initial.initialise` has it, and go on from there by a method.
 
@@ -87,6 +104,7 @@ def registered(
         init, metric: where to start, and what a rigid or affine start is found by.
         device: see `usable`.
         stages: times it.
+        start: before that, see ``initial`` of `register`.
 
     Raises:
         InputError: as `register`.
@@ -94,15 +112,46 @@ def registered(
     if fixed.data.ndim != moving.data.ndim:
         raise InputError(f"moving: expected {fixed.data.ndim} axes, as fixed has, got {moving.data.ndim}")
     if not method.aligned:
-        if init not in (AUTO, NONE):
-            raise InputError(f"init: expected none, as this method takes no notice of affines, got {init!r}")
+        if init not in (AUTO, NONE) or start is not None:
+            name, got = ("init", init) if start is None else ("initial", "a transform")
+            raise InputError(f"{name}: expected none, as this method takes no notice of affines, got {got!r}")
         init = NONE
     if method.transform != DEFORMABLE:
         if init not in (AUTO, method.transform):
             raise InputError(f"init: expected {method.transform}, as the transform is that, got {init!r}")
         init = method.transform
-    initial = initialise(fixed, moving, init, metric, device, stages)
+    if isinstance(start, Field):
+        if init not in (AUTO, NONE):
+            raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
+        found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed))
+        return replace(found, initial=replace(GIVEN, why="a displacement field, which the displacement includes"))
+    if start is None:
+        initial = initialise(fixed, moving, init, metric, device, stages)
+    else:
+        given = replace(GIVEN, matrix=start)
+        onward = NONE if init == AUTO else init
+        initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages))
     return replace(apply(method, fixed, initial.moved(moving), device, stages), initial=initial)
+
+
+def _on_grid(field: Field, fixed: Volume) -> Tensor:
+    """(1, ndim, *fixed), in voxels of fixed; 0 where the field does not reach, as ITK has it.
+
+    Raises:
+        InputError: it has other axes, or reaches nowhere.
+    """
+    ndim, own = fixed.data.ndim, field.disp.shape[2:]
+    if len(own) != ndim:
+        raise InputError(f"initial: expected a field of {ndim} axes, as the images have, got one of {len(own)}")
+    matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, field.affine, ndim)).float()
+    reached = affine_warp(torch.ones(1, 1, *own), matrix[None], fixed.data.shape, mode="nearest", padding="zeros")
+    if not reached.any():
+        raise InputError("initial: expected a field that overlaps the fixed image, but it lies elsewhere")
+    if not reached.all():
+        notice(f"initial: its field covers {100 * float(reached.mean()):.0f} % of the fixed image, and is 0 elsewhere")
+    sampled = affine_warp(field.disp, matrix[None], fixed.data.shape) * reached
+    found: Tensor = torch.linalg.inv(matrix[:, :ndim]) @ sampled.flatten(2)
+    return found.view(sampled.shape)
 
 
 def choose(method: str, preset: str, transform: str = DEFORMABLE, **options: Any) -> Method:

@@ -16,7 +16,11 @@ from typer.testing import CliRunner
 import l2rfast
 from l2rfast import cli
 from l2rfast.cli.demo import synthetic_pair
-from l2rfast.io import Volume, read_displacement, read_image, write_image
+from l2rfast.errors import InputWarning
+from l2rfast.io import Volume, read_displacement, read_image, read_transform, write_displacement, write_image
+from l2rfast.methods.method import Found, Method
+from l2rfast.methods.registration import registered
+from l2rfast.methods.stages import Stages
 
 MM = 1.5
 
@@ -91,3 +95,96 @@ def test_what_does_not_go_with_it_is_named(options: dict[str, Any], begins: str)
     images = torch.rand(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with pytest.raises(l2rfast.InputError, match=begins):
         l2rfast.register(*images, **{"transform": "rigid", **options})
+
+
+def itk_affine(path: Path, by: np.ndarray) -> Path:
+    """A map of RAS, as SimpleITK writes it."""
+    lps = np.diag([-1.0, -1.0, 1.0])
+    linear, offset = lps @ by[:3, :3] @ lps, lps @ by[:3, 3]
+    sitk.WriteTransform(sitk.AffineTransform(linear.flatten().tolist(), offset.tolist()), str(path))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["txt", "mat", "h5"])
+def test_the_right_map_to_go_on_from_stays(scan: Volume, suffix: str, tmp_path: Path) -> None:
+    by = world(60, 4, middle(scan))  # farther than it would be found
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    file = itk_affine(tmp_path / f"a.{suffix}", by)
+    result = l2rfast.register(scan, moving, preset="fast", initial=file)
+    np.testing.assert_allclose(result.initial.matrix, by, atol=1e-6)
+    assert (result.initial.kind, result.options["initial"]) == ("given", str(file))
+    inner = (slice(8, -8),) * 3
+    assert float((result.warp(moving.data) - scan.data)[inner].square().mean()) < 2e-3
+    assert float(result.displacement[0, :, 8:-8, 8:-8, 8:-8].norm(dim=0).mean()) < 0.3
+
+
+def test_a_rigid_map_is_found_on_from_another(scan: Volume, tmp_path: Path) -> None:
+    by, nearly = world(40, 6, middle(scan)), world(36, 4, middle(scan))
+    moving = Volume(turned(scan.data, scan.affine, by), scan.affine)
+    file = itk_affine(tmp_path / "a.tfm", nearly)
+    result = l2rfast.register(scan, moving, transform="rigid", initial=file)
+    at = np.concatenate([places(scan), np.ones((1, 8))])
+    assert np.linalg.norm((result.initial.matrix - by)[:3] @ at, axis=0).mean() < 0.3 * MM
+    assert (result.initial.kind, result.initial.why) == ("rigid", "asked for, from the initial transform")
+
+
+def bend(size: tuple[int, ...]) -> torch.Tensor:
+    """Of up to 3 voxels, 0 at the border."""
+    axes = torch.meshgrid(*[torch.linspace(0, torch.pi, s) for s in size], indexing="ij")
+    bump = axes[0].sin() * axes[1].sin() * axes[2].sin()
+    return torch.stack([3 * bump, -2 * bump, 2 * bump])[None]
+
+
+def test_a_field_to_go_on_from_is_part_of_the_displacement(scan: Volume, tmp_path: Path) -> None:
+    """On a grid of its own; what SimpleITK warps by what is written is what we warp."""
+    disp = bend(scan.data.shape)
+    step = np.diag([2.0, 2.0, 2.0, 1.0])
+    write_displacement(tmp_path / "Warp.nii.gz", disp[:, :, ::2, ::2, ::2] / 2, scan.affine @ step)
+    fixed = Volume(l2rfast.warp(scan.data[None, None], disp)[0, 0], scan.affine)
+    with pytest.warns(InputWarning, match="initial: its field covers 9. % of the fixed image"):  # 39 voxels of 40
+        result = l2rfast.register(fixed, scan, preset="fast", initial=tmp_path / "Warp.nii.gz")
+    inner = (slice(6, -6),) * 3
+    assert float((result.displacement - disp)[0][:, *inner].norm(dim=0).mean()) < 0.3
+    assert float((result.warp(scan.data) - fixed.data)[inner].abs().mean()) < 0.02
+    assert (result.initial.kind, result.initial.matrix.tolist()) == ("given", np.eye(4).tolist())
+
+
+def test_only_a_field_is_resampled_where_nothing_is_deformed(scan: Volume, tmp_path: Path) -> None:
+    """Where ITK does, through a moving image on another grid."""
+    field, header = bend(scan.data.shape), scan.affine @ np.diag([0.9, 1.1, 1.0, 1.0])
+    moving = Volume(scan.data[2:], header)
+    write_displacement(tmp_path / "field.nii.gz", field, scan.affine)
+    found = registered(
+        Method({}, lambda name, image: image, lambda pair, stages: Found(torch.zeros_like(field))),
+        *(
+            scan,
+            moving,
+            "auto",
+            "mi",
+            torch.device("cpu"),
+            Stages(),
+            read_transform("initial", tmp_path / "field.nii.gz"),
+        ),
+    )
+    write_image(tmp_path / "fixed.nii.gz", scan)
+    write_image(tmp_path / "moving.nii.gz", moving)
+    theirs = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64))
+    images = [sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")) for name in ("moving", "fixed")]
+    inner = (slice(8, -8),) * 3
+    np.testing.assert_allclose(
+        found.warp(moving.data).numpy()[inner],
+        sitk.GetArrayFromImage(sitk.Resample(*images, theirs)).T[inner],
+        atol=1e-4,
+    )
+
+
+def test_what_does_not_go_with_a_transform_to_go_on_from_is_named(scan: Volume, tmp_path: Path) -> None:
+    write_displacement(tmp_path / "a.nii.gz", bend(scan.data.shape), scan.affine)
+    for name, kind in (("transform", "rigid"), ("init", "affine")):
+        with pytest.raises(l2rfast.InputError, match=f"initial: expected a map of the world to go on from by {kind}"):
+            l2rfast.register(scan, scan, initial=tmp_path / "a.nii.gz", **{name: kind})
+    away = scan.affine.copy()
+    away[:3, 3] += 1e3
+    write_displacement(tmp_path / "b.nii.gz", bend(scan.data.shape), away)
+    with pytest.raises(l2rfast.InputError, match="initial: expected a field that overlaps the fixed image"):
+        l2rfast.register(scan, scan, initial=tmp_path / "b.nii.gz")

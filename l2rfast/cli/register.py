@@ -61,6 +61,9 @@ def register(
     weights: Weights = None,
     finetune: Finetune = None,
     transform: Transform = "deformable",
+    initial: Annotated[
+        Path | None, typer.Option(help="Transform to go on from: ITK's .txt, .tfm, .mat, .h5, or a field.")
+    ] = None,
     init: Init = "auto",
     init_metric: InitMetric = "mi",
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
@@ -116,6 +119,7 @@ def register(
         method=method,
         preset=preset,
         transform=transform,
+        initial=initial,
         init=init,
         init_metric=init_metric,
         device=device,

@@ -5,16 +5,18 @@ transposed or reoriented, with the affine that takes a voxel to RAS millimetres.
 (`headers`), and written so that ITK and nibabel read the same.
 """
 
-from .affines import write_affine
 from .displacements import read_displacement, write_displacement
 from .formats import FORMATS, read_shape
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_masks
 from .landmarks import read_landmarks
+from .transforms import Field, Transform, read_transform, write_affine
 from .volume import Volume, axes_in_itk, voxel_to_voxel
 
 __all__ = [
     "FORMATS",
+    "Field",
+    "Transform",
     "Volume",
     "as_volume",
     "axes_in_itk",
@@ -24,6 +26,7 @@ __all__ = [
     "read_landmarks",
     "read_masks",
     "read_shape",
+    "read_transform",
     "voxel_to_voxel",
     "write_affine",
     "write_displacement",

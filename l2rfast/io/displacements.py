@@ -73,7 +73,13 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
     affine, _ = affine_of(name, image, stored=True)
     world = LPS if intent == _VECTOR else np.eye(3)
     vectors = read_values(name, image, scaled=True).reshape(*image.shape[:ndim], ndim).movedim(-1, 0)
-    return _transform(np.linalg.inv((world @ affine[:3, :3])[:ndim, :ndim]), vectors).unsqueeze(0), affine
+    return in_voxels(vectors, affine, world), affine
+
+
+def in_voxels(vectors: Tensor, affine: np.ndarray, world: np.ndarray) -> Tensor:
+    """(1, ndim, *spatial) in voxels of a grid, of (ndim, *spatial) in mm of a world that has those RAS axes."""
+    ndim = len(vectors)
+    return _transform(np.linalg.inv(world[:ndim, :ndim] @ affine[:ndim, :ndim]), vectors).unsqueeze(0)
 
 
 def _transform(matrix: np.ndarray, field: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Affine maps of the world in ITK's transform files."""
+"""ITK's transform files of text (.txt, .tfm)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .displacements import LPS
+from ..displacements import LPS
+from .itk import Stored
+
+SUFFIXES = (".txt", ".tfm")
 
 
 def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3) -> None:
@@ -31,3 +34,24 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3
         f"Parameters: {numbers}\nFixedParameters:{' 0' * ndim}\n"
     )
     Path(path).write_text(text)
+
+
+def stored(path: Path) -> list[Stored]:
+    """The transforms of a file, in its order.
+
+    Raises:
+        ValueError, OSError: it is no such file.
+    """
+    lines = path.read_text().splitlines()
+    if not lines or not lines[0].startswith("#Insight Transform File"):
+        raise ValueError("no transform file of ITK's")
+    found: list[Stored] = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key == "Transform":
+            found.append(Stored(value.strip(), np.zeros(0), np.zeros(0)))
+        elif key in ("Parameters", "FixedParameters") and found:
+            numbers = np.array([float(number) for number in value.split()])
+            last = found[-1]
+            found[-1] = last._replace(parameters=numbers) if key == "Parameters" else last._replace(fixed=numbers)
+    return found
