@@ -7,6 +7,7 @@ these are the same, and compile anew where they are not.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -289,16 +290,29 @@ def versions() -> dict[str, str]:
     return {"triton": triton.__version__, "nvcc": nvcc}
 
 
+def included(file: Path) -> set[Path]:
+    """The headers of the project that a C++ file names."""
+    return {ROOT / "kernels" / name for name in re.findall(r'#include "(.+)"', file.read_text())}
+
+
+def imported(file: Path) -> set[Path]:
+    """The modules of kernels/ that one of them names; not the references beside them that it does not need."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            found |= {place.with_suffix(".py"), *(place / f"{alias.name}.py" for alias in node.names)}
+    return {path for path in found if path.is_file()}
+
+
 def digest() -> str:
     """Of all that is compiled here, how, and this file, which says for what."""
     kernels = ROOT / "kernels"
-    cuda = set(kernels.rglob("*.cu"))
-    new = cuda
-    while new:  # and the headers that they include
-        named = {kernels / name for file in new for name in re.findall(r'#include "(.+)"', file.read_text())}
-        new = named - cuda
-        cuda = cuda | new
-    files = {Path(__file__), *kernels.rglob("*.py"), *cuda}
+    files = new = {*kernels.rglob("*.cu"), *kernels.rglob("triton*.py")}
+    while new:  # and what they include or import
+        new = {named for file in new for named in (imported if file.suffix == ".py" else included)(file)} - files
+        files = files | new
+    files.add(Path(__file__))
     parts = [json.dumps(build_script().CUDA_FLAGS)]
     parts += [f"{file.relative_to(ROOT)}\n{file.read_text()}" for file in sorted(files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
