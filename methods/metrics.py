@@ -49,12 +49,27 @@ def measures(
     points = {"TRE_lm": (fixed.landmarks, moving.landmarks), "TRE_kp": (fixed.keypoints, moving.keypoints)}
     for name, (a, b) in points.items():
         if a is not None and b is not None:
-            found[name] = float(tre(a, _in_fixed_voxels(result, b), field, spacing).mean())
+            found[name] = float(distances(result, a, b, displaced=displaced).mean())
     if displaced:
         found["LogJacDetStd"] = float(log_jacobian_std(field))
         found["num_foldings"] = 100 * float(folding_fraction(field))
         found["digital_foldings"] = 100 * float(digital_folding_fraction(field))
     return found
+
+
+def distances(result: Registration, fixed: Tensor, moving: Tensor, *, displaced: bool = True) -> Tensor:
+    """Target registration error of points, (M,) in mm of the fixed world, see `l2rfast.metrics.tre`.
+
+    Args:
+        result: of their images.
+        fixed, moving: (M, ndim), pairwise, in voxels of either image.
+        displaced: with the displacement field, or through the affines alone.
+    """
+    matrix = torch.from_numpy(result.matrix).to(moving)
+    ndim = moving.shape[1]
+    back: Tensor = torch.linalg.solve(matrix[:, :ndim], (moving - matrix[:, ndim]).T).T
+    field = result.displacement if displaced else torch.zeros_like(result.displacement)
+    return tre(fixed, back, field, result.fixed.spacing)
 
 
 def dice_by_label(result: Registration, fixed: Scan, moving: Scan) -> dict[int, float]:
@@ -69,13 +84,6 @@ def in_both(fixed: Volume, moving: Volume) -> list[int]:
     """The labels that Learn2Reg's evaluation is about: what moving does not have no registration could bring."""
     common: np.ndarray = np.intersect1d(fixed.data.numpy(), moving.data.numpy())
     return [int(label) for label in common if label != 0]
-
-
-def _in_fixed_voxels(result: Registration, points: Tensor) -> Tensor:
-    matrix = torch.from_numpy(result.matrix).to(points)
-    ndim = points.shape[1]
-    found: Tensor = torch.linalg.solve(matrix[:, :ndim], (points - matrix[:, ndim]).T)
-    return found.T
 
 
 def _mean(scores: dict[int, float]) -> float:

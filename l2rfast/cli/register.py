@@ -6,6 +6,7 @@ import math
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,10 @@ def register(
     init_metric: InitMetric = "mi",
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
+    fixed_landmarks: Annotated[
+        Path | None, typer.Option(help="Points of the fixed image: .csv, .fcsv, .mrk.json; they are measured only.")
+    ] = None,
+    moving_landmarks: Annotated[Path | None, typer.Option(help="Likewise of the moving image: by name or row.")] = None,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     quiet: Quiet = False,
@@ -114,6 +119,8 @@ def register(
         out,
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
+        fixed_landmarks=fixed_landmarks,
+        moving_landmarks=moving_landmarks,
         outside=outside,
         quiet=quiet,
         method=method,
@@ -135,6 +142,8 @@ def run(
     *,
     fixed_labels: Path | None = None,
     moving_labels: Path | None = None,
+    fixed_landmarks: Path | None = None,
+    moving_landmarks: Path | None = None,
     outside: float | None = None,
     quiet: bool = False,
     **arguments: Any,
@@ -147,8 +156,19 @@ def run(
     import torch
 
     from ..fields import digital_jacobian
-    from ..io import Volume, as_volume, axes_in_itk, read_labels, write_affine, write_displacement, write_image
-    from ..methods.metrics import in_both
+    from ..io import (
+        Volume,
+        as_volume,
+        axes_in_itk,
+        paired,
+        read_labels,
+        read_points,
+        write_affine,
+        write_displacement,
+        write_image,
+    )
+    from ..methods.method import DEFORMABLE
+    from ..methods.metrics import distances, in_both
     from ..methods.registration import register as compute
     from ..methods.stages import Stages
     from ..output import OutputFolder
@@ -156,6 +176,8 @@ def run(
 
     if (fixed_labels is None) != (moving_labels is None):
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
+    if (fixed_landmarks is None) != (moving_landmarks is None):
+        raise InputError("--fixed-landmarks, --moving-landmarks: expected both or neither")
     with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
@@ -168,19 +190,33 @@ def run(
                 )
                 if not in_both(*labels):
                     notice("--fixed-labels, --moving-labels: no label in common, so nothing of them can overlap")
+            landmarks = None
+            if fixed_landmarks is not None and moving_landmarks is not None:
+                landmarks = paired(
+                    read_points("--fixed-landmarks", fixed_landmarks, images[0]),
+                    read_points("--moving-landmarks", moving_landmarks, images[1]),
+                )
         torch.manual_seed(SEED)
         result = compute(*images, progress=progress, **arguments)
         with stages.stage("warping"):
             grid = images[0].affine
-            before, warped = (result.warp(images[1].data, displaced=d, outside=outside) for d in (False, True))
-            covered = result.covered(displaced=False) & result.covered()
+            # Before: where the deformation started, or where there is none, by the headers alone.
+            linear = result.options["transform"] != DEFORMABLE
+            start = replace(result, moving=images[1]) if linear else result
+            both = ((start, False), (result, True))
+            before, warped = (r.warp(images[1].data, displaced=d, outside=outside) for r, d in both)
+            covered = start.covered(displaced=False) & result.covered()
             warped_labels = None
             if labels is not None:
-                warped_labels = [result.warp(labels[1].data, mode="nearest", displaced=d) for d in (False, True)]
+                warped_labels = [r.warp(labels[1].data, mode="nearest", displaced=d) for r, d in both]
         with stages.stage("measures"):
             folds = digital_jacobian(result.displacement)[0] <= 0
             backend = _backend(torch.device(arguments.get("device", "cpu")).type)
             report = _report(result, images, (before, warped), covered, labels, warped_labels, backend)
+            if landmarks is not None:
+                names, *points = landmarks
+                measured = (distances(r, *points, displaced=d).tolist() for r, d in both)
+                report.tre = dict(zip(names, zip(*measured, strict=True), strict=True))
         with stages.stage("picture"):
             draw_overview(
                 folder.path("overview.png"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +34,7 @@ class Report:
         digital_folding_percent: of the voxels, by all differences, so that nothing is missed between voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
+        tre: distance of the landmarks of both images, by their names, before and after, in mm. Empty without landmarks.
         warnings: what was noticed about the input.
         versions: of l2rfast, torch, numpy and python.
 
@@ -51,6 +53,7 @@ class Report:
     log_jacobian_std: float
     dice: dict[int, Change] = field(default_factory=dict)
     hd95: dict[int, Change] = field(default_factory=dict)
+    tre: dict[str, Change] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -58,7 +61,7 @@ class Report:
         """Write the report, with totals and means, as strict JSON: numbers have six significant digits."""
         content = asdict(self)
         content["seconds"]["total"] = sum(self.seconds.values())
-        for name, changes in (("dice", self.dice), ("hd95", self.hd95)):
+        for name, changes in (("dice", self.dice), ("hd95", self.hd95), ("tre", self.tre)):
             if changes:
                 content[name] = {"mean": _mean(changes), **changes}
         Path(path).write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
@@ -119,6 +122,8 @@ class Report:
             rows.append([f"mean Dice of {len(self.dice)} labels", *map(_number, _mean(self.dice))])
         if self.hd95:
             rows.append(["mean HD95, mm", *map(_number, _mean(self.hd95))])
+        if self.tre:
+            rows.append([f"mean TRE of {len(self.tre)} landmarks, mm", *map(_number, _mean(self.tre))])
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
         rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
@@ -136,7 +141,7 @@ class Report:
         return _table(["label", "Dice before", "after", "HD95 before, mm", "after, mm"], rows)
 
 
-def _mean(changes: dict[int, Change]) -> Change:
+def _mean(changes: Mapping[Any, Change]) -> Change:
     """Of the labels for which the measure is defined before and after."""
     defined = [change for change in changes.values() if not any(map(math.isnan, change))]
     if not defined:

@@ -10,21 +10,25 @@ from .formats import FORMATS, read_shape
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_masks
 from .landmarks import read_landmarks
+from .points import Points, paired, read_points
 from .transforms import Field, Transform, read_transform, write_affine
 from .volume import Volume, axes_in_itk, voxel_to_voxel
 
 __all__ = [
     "FORMATS",
     "Field",
+    "Points",
     "Transform",
     "Volume",
     "as_volume",
     "axes_in_itk",
+    "paired",
     "read_displacement",
     "read_image",
     "read_labels",
     "read_landmarks",
     "read_masks",
+    "read_points",
     "read_shape",
     "read_transform",
     "voxel_to_voxel",
