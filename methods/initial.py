@@ -53,6 +53,9 @@ BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
 LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover, or of as much as it can
+HARDLY = (
+    0.005  # of a distance, by which a pose has to be better than where it came from; interpolation may gain so much
+)
 MARGIN = 0.25  # of what of an image the other covers, kept around it
 
 # Of warped moving, (1, C, *spatial), and the weight of every voxel, (1, 1, *spatial), to a fixed image.
@@ -196,13 +199,14 @@ class _Images:
         matrix[:-1, -1] = self.axes @ by
         return matrix
 
-    def _started(self) -> Tensor:
-        """The rigid map of most information, from several translations."""
+    def _started(self) -> list[Tensor]:
+        """The rigid map of most information, from several translations: the translation, and what it came to."""
         found = compared(self.images, self.axes, STARTS)
         starts = [translation.by for translation in found.best]
         if found.still > 0:
             starts.insert(0, torch.zeros(self.ndim, dtype=torch.float64))
-        best, most, extent = None, 0.0, COARSE.cells * found.spacing
+        best: list[Tensor] = []
+        most, extent = 0.0, COARSE.cells * found.spacing
         for by in starts:
             matrix = self._translated(by)
             images = _overlapping(self.images, matrix)
@@ -210,18 +214,18 @@ class _Images:
             level, pose = _Level(images, world, found.spacing, "mi"), world.pose(matrix)
             for reached in [pose, *[*level.descended(pose, COARSE.rate, COARSE.steps, extent)][-1:]]:
                 if (information := level.information(reached)) > most:
-                    best, most = world.matrix(reached), information
-        if best is None:
+                    best, most = [matrix, world.matrix(reached)], information
+        if not best:
             raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
         return best
 
-    def _descended(self, kind: str, start: Tensor, metric: str, stages: Stages) -> Tensor:
-        """The map that is reached from a rigid one."""
-        images = _overlapping(self.images, start)
+    def _descended(self, kind: str, starts: list[Tensor], metric: str, stages: Stages) -> Tensor:
+        """The map that is reached from the best of rigid ones."""
+        images = _overlapping(self.images, starts[-1])
         image, affine = images[0]
         extent = float((torch.tensor(image.shape[2:]) * affine[:-1, :-1].norm(dim=0)).max())
         world = _World(kind, _centre(image, affine), self.axes)
-        poses, done, total = [world.pose(start)], 0, sum(descent.steps for descent in DESCENTS)
+        poses, done, total = [world.pose(start) for start in starts], 0, sum(descent.steps for descent in DESCENTS)
         for cells, rate, steps in DESCENTS:
             level = _Level(images, world, extent / cells ** (3 / self.ndim), metric)
             passed = [level.best(poses)]
@@ -230,8 +234,7 @@ class _Images:
                 done += 1
                 stages.advance(done / total)
             poses.append(passed[-1])
-        # What is no better than where it came from is left alone.
-        return world.matrix(level.best(poses))
+        return world.matrix(level.best(poses, HARDLY))
 
 
 def _overlapping(images: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -342,9 +345,9 @@ class _Level:
         volume = float(inside.double().sum()) * float(self.from_cells.det().abs())
         return -volume * float(self.distance(self.features(self.sampled(self.moving, self.to_cells, pose)), inside))
 
-    def best(self, poses: Sequence[Tensor]) -> Tensor:
+    def best(self, poses: Sequence[Tensor], hardly: float = 0.0) -> Tensor:
         """The pose at which they agree most, where moving covers fixed at all of them; those that leave hardly anything
-        of what the ones before them cover are out.
+        of what the ones before them cover are out. The first, where that is hardly better, by such a share of it.
 
         Raises:
             InputError: there is hardly any overlap at the first.
@@ -359,7 +362,8 @@ class _Level:
                 inside, poses = both, [*poses, pose]
         seen = [self.features(self.sampled(self.moving, self.to_cells, pose)) for pose in poses]
         distances = [float(self.distance(image, inside)) for image in seen]
-        return poses[distances.index(min(distances))]
+        least = min(distances)
+        return poses[0] if distances[0] - least <= hardly * abs(least) else poses[distances.index(least)]
 
     def descended(self, pose: Tensor, rate: float, steps: int, extent: float) -> Iterator[Tensor]:
         """The pose after each step, as long as the images overlap. Features turn with the image: they are of moving as

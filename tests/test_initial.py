@@ -281,3 +281,12 @@ def test_few_slices_do_not_leave_each_other(kind: str, metric: str, slices: int)
     moving = Volume(turned(image.data, image.affine, by), image.affine)
     assert error(initialise(image, moving, kind, metric, CPU, Stages()), by, image) < 1
     assert error(initialise(image, image, kind, metric, CPU, Stages()), np.eye(4), image) == 0
+
+
+@pytest.mark.parametrize("metric", ["mi", "lncc"])
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_a_brain_to_itself_stays(kind: str, metric: str, real_data: Path) -> None:
+    """Exactly: what interpolation gains is no reason to move."""
+    brain = Volume(real_pair()["fixed"], np.eye(4))
+    found = initialise(brain, Volume(brain.data.clone(), np.eye(4)), kind, metric, CPU, Stages())
+    np.testing.assert_array_equal(found.matrix, np.eye(4))
