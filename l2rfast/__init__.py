@@ -9,7 +9,7 @@ from ._info import info
 from .correlation import correlation, lattice_correlation, lattice_steps, shift_labels
 from .discrete import discrete_displacement, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
-from .fields import compose, digital_jacobian, integrate_velocity, jacobian_determinant
+from .fields import compose, digital_jacobian, integrate_velocity, invert, jacobian_determinant
 from .filters import box_average
 from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
@@ -37,6 +37,7 @@ __all__ = [
     "info",
     "integrate_velocity",
     "inverse_consistency",
+    "invert",
     "jacobian_determinant",
     "joint_histogram",
     "lattice_correlation",

@@ -10,6 +10,7 @@ from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError
 from .kernels.integrate_velocity import reference as integration
+from .kernels.invert import reference as inversion
 from .kernels.jacobian import reference as jacobian
 from .transforms import _warp_backward
 
@@ -68,6 +69,7 @@ _integrate_velocity = Operator(
     backward=_integrate_gradient,
     setup_context=_integrate_context,
 )
+_invert = Operator(inversion.invert, fake=lambda disp, start, tries: disp.new_empty(disp.shape))
 _jacobian_determinant_backward = Operator(
     jacobian.jacobian_determinant_backward, fake=lambda grad, disp: disp.new_empty(disp.shape)
 )
@@ -134,6 +136,34 @@ def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) 
     else:
         u = _integrate_velocity(u, steps)
     return u.to(velocity.dtype)
+
+
+def invert(disp: Tensor, start: Tensor | None = None, *, tries: int = 20) -> Tensor:
+    """The inverse of a displacement field: w with w(x) + disp(x + w(x)) = 0, so that ``compose(disp, w)`` is nothing.
+
+    By Newton's method at every voxel, with the derivatives of the interpolated field; see `kernels.invert.reference`.
+    Where the map folds, or leaves the grid, there is no inverse, or not one alone: what comes nearest is taken.
+
+    Args:
+        disp: (N, ndim, *spatial), floating, in voxels, sampled linearly with its border repeated.
+        start: an inverse that is nearly right, of the same shape, dtype and device; ``-disp`` when None.
+        tries: places that are tried at most; the least of what is left counts.
+
+    Returns:
+        (N, ndim, *spatial) in the dtype of disp; the same bits for any number of threads. Not differentiable.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or no try.
+    """
+    _check.field("disp", disp)
+    _check.at_least("tries", tries, 1)
+    if start is not None:
+        _check.field("start", start)
+        _check.same("disp, start", disp, start)
+    dtype = _check.arithmetic_dtype(disp)
+    field = disp.to(dtype)
+    result: Tensor = _invert(field, -field if start is None else start.to(dtype), tries)
+    return result.to(disp.dtype)
 
 
 def jacobian_determinant(disp: Tensor) -> Tensor:

@@ -34,4 +34,5 @@ def linear(transform: str, method: str, preset: str, **options: Any) -> Method:
 
 def _still(pair: Pair, stages: Stages) -> Found:
     size = pair.fixed.shape[2:]
-    return Found(torch.zeros(1, len(size), *size))
+    still = torch.zeros(1, len(size), *size)
+    return Found(still, still.clone())

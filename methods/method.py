@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,117 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import affine_warp, compose, warp
+from l2rfast import compose, invert
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
-from .initial import NO_CHANGE, Initial
-from .intensities import robust_range, without_strays
+from .intensities import without_strays
+from .result import Registration, through
 from .stages import Stages
 
 DEFORMABLE = "deformable"
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """What a registration found.
-
-    Attributes:
-        displacement: (1, ndim, *fixed) float32, in voxels of the fixed image: fixed at x corresponds to the place x +
-            disp(x) of the fixed grid, wherever that lies in the moving image.
-        fixed: the image as it was read.
-        moving: likewise, with the header by which it lies where the initialisation put it.
-        seconds: wall time of each stage, in order.
-        options: the method's options as they were used.
-        entropy: (1, 1, *fixed) of the displacements, in nats, from methods that know how sure they are.
-        initial: where it started: a place y of the fixed world, and what the displacement adds to it, lies at
-            ``initial.matrix @ (y + displacement)`` of moving's.
-    """
-
-    displacement: Tensor
-    fixed: Volume
-    moving: Volume
-    seconds: dict[str, float]
-    options: dict[str, Any]
-    entropy: Tensor | None = None
-    initial: Initial = NO_CHANGE
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """(ndim, ndim + 1): fixed voxel -> moving voxel, before any deformation."""
-        return voxel_to_voxel(self.fixed.affine, self.moving.affine, self.fixed.data.ndim)
-
-    def warp(
-        self, moving: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
-    ) -> Tensor:
-        """Resample moving, or its labels, to the fixed grid, interpolating once.
-
-        Args:
-            moving: (D, H, W) or (H, W) on the grid of the moving image; any floating dtype, or integers with
-                ``"nearest"``.
-            mode: ``"linear"`` or ``"nearest"``.
-            displaced: with the displacement field, or through the affines alone, as before the registration.
-            outside: what there is where moving does not reach. When None, 0 with ``"nearest"``, as for labels, and
-                with ``"linear"`` the least of `methods.intensities.robust_range`: air, in CT. With ``"linear"`` moving
-                fades to it over the voxel beyond its border; with ``"nearest"`` it ends half a voxel beyond.
-
-        Returns:
-            The same on the grid of the fixed image, in moving's dtype.
-
-        Raises:
-            InputError: another shape than moving's, or a value for the outside that its dtype cannot hold.
-        """
-        if moving.shape != self.moving.data.shape:
-            raise InputError(
-                f"moving: expected the shape of the moving image, {tuple(self.moving.data.shape)}, "
-                f"got {tuple(moving.shape)}"
-            )
-        if outside is None:
-            outside = 0.0 if mode == "nearest" else robust_range(moving)[0]
-        if not math.isfinite(outside) or not _holds(moving.dtype, outside):
-            raise InputError(f"outside: expected a number that {moving.dtype} holds, got {outside}")
-        if outside == 0:
-            return self._sampled(moving, mode, displaced)
-        # Outside is where zeros are; in float64, in which the difference is exact.
-        return self._sampled(moving.double() - outside, mode, displaced).add_(outside).to(moving.dtype)
-
-    def covered(self, *, displaced: bool = True) -> Tensor:
-        """Where fixed voxels come from between moving's voxels, with nothing of the outside: bool, (*fixed)."""
-        ones = torch.ones(self.moving.data.shape, dtype=torch.float32, device=self.displacement.device)
-        return self._sampled(ones, "linear", displaced) > 1 - 1e-5
-
-    def _sampled(self, moving: Tensor, mode: str, displaced: bool) -> Tensor:
-        """Zeros outside."""
-        u, image = self.displacement, moving[None, None].to(self.displacement.device)
-        return _through(image, self.matrix, u.shape[2:], u if displaced else None, mode, "zeros")[0, 0]
-
-
-def _through(
-    image: Tensor, matrix: np.ndarray, size: Sequence[int], disp: Tensor | None, mode: str, padding: str
-) -> Tensor:
-    """An image sampled at matrix (x + disp(x)) for every voxel x of a grid of that size."""
-    m = torch.from_numpy(matrix).to(image.device, torch.float32)
-    if disp is None:
-        return affine_warp(image, m[None], size, mode=mode, padding=padding)
-    axes = [torch.arange(s, dtype=torch.float32, device=disp.device) for s in size]
-    grid = torch.meshgrid(*axes, indexing="ij")
-    # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
-    # any number of threads.
-    total = torch.empty_like(disp)
-    ndim = len(grid)
-    for k in range(ndim):
-        component = total[0, k]
-        component.copy_(-grid[k]).add_(float(m[k, ndim]))
-        for j in range(ndim):
-            component.add_((grid[j] + disp[0, j]).mul_(float(m[k, j])))
-    return warp(image, total, mode=mode, padding=padding)
-
-
-def _holds(dtype: torch.dtype, value: float) -> bool:
-    if dtype.is_floating_point:
-        return abs(value) <= torch.finfo(dtype).max
-    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    return float(value).is_integer() and least <= value <= most
 
 
 class Pair(NamedTuple):
@@ -141,9 +38,11 @@ class Pair(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a method gives: a displacement field (1, ndim, *fixed), and where it has one its entropy (1, 1, *fixed)."""
+    """What a method gives: a displacement field (1, ndim, *fixed), and where it has them the inverse, of the same
+    shape, and the entropy (1, 1, *fixed)."""
 
     displacement: Tensor
+    inverse: Tensor | None = None
     entropy: Tensor | None = None
 
 
@@ -189,7 +88,7 @@ def on_grid_of(
         (N, C, *fixed) in the dtype of data, and on its device.
     """
     matrix = voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
-    return _through(data, matrix, fixed.data.shape, start, mode, padding)
+    return through(data, matrix, fixed.data.shape, start, mode, padding)
 
 
 def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None = None) -> Tensor:
@@ -243,9 +142,14 @@ def apply(
     displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
     if not method.aligned:
         displacement = _on_fixed_grid(displacement, fixed, moving)
+    if found.inverse is None or start is not None:
+        with stages.stage("inverse"):
+            inverse = invert(displacement)
+    else:
+        inverse = found.inverse.cpu()
     entropy = None if found.entropy is None else found.entropy.cpu()
     options = {"transform": method.transform, **method.options}
-    return Registration(displacement, fixed, moving, stages.seconds, options, entropy)
+    return Registration(displacement, inverse, fixed, moving, stages.seconds, options, entropy)
 
 
 def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from l2rfast.errors import notice
 from l2rfast.io import Volume
 from l2rfast.metrics import dice, digital_folding_fraction, folding_fraction, hd95, log_jacobian_std, tre
 
-from .method import Registration
+from .result import Registration
 from .training.cases import Scan
 
 MEASURES = ("DSC", "HD95", "TRE_lm", "TRE_kp", "LogJacDetStd", "num_foldings", "digital_foldings")

@@ -1,30 +1,45 @@
-"""Refinement of a displacement field by Adam on the control points of a B-spline.
+"""Refinement of two displacement fields, there and back, by small smooth maps that are composed with them.
 
-The field is the cubic B-spline of its control points, one at every voxel of the level: three box averages of width
-3 (as in ConvexAdam, Siebert et al. 2021). Whatever touches the field gives the same bits for any number of threads.
-PyTorch's sums over a whole tensor do not, nor do its fused ``add(alpha=)`` and ``addcmul``, whose rounding depends
-on where a thread's share ends; separate products, sums, quotients and roots are exact and do.
+Both images move. Fixed is compared with moving as the field warps it, and moving with fixed as the inverse warps it;
+each comparison gives a step on its own side, a = id + v there and b = id + w here, and the map f and its inverse g go
+on together:
+
+    f <- b^-1 o f o a        g <- a^-1 o g o b
+
+so that exchanging the images exchanges the fields. Steps are bounded and smooth, as in diffeomorphic demons, ANTs and
+FireANTs (Vercauteren et al., NeuroImage 2009; Avants et al., MedIA 2008; Jena et al. 2024): maps that do not fold
+compose to one that does not, up to what sampling makes of it (see `methods.folds`).
+
+Whatever touches the fields gives the same bits for any number of threads. PyTorch's sums over a whole tensor do not,
+nor do its fused ``add(alpha=)`` and ``addcmul``, whose rounding depends on where a thread's share ends; separate
+products, sums, quotients and roots are exact and do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp, box_average
+from l2rfast import affine_warp, box_average, compose, digital_jacobian, invert
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
 
 # The gradient of a mean distance to a displacement field (1, ndim, *spatial) in voxels of its level.
 Gradient = Callable[[Tensor], Tensor]
+# A displacement field (1, ndim, *spatial), from fixed to moving, and its inverse.
+Fields = tuple[Tensor, Tensor]
 
-# Of the distance at one voxel, by a displacement of one voxel: half of what a displacement by as much brings about
-# where there is something to see. MIND's and the local NCC's are about alike, for intensities of any scale.
-SLOPE = 0.3
+# Of the distance at one voxel, by a displacement of one voxel: what a displacement by as much brings about where there
+# is something to see, as both sides answer it. MIND's and the local NCC's are about alike, at any scale of intensities.
+SLOPE = 0.9
+PASSES = 2  # of the averages that smooth a step, before and after it is scaled
+TRIES = 2  # of Newton's method: steps are nearly nothing but a shift
+PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
 
 
 def pool(image: Tensor, size: int | Sequence[int]) -> Tensor:
@@ -51,81 +66,112 @@ def resample_field(
     return affine_warp(field, matrix, size) / by_axis(t / s, field)
 
 
+def resampled(fields: Fields, size: Sequence[int], source: int | Sequence[int], target: int | Sequence[int]) -> Fields:
+    """See `resample_field`."""
+    there, back = (resample_field(field, size, source, target) for field in fields)
+    return there, back
+
+
 def by_axis(values: Sequence[float] | Tensor, field: Tensor) -> Tensor:
     """One number for each axis, in the shape of something to multiply a field with."""
     return torch.as_tensor(values, dtype=field.dtype, device=field.device).view(1, -1, *[1] * (field.ndim - 2))
 
 
-def _spline(field: Tensor) -> Tensor:
-    """Field of control points; but for the border its own adjoint. What is constant stays so, in thin stacks too."""
-    return box_average(field, 1, passes=3)
-
-
-def _add_diffusion_(gradient: Tensor, field: Tensor, weight: float, sides: Sequence[float], scratch: Tensor) -> None:
-    """Add the gradient of weight * sum over axes of the mean squared slope between neighbours, a side apart."""
-    for axis, side in enumerate(sides, 2):
-        n = field.shape[axis] - 1
-        if n == 0:
-            continue
-        difference = scratch.narrow(axis, 0, n)
-        torch.sub(field.narrow(axis, 1, n), field.narrow(axis, 0, n), out=difference)
-        difference.mul_(2 * weight / side**2 / difference.numel())
-        gradient.narrow(axis, 1, n).add_(difference)
-        gradient.narrow(axis, 0, n).sub_(difference)
-
-
 def refine(
-    distance: Gradient,
-    field: Tensor,
+    distances: tuple[Gradient, Gradient],
+    fields: Fields,
     *,
     iterations: int,
-    smoothness: float,
     rate: float,
     advance: Callable[[float], None],
     sides: Sequence[float] | None = None,
-) -> Tensor:
-    """Minimise distance(field) + smoothness * diffusion(field) from a start.
-
-    By Adam (Kingma & Ba 2015), of which the step, rate * mean / (root of the mean square + eps), is about as long
-    however small the gradient is: its eps of 1e-8 is nothing but where gradients are. Two images that agree but for
-    noise it would pull apart by whole voxels. Here eps is what the gradient is where a displacement by ``rate`` is
-    left to do, whatever the number of voxels, so that steps become as small as what is left; and the mean is over
-    fewer steps (betas 0.5 and 0.999), as one of ten overshoots by then.
+) -> Fields:
+    """Minimise the distances of two images, each from the other's warp, by steps that are composed.
 
     Args:
-        distance: gives the gradient of the distance, a mean over the voxels, at a field.
-        field: (1, ndim, *spatial), the first control points, in voxels of the level.
-        iterations: Adam steps.
-        smoothness: weight of the mean squared spatial gradient of the field.
-        rate: step size in voxels of the level, of the shortest side.
+        distances: give the gradient of the distance of fixed from warped moving at a field, and of moving from warped
+            fixed at its inverse; both means over the voxels.
+        fields: (1, ndim, *spatial) each, a field and its inverse, in voxels of the level.
+        iterations: steps on both sides.
+        rate: about the longest step, in voxels of the level, of the shortest side.
         advance: called with the fraction of the iterations that is done.
-        sides: of a voxel of the level, in units of the shortest; cubes when None. Steps and smoothness are of lengths
+        sides: of a voxel of the level, in units of the shortest; cubes when None. Steps and their smoothing are lengths
             in that unit.
 
     Returns:
-        The refined field, in voxels of the level.
+        The refined fields, in voxels of the level; nearly each other's inverse.
     """
-    sides = [1.0] * field.shape[1] if sides is None else sides
-    unit = None if max(sides) == 1 else by_axis(sides, field)
-    points = field.clone() if unit is None else field * unit
-    least = SLOPE * rate / field[0, 0].numel()
-    mean, square = torch.zeros_like(points), torch.zeros_like(points)
-    scratch = torch.empty_like(points)  # fresh memory would cost more than the arithmetic
-    for step in range(1, iterations + 1):
-        field = _spline(points)
-        gradient = distance(field) if unit is None else distance(field / unit).div_(unit)
-        _add_diffusion_(gradient, field, smoothness, sides, scratch)
-        gradient = _spline(gradient)
-        mean.mul_(0.5).add_(torch.mul(gradient, 0.5, out=scratch))
-        square.mul_(0.999).add_(gradient.square_().mul_(0.001))
-        size = torch.div(square, 1 - 0.999**step, out=scratch).sqrt_().add_(least)
-        points.sub_(torch.mul(mean, rate / (1 - 0.5**step), out=gradient).div_(size))
-        advance(step / iterations)
-    field = _spline(points)
-    return field if unit is None else field / unit
+    sides = [1.0] * fields[0].shape[1] if sides is None else sides
+    there, back = fields
+    steps = [_Steps(distance, rate, sides, field) for distance, field in zip(distances, fields, strict=True)]
+    for k in range(1, iterations + 1):
+        here, beyond = steps[0].next(there), steps[1].next(back)
+        there, here = compose(there, here), invert(here, tries=TRIES)
+        back, beyond = compose(back, beyond), invert(beyond, tries=TRIES)
+        there, back = compose(beyond, there), compose(here, back)
+        del here, beyond  # before there are the next ones
+        advance(k / iterations)
+    return there, back
 
 
-def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None = None) -> Gradient:
+class _Steps:
+    """The steps on one side.
+
+    The gradient is smoothed, scaled as by Adam (Kingma & Ba 2015), rate * mean / (root of the mean square + eps), but
+    by one length for all axes, and smoothed again. As that is about as long however small the gradient is, Adam's eps
+    of 1e-8 is nothing but where gradients are: two images that agree but for noise would be pulled apart by whole
+    voxels. Here eps is what the gradient is where a displacement by ``rate`` is left to do, whatever the number of
+    voxels, so that steps become as small as what is left; and the mean is over fewer steps (betas 0.5 and 0.999), as
+    one of ten overshoots by then.
+    """
+
+    def __init__(self, distance: Gradient, rate: float, sides: Sequence[float], field: Tensor) -> None:
+        self.distance, self.rate, self.sides, self.done = distance, rate, sides, 0
+        self.unit = None if max(sides) == 1 else by_axis(sides, field)
+        self.least = SLOPE * rate / field[0, 0].numel()
+        self.mean, self.square = torch.zeros_like(field), torch.zeros_like(field[:, :1])
+
+    def next(self, field: Tensor) -> Tensor:
+        """(1, ndim, *spatial) in voxels of the level, to go before the field."""
+        self.done += 1
+        gradient = self.distance(field)
+        gradient = smoothed(gradient if self.unit is None else gradient.div_(self.unit), self.sides, PASSES)
+        self.mean.mul_(0.5).add_(gradient.mul_(0.5))
+        squares = gradient.square_().mul_(4)
+        size = squares[:, :1]
+        for axis in range(1, field.shape[1]):
+            size += squares[:, axis : axis + 1]
+        self.square.mul_(0.999).add_(size.mul_(0.001))
+        size = torch.div(self.square, 1 - 0.999**self.done).sqrt_().add_(self.least)
+        free = ((digital_jacobian(field)[:, None] - PRESSED) / (FREE - PRESSED)).clamp_(0, 1)
+        scale = free.mul_(-self.rate / (1 - 0.5**self.done)).div_(size)
+        step = smoothed(torch.mul(self.mean, scale, out=gradient), self.sides, PASSES)
+        return step if self.unit is None else step.div_(self.unit)
+
+
+def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:
+    """Averages of three neighbours along each axis, ``passes`` times; fewer of the neighbour's where it is further off:
+    the variance is as that of the shortest side."""
+    if max(sides) == 1:
+        return box_average(field, 1, passes=passes)
+    for _ in range(passes):
+        for axis, side in enumerate(sides, 2):
+            last = field.shape[axis] - 1
+            before = torch.cat([field.narrow(axis, 0, 1), field.narrow(axis, 0, last)], axis)
+            after = torch.cat([field.narrow(axis, 1, last), field.narrow(axis, last, 1)], axis)
+            field = field + (before + after - 2 * field) / (3 * side**2)
+    return field
+
+
+def both_ways(
+    distance: Callable[..., Gradient], images: Sequence[Tensor], *arguments: Any
+) -> tuple[Gradient, Gradient]:
+    """The distances of fixed and moving, or of features of them, each from the other's warp."""
+    fixed, moving = images
+    return distance(fixed, moving, *arguments), distance(moving, fixed, *arguments)
+
+
+def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Gradient:
     """Squared differences of MIND features (1, 12, *spatial), summed over the channels.
 
     Args:
@@ -146,13 +192,13 @@ def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None = None) -
     return lambda field: warp_ssd(fixed, moving, field)[1].mul_(weight)
 
 
-def lncc_distance(fixed: Tensor, moving: Tensor, window: Sequence[int], weight: Tensor | None = None) -> Gradient:
+def lncc_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None, window: Sequence[int]) -> Gradient:
     """Minus the local NCC.
 
     Args:
         fixed, moving: (1, 1, *spatial), of unit variance.
-        window: its side along each axis, in voxels; odd.
         weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1: what has less than half counts in no window.
+        window: its side along each axis, in voxels; odd.
     """
     # A window counts as flat where its standard deviations are below some 6 % of the image's. What is added below the
     # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.

@@ -19,7 +19,8 @@ from .discrete.method import discrete
 from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, initialise
 from .linear import TRANSFORMS, linear
-from .method import DEFORMABLE, Method, Registration, apply
+from .method import DEFORMABLE, Method, apply
+from .result import Registration
 from .stages import Progress, Stages
 from .unsupervised.register import unsupervised
 from .weakly_supervised.register import weakly_supervised

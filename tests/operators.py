@@ -198,6 +198,18 @@ OPERATIONS = [
         made_of="compose",
     ),
     Operation(
+        l2rfast.invert,
+        list(samples.invertible(SHAPES, tries=[8])),
+        list(samples.invertible(BIG, tries=[8])),
+        [
+            *not_tensors("disp"),
+            *[error for error in not_tensors("start") if error[0]["start"] is not None],
+            *not_integers(tries=1),
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+            ({"start": noise(2, 2, 5, 5)}, "disp, start: expected one shape"),
+        ],
+    ),
+    Operation(
         l2rfast.jacobian_determinant,
         list(samples.noisy("disp", None, SHAPES)),
         list(samples.noisy("disp", None, BIG)),

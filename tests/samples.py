@@ -321,6 +321,15 @@ def inverses(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(_name(size), {"forward": field(size, size), "backward": field(size, size)}, {"iterations": 1})
 
 
+@seeded
+def invertible(sizes: Sizes, **options: Iterable[Any]) -> Iterator[Sample]:
+    """Fields too small to fold, and something near their inverses."""
+    for size, *values in product(chain(*sizes.values()), *options.values()):
+        field, apart = (noise(2, len(size), *size) / 10 for _ in range(2))
+        inputs = {"disp": field, "start": apart - field}
+        yield Sample(_name(size, *values), inputs, dict(zip(options, values, strict=True)))
+
+
 def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
     return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
 

@@ -20,8 +20,8 @@ from l2rfast import cli, metrics
 from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
-from l2rfast.methods.method import Registration
 from l2rfast.methods.metrics import measures
+from l2rfast.methods.result import Registration
 from l2rfast.methods.training.cases import Scan
 
 
@@ -262,7 +262,7 @@ def test_labels_that_moving_does_not_have_are_not_counted() -> None:
     without = torch.where(labels == 2, 0, labels)
     volumes = [Volume(x.float(), np.eye(4)) for x in (labels, without)]
     scans = [Scan(v, Volume(x, np.eye(4))) for v, x in zip(volumes, (labels, without), strict=True)]
-    result = Registration(torch.zeros(1, 3, 12, 12, 12), *volumes, {}, {})
+    result = Registration(*[torch.zeros(1, 3, 12, 12, 12)] * 2, *volumes, {}, {})
     found = measures(result, *scans, surfaces=True)
     assert (found["DSC"], found["HD95"]) == (1, 0)
     nothing = Scan(volumes[1], Volume(torch.zeros_like(labels), np.eye(4)))
@@ -289,7 +289,7 @@ def test_measures_on_other_grids(scale: int) -> None:
         Scan(volumes[0], Volume(fixed_labels, fixed_affine), points),
         Scan(volumes[1], Volume(moving_labels, moving_affine), (points + torch.tensor([2.0, 0, -1.5])) * scale),
     ]
-    result = Registration(displacement, *volumes, {}, {})
+    result = Registration(displacement, -displacement, *volumes, {}, {})
     after = measures(result, *scans, surfaces=True)
     assert after == pytest.approx(
         {"DSC": 1.0, "HD95": 0.0, "TRE_lm": 1.0, "LogJacDetStd": 0.0, "num_foldings": 0.0, "digital_foldings": 0.0},

@@ -19,7 +19,7 @@ import l2rfast
 from l2rfast import InputError, cli
 from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume
-from l2rfast.methods.method import Registration
+from l2rfast.methods.result import Registration
 from l2rfast.metrics import dice
 
 CUT = 16
@@ -95,7 +95,8 @@ def test_neither_padding_nor_a_stray_voxel_counts(
 
 def registration(shape: tuple[int, ...], moving: Volume, displacement: float = 0.0) -> Registration:
     fixed = Volume(torch.rand(shape), np.eye(4))
-    return Registration(torch.full((1, len(shape), *shape), displacement), fixed, moving, {}, {})
+    field = torch.full((1, len(shape), *shape), displacement)
+    return Registration(field, -field, fixed, moving, {}, {})
 
 
 @pytest.mark.parametrize("outside", [-1000.0, 0.0, 12.5])

@@ -15,7 +15,7 @@ from samples import coordinates, noise
 from torch import Tensor
 
 import l2rfast
-from l2rfast import compose, digital_jacobian, integrate_velocity, jacobian_determinant, warp
+from l2rfast import box_average, compose, digital_jacobian, integrate_velocity, invert, jacobian_determinant, warp
 
 SIZES = [(6, 7), (4, 6, 5)]
 
@@ -267,3 +267,30 @@ def test_a_fold_in_the_middle_of_a_cube_alone(backend: str) -> None:
         first, *others = digital_jacobian(disp).flatten().tolist()
     assert first == -0.0703125
     assert min(others) == 0.3125
+
+
+@pytest.mark.parametrize("size", [(1, 30), (24, 21), (12, 14, 16)])
+def test_inverse_of_an_integrated_velocity(size: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    velocity = 6 * box_average(random(1, len(size), *size, generator=generator), 2, passes=3)
+    there = integrate_velocity(velocity)
+    assert jacobian_determinant(there).min() > 0
+    back = invert(there)
+    assert compose(there, back).abs().max() < 1e-10 < there.abs().max()
+
+
+def test_inverse_of_a_translation_and_of_a_scaling() -> None:
+    x = torch.arange(32.0, dtype=torch.float64)
+    shift = torch.full((1, 2, 32, 32), 2.25, dtype=torch.float64)
+    assert torch.equal(invert(shift), -shift)
+    wider = torch.stack(torch.meshgrid(0.25 * x, 0.0 * x, indexing="ij"))[None]  # x -> 1.25 x
+    expected = torch.stack(torch.meshgrid(x / 1.25 - x, 0.0 * x, indexing="ij"))[None]
+    torch.testing.assert_close(invert(wider), expected)
+
+
+def test_what_folds_has_an_inverse_that_is_finite() -> None:
+    field = 3 * torch.randn(1, 3, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    for start in (None, torch.zeros_like(field)):
+        back = invert(field, start)
+        assert torch.isfinite(back).all()
+        assert compose(field, back).norm() <= compose(field, -field if start is None else start).norm()

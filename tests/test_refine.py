@@ -10,7 +10,7 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast.data.synthetic import anatomies
-from l2rfast.methods.refine import refine
+from l2rfast.methods.refine import Fields, Gradient, refine, smoothed
 
 EVERY = [{"preset": "fast"}, {"preset": "default"}, {"preset": "accurate"}, {"preset": "fast", "metric": "mind"}]
 
@@ -41,6 +41,13 @@ def test_a_rescan_stays_but_for_its_noise(head: tuple[Tensor, Tensor], noise: fl
     assert moved[labels > 0].mean() < 0.06
 
 
+def there_and_back(distance: Gradient, size: tuple[int, ...], **options: Any) -> Fields:
+    """From nothing, with the same distance on both sides, but the other way."""
+    still = torch.zeros(1, len(size), *size)
+    distances = distance, lambda field: -distance(-field)
+    return refine(distances, (still, still), advance=lambda fraction: None, **options)
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (20, 22, 24), (36, 36, 36)])
 @pytest.mark.parametrize("shift", [0.01, 1.5])
 def test_steps_become_as_small_as_what_is_left(shape: tuple[int, ...], shift: float) -> None:
@@ -49,30 +56,43 @@ def test_steps_become_as_small_as_what_is_left(shape: tuple[int, ...], shift: fl
     def distance(field: Tensor) -> Tensor:
         return 0.6 * (field - shift) / field[0, 0].numel()
 
-    start = torch.zeros(1, len(shape), *shape)
-    found = refine(distance, start, iterations=20, smoothness=0.0, rate=0.5, advance=lambda fraction: None)
-    middle = found[(0, slice(None), *[side // 2 for side in shape])]
-    torch.testing.assert_close(middle, torch.full_like(middle, shift), rtol=0.05, atol=0)
+    there, back = there_and_back(distance, shape, iterations=20, rate=0.5)
+    middle = (0, slice(None), *[side // 2 for side in shape])
+    for found, expected in ((there[middle], shift), (back[middle], -shift)):
+        torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0.05, atol=0)
+
+
+def test_exchanged_images_give_exchanged_fields(head: tuple[Tensor, Tensor]) -> None:
+    image, _ = head
+    other = image.roll((1, 2), (0, 1))[..., :-1]
+    pairs = (image[..., :-1], other), (other, image[..., :-1])
+    one, two = (l2rfast.register(*pair, init="none") for pair in pairs)
+    apart = l2rfast.compose(one.displacement, two.displacement).norm(dim=1)
+    assert apart.mean() < 0.02 < one.displacement.norm(dim=1).mean()
+    assert one.inverse_residual < 1e-3
 
 
 def test_steps_are_lengths() -> None:
     """What is the same in mm is refined alike, by voxels that are cubes and by ones that are three times as long."""
-    target = torch.randn(1, 2, 12, 12, generator=torch.Generator().manual_seed(0))
-    unit = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    rough = torch.randn(1, 2, 12, 1, generator=torch.Generator().manual_seed(0))
 
-    def found(sides: Tensor) -> Tensor:
+    def found(sides: list[float]) -> Tensor:
+        unit = torch.tensor(sides).view(1, 2, 1, 1)
+
         def distance(field: Tensor) -> Tensor:
-            return (field * sides - target) * sides / field[0, 0].numel()
+            return (field * unit - rough) * unit / field[0, 0].numel()
 
-        start = torch.zeros_like(target)
-        return sides * refine(
-            distance,
-            start,
-            iterations=6,
-            smoothness=0.0,
-            rate=0.5,
-            advance=lambda fraction: None,
-            sides=sides.flatten().tolist(),
-        )
+        return unit * there_and_back(distance, (12, 12), iterations=6, rate=0.5, sides=sides)[0]
 
-    torch.testing.assert_close(found(unit), found(torch.ones_like(unit)))
+    torch.testing.assert_close(found([1.0, 3.0]), found([1.0, 1.0]), rtol=0, atol=2e-3)
+
+
+def test_smoothing_is_of_lengths() -> None:
+    """The variance of what one voxel is spread to, along an axis of longer sides as along the others."""
+    one = torch.zeros(1, 1, 21, 21)
+    one[..., 10, 10] = 1
+    spread = smoothed(one, [1.0, 2.0], 3)[0, 0]
+    distance = (torch.arange(21.0) - 10).square()
+    assert spread.sum(1) @ distance == pytest.approx(3 * 2 / 3, rel=1e-5)
+    assert spread.sum(0) @ distance == pytest.approx(3 * 2 / 3 / 4, rel=1e-5)
+    torch.testing.assert_close(smoothed(one, [1.0, 1.0], 3), l2rfast.box_average(one, 1, passes=3))

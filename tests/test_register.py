@@ -23,9 +23,10 @@ from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputError
 from l2rfast.io import read_displacement, read_image
 from l2rfast.methods.discrete.options import PRESETS
-from l2rfast.metrics import dice, folding_fraction
+from l2rfast.metrics import dice
 
-SMALL = {"mind_iterations": 5, "iterations": 15}
+FLAGS = "--fixed-warped", "--jacobian"
+SMALL = {"iterations": 5, "full_iterations": 0}
 
 
 def mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -52,14 +53,14 @@ def brains(real_data: Path) -> dict[str, torch.Tensor]:
     return real_pair()
 
 
-@pytest.mark.parametrize(
-    ("preset", "least", "folds"), [("fast", 0.69, 0.01), ("default", 0.72, 0.003), ("accurate", 0.74, 0.01)]
-)
-def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float, folds: float) -> None:
+@pytest.mark.parametrize(("preset", "least"), [("fast", 0.745), ("default", 0.77), ("accurate", 0.77)])
+def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float) -> None:
     result = l2rfast.register(brains["fixed"], brains["moving"], preset=preset)
     labels = result.warp(brains["moving_labels"], mode="nearest")
     assert mean_dice(brains["fixed_labels"], labels) >= least
-    assert folding_fraction(result.displacement).item() < folds
+    for field in (result.displacement, result.inverse):
+        assert l2rfast.digital_jacobian(field).min() > 0
+    assert result.inverse_residual < 0.03
 
 
 def test_same_bits_for_one_and_two_threads(brains: dict[str, torch.Tensor]) -> None:
@@ -137,7 +138,7 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
     files = {name: save(tmp_path / f"{name}.nii.gz", values) for name, values in pair.items()}
     out = tmp_path / "deep/out"
     arguments = ["--fixed-labels", files["fixed_labels"], "--moving-labels", files["moving_labels"]]
-    done = command("register", files["fixed"], files["moving"], "--out", out, *arguments, "--iterations", 20)
+    done = command("register", files["fixed"], files["moving"], "--out", out, *arguments, "--iterations=12", *FLAGS)
     assert done.returncode == 0, done.stderr
     for stage in ("features", "discrete search", "writing"):
         assert stage in done.stderr
@@ -146,20 +147,28 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
         "warped_labels.nii.gz",
         "affine.txt",
         "displacement.nii.gz",
+        "inverse_displacement.nii.gz",
+        "fixed_warped.nii.gz",
+        "jacobian.nii.gz",
         "overview.png",
         "report.json",
         "report.md",
     }
     report = json.loads((out / "report.json").read_text())
-    assert report["options"]["iterations"] == 20
+    assert report["options"]["iterations"] == 12
     assert report["similarity"]["correlation"][1] > report["similarity"]["correlation"][0]
     assert report["dice"]["mean"][1] > report["dice"]["mean"][0]
     assert {"reading", "features", "writing", "total"} <= set(report["seconds"])
     assert report["peak_memory_mb"] > 50
     displacement, affine = read_displacement(out / "displacement.nii.gz")
     assert np.array_equal(affine, np.eye(4))
-    again = l2rfast.register(str(files["fixed"]), nib.load(files["moving"]), iterations=20)
+    again = l2rfast.register(str(files["fixed"]), nib.load(files["moving"]), iterations=12)
     assert torch.equal(again.displacement, displacement)
+    assert torch.equal(again.inverse, read_displacement(out / "inverse_displacement.nii.gz")[0])
+    assert torch.equal(again.warp_back(pair["fixed"]), read_image(out / "fixed_warped.nii.gz").data)
+    change = l2rfast.jacobian_determinant(displacement)[0].log()
+    assert torch.equal(change, read_image(out / "jacobian.nii.gz").data)
+    assert report["inverse_residual"] == pytest.approx(again.inverse_residual, rel=1e-5)
     labels = torch.from_numpy(np.asarray(nib.load(out / "warped_labels.nii.gz").dataobj))
     assert torch.equal(labels, again.warp(pair["moving_labels"], mode="nearest"))
 
@@ -193,19 +202,15 @@ def test_every_preset_is_valid_and_an_option_can_be_changed() -> None:
         ({"grid_spacing": 1}, "grid_spacing"),
         ({"iterations": -1}, "iterations"),
         ({"metric": "mse"}, "metric"),
-        ({"smoothness": float("nan")}, "smoothness"),
-        ({"smoothness": "much"}, "smoothness: expected a number >= 0, got 'much'"),
         ({"rate": 0.0}, "rate"),
         ({"rate": None}, "rate: expected a positive number, got None"),
         ({"rate": float("inf")}, "rate: expected a positive number, got inf"),
         ({"iterations": True}, "iterations: expected an integer >= 0, got True"),
-        ({"inverse_consistency": "no"}, "inverse_consistency: expected True or False, got 'no'"),
         ({"preset": ["fast"]}, "preset: expected one of fast, default, accurate"),
         ({"method": ["discrete"]}, "method: expected one of"),
         ({"threads": True}, "threads: expected a positive integer, got True"),
         ({"device": None}, "device: cannot use 'None' here"),
         ({"device": "meta"}, "device: cannot use 'meta' here"),
-        ({"smoothing": 4}, "smoothing: expected an odd number or 0"),
         ({"speed": 9}, "speed: no such option"),
         ({"threads": 0}, "threads"),
         ({"device": "warp-drive"}, "device"),

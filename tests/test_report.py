@@ -32,6 +32,7 @@ def report(**changes: Any) -> Report:
         "folding_percent": 0.0123456789,
         "digital_folding_percent": 0.23456789,
         "log_jacobian_std": 0.1,
+        "inverse_residual": 0.0123456789,
         "dice": {2: (0.5, 0.75), 17: (0.7, 0.85), 80: (NAN, NAN)},
         "hd95": {2: (4.0, 2.0), 17: (NAN, 3.0)},
     }
@@ -58,6 +59,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
     assert found["dice"] == {"mean": [0.6, 0.8], "2": [0.5, 0.75], "17": [0.7, 0.85], "80": [None, None]}
     assert found["hd95"] == {"mean": [4.0, 2.0], "2": [4.0, 2.0], "17": [None, 3.0]}
     assert (found["folding_percent"], found["digital_folding_percent"]) == (0.0123457, 0.234568)
+    assert found["inverse_residual"] == 0.0123457
     assert found["options"] == {"preset": "fast", "threads": None, "weights": [0.5, 2]}
     assert found["inputs"]["fixed"] == {
         "path": "a|b.nii.gz",
@@ -85,6 +87,7 @@ def test_markdown_shows_every_figure(tmp_path: Path) -> None:
         "| mean HD95, mm | 4 | 2 |",
         "| folded voxels, % |  | 0.01235 |",
         "| digital folds, % |  | 0.2346 |",
+        "| there and back, voxels |  | 0.01235 |",
         "| **total** | **3.75** |",
         "| **mean** | 0.6 | 0.8 | 4 | 2 |",
         "| 17 | 0.7 | 0.85 | - | 3 |",

@@ -28,6 +28,9 @@ FILES = (
     "warped_labels.nii.gz",
     "confidence.nii.gz",
     "displacement.nii.gz",
+    "inverse_displacement.nii.gz",
+    "fixed_warped.nii.gz",
+    "jacobian.nii.gz",
     "affine.txt",
     "overview.png",
     "report.json",
@@ -45,7 +48,7 @@ Preset = Annotated[str, typer.Option(help="Of discrete: fast, default or accurat
 Weights = Annotated[
     str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
 ]
-Finetune = Annotated[int | None, typer.Option(help="Adam steps on the network's field for this pair.")]
+Finetune = Annotated[int | None, typer.Option(help="Steps of refinement of the network's field.")]
 Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
 Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
 InitMetric = Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")]
@@ -81,20 +84,20 @@ def register(
     mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
     grid_spacing: Annotated[int | None, typer.Option(help="Voxels between control points.")] = None,
     search_radius: Annotated[int | None, typer.Option(help="Discrete search, control points.")] = None,
-    inverse_consistency: Annotated[bool | None, typer.Option(help="Search backwards too.")] = None,
     window: Annotated[int | None, typer.Option(help="LNCC window, voxels, odd.")] = None,
-    smoothness: Annotated[float | None, typer.Option(help="Weight of the diffusion.")] = None,
     refine_spacing: Annotated[int | None, typer.Option(help="Voxels between the refined points.")] = None,
-    mind_iterations: Annotated[int | None, typer.Option(help="Adam steps on MIND, first.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Adam steps of the metric, then.")] = None,
-    full_iterations: Annotated[int | None, typer.Option(help="Adam steps on LNCC, full resolution.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Adam step size, voxels of the level.")] = None,
-    smoothing: Annotated[int | None, typer.Option(help="Box averages of the final field, voxels.")] = None,
+    coarse_iterations: Annotated[int | None, typer.Option(help="Steps of the refinement, at twice that.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Steps at refine-spacing, then.")] = None,
+    full_iterations: Annotated[int | None, typer.Option(help="Steps at full resolution, last; only LNCC.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Longest step, voxels of the level.")] = None,
     outside: Annotated[
         float | None, typer.Option(help="What the warped image is where MOVING does not reach; its least if not given.")
     ] = None,
+    fixed_warped: Annotated[bool, typer.Option("--fixed-warped", help="Write FIXED on the grid of MOVING.")] = False,
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Write the log Jacobian determinant.")] = False,
 ) -> None:
-    """Register MOVING to FIXED and write the warped image, the displacement field, a picture and a report."""
+    """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
+    report."""
     options = {
         "weights": weights,
         "finetune": finetune,
@@ -103,15 +106,12 @@ def register(
         "mind_dilation": mind_dilation,
         "grid_spacing": grid_spacing,
         "search_radius": search_radius,
-        "inverse_consistency": inverse_consistency,
         "window": window,
-        "smoothness": smoothness,
         "refine_spacing": refine_spacing,
-        "mind_iterations": mind_iterations,
+        "coarse_iterations": coarse_iterations,
         "iterations": iterations,
         "full_iterations": full_iterations,
         "rate": rate,
-        "smoothing": smoothing,
     }
     run(
         fixed,
@@ -122,6 +122,8 @@ def register(
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
         outside=outside,
+        fixed_warped=fixed_warped,
+        jacobian=jacobian,
         quiet=quiet,
         method=method,
         preset=preset,
@@ -145,6 +147,8 @@ def run(
     fixed_landmarks: Path | None = None,
     moving_landmarks: Path | None = None,
     outside: float | None = None,
+    fixed_warped: bool = False,
+    jacobian: bool = False,
     quiet: bool = False,
     **arguments: Any,
 ) -> None:
@@ -155,7 +159,7 @@ def run(
     """
     import torch
 
-    from ..fields import digital_jacobian
+    from ..fields import digital_jacobian, jacobian_determinant
     from ..io import (
         Volume,
         as_volume,
@@ -238,6 +242,13 @@ def run(
                 write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
             write_affine(folder.path("affine.txt"), result.initial.matrix, axes_in_itk(images[0]))
             write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
+            write_displacement(folder.path("inverse_displacement.nii.gz"), result.inverse, grid)
+            if fixed_warped:
+                back = result.warp_back(images[0].data)
+                write_image(folder.path("fixed_warped.nii.gz"), Volume(back, images[1].affine))
+            if jacobian:
+                change = jacobian_determinant(result.displacement)[0].log()  # NaN where it folds
+                write_image(folder.path("jacobian.nii.gz"), Volume(change, grid))
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
             for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
@@ -294,6 +305,7 @@ def _report(
         folding_percent=100 * float(folding_fraction(result.displacement)),
         digital_folding_percent=100 * float(digital_folding_fraction(result.displacement)),
         log_jacobian_std=float(log_jacobian_std(result.displacement)),
+        inverse_residual=result.inverse_residual,
     )
     if labels is not None:
         truth, spacing = labels[0].data, images[0].spacing

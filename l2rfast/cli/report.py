@@ -33,6 +33,7 @@ class Report:
         folding_percent: of the voxels, by central differences, as Learn2Reg counts.
         digital_folding_percent: of the voxels, by all differences, so that nothing is missed between voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
+        inverse_residual: mean distance, in voxels of fixed, from where the two fields, one after the other, lead.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
         tre: distance of the landmarks of both images, by their names, before and after, in mm. Empty without landmarks.
         warnings: what was noticed about the input.
@@ -51,6 +52,7 @@ class Report:
     folding_percent: float
     digital_folding_percent: float
     log_jacobian_std: float
+    inverse_residual: float
     dice: dict[int, Change] = field(default_factory=dict)
     hd95: dict[int, Change] = field(default_factory=dict)
     tre: dict[str, Change] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class Report:
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
         rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
+        rows.append(["there and back, voxels", "", _number(self.inverse_residual)])
         return rows
 
     def _label_table(self) -> str:

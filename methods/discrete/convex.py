@@ -1,10 +1,11 @@
-"""Training-free discrete registration: coupled convex search, then Adam.
+"""Training-free discrete registration: coupled convex search, then refinement.
 
 ConvexAdam (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
 2021"; Heinrich et al., WBIR 2014): MIND-SSC features, a smoothed cost volume on a coarse grid of control points,
-coupled convex optimisation forwards and backwards, inverse consistency, then Adam on the warp. Beyond the original,
-the refinement goes on with local NCC, at half and then at full resolution; what moving does not cover has no weight;
-and all lengths are of the shortest side of the voxels, so that along an axis of longer ones they are fewer.
+coupled convex optimisation forwards and backwards, inverse consistency. The refinement is another than the original's
+Adam on the warp: smooth steps on both sides that are composed (`methods.refine`), at half and then at full resolution;
+the fields that result have no folds (`methods.folds`). What moving does not cover has no weight; and all lengths are of
+the shortest side of the voxels, so that along an axis of longer ones they are fewer.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2rfast import box_average, correlation, coupled_convex, inverse_consistency, mind_ssc
+from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc
 
+from ..folds import settled
 from ..method import Pair
-from ..refine import Gradient, lncc_distance, mind_distance, pool, refine, resample_field
+from ..refine import Fields, both_ways, lncc_distance, mind_distance, pool, refine, resampled
 from ..stages import Stages
 from .options import DiscreteOptions
 
+LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
+NARROWEST, SHARES = 5, 6  # of the windows of the local NCC: voxels of a level, and parts of its longest side
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
-def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> Tensor:
-    """Displacement field from a fixed to a moving image on the same grid.
+def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> Fields:
+    """Displacement field from a fixed to a moving image on the same grid, and its inverse.
 
     Args:
         pair: of zero mean and unit variance.
@@ -35,67 +39,56 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> T
         stages: times the stages and reports their progress.
 
     Returns:
-        (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x.
+        (1, ndim, *spatial) each, in voxels: moving at x + disp(x) corresponds to fixed at x, and fixed at y +
+        inverse(y) to moving at y. Neither has folds.
     """
     o, size, images = options, pair.fixed.shape[2:], (pair.fixed, pair.moving)
-    grid, fine_grid, full = (_blocks(s, size, pair.spacing) for s in (o.grid_spacing, o.refine_spacing, 1))
+    spacings = o.grid_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
+    grid, *levels = (_blocks(voxels, size, pair.spacing) for voxels in spacings)
 
     def weight(blocks: Sequence[int]) -> Tensor | None:
         return None if pair.covered is None else pool(pair.covered, blocks)
 
     with stages.stage("features"):
-        fine = [_features(x, o, fine_grid) for x in images]
-        if all(g % f == 0 for g, f in zip(grid, fine_grid, strict=True)):  # the fine blocks make up the coarse ones
-            coarse = [pool(x, [g // f for g, f in zip(grid, fine_grid, strict=True)]) for x in fine]
-        else:
-            coarse = [_features(x, o, grid) for x in images]
+        features = [_features(x, o, grid) for x in images]
 
     with stages.stage("discrete search"):
         sides = [g * mm / min(pair.spacing) for g, mm in zip(grid, pair.spacing, strict=True)]
         radius = [
             min(max(1, round(o.search_radius * o.grid_spacing / side)), o.search_radius, points - 1)
-            for side, points in zip(sides, coarse[0].shape[2:], strict=True)
+            for side, points in zip(sides, features[0].shape[2:], strict=True)
         ]
-        field = _searched(coarse[0], coarse[1], radius, weight(grid))
-        if o.inverse_consistency:
-            stages.advance(0.5)
-            field, _ = inverse_consistency(field, _searched(coarse[1], coarse[0], radius, weight(grid)))
+        field = _searched(features[0], features[1], radius, weight(grid))
+        stages.advance(0.5)
+        fields: Fields = inverse_consistency(field, _searched(features[1], features[0], radius, weight(grid)))
+
     level = grid
-
-    smoothness = {"mind": 0.9, "lncc": 0.45}
-    if o.smoothness is not None:
-        smoothness[o.metric] = o.smoothness
-
-    def refined(metric: str, distance: Gradient, target: Sequence[int], iterations: int) -> Tensor:
-        return refine(
-            distance,
-            resample_field(field, [s // t for s, t in zip(size, target, strict=True)], level, target),
-            iterations=iterations,
-            smoothness=smoothness[metric],
-            rate=o.rate,
-            advance=stages.advance,
-            sides=_sides(target, pair.spacing),
-        )
-
-    mind_iterations = o.mind_iterations + (o.iterations if o.metric == "mind" else 0)
-    if mind_iterations:
-        with stages.stage("refinement, MIND"):
-            distance = mind_distance(fine[0], fine[1], weight(fine_grid))
-            fine.clear()  # as large as the images
-            field, level = refined("mind", distance, fine_grid, mind_iterations), fine_grid
-            del distance
-    if o.metric == "lncc":
-        for name, target, iterations in (("", fine_grid, o.iterations), (", full", full, o.full_iterations)):
-            if iterations:
-                with stages.stage(f"refinement, LNCC{name}"):
-                    window = [2 * int(o.window / side / 2) + 1 for side in _sides(target, pair.spacing)]
-                    distance = lncc_distance(
-                        pool(pair.fixed, target), pool(pair.moving, target), window, weight(target)
-                    )
-                    field, level = refined("lncc", distance, target, iterations), target
+    numbers = o.coarse_iterations, o.iterations, o.full_iterations
+    for name, target, iterations in zip(LEVELS, levels, numbers, strict=True):
+        if not iterations:
+            continue
+        with stages.stage(f"refinement, {o.metric.upper()}, {name}"):
+            if o.metric == "mind":
+                features = [_features(x, o, target) for x in images]
+                distances = both_ways(mind_distance, features, weight(target))
+            else:
+                window = _window(
+                    o.window, [n // t for n, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
+                )
+                distances = both_ways(lncc_distance, [pool(x, target) for x in images], weight(target), window)
+            fields = refine(
+                distances,
+                resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target),
+                iterations=iterations,
+                rate=o.rate,
+                advance=stages.advance,
+                sides=_sides(target, pair.spacing),
+            )
+            level = target
+            features.clear()  # as large as the images
+            del distances
     with stages.stage("displacement field"):
-        field = resample_field(field, size, level, full)
-        return box_average(field, o.smoothing // 2, passes=3) if o.smoothing else field
+        return settled(resampled(settled(fields), size, level, levels[-1])) if level != levels[-1] else settled(fields)
 
 
 def _blocks(voxels: int, size: Sequence[int], spacing: Sequence[float]) -> list[int]:
@@ -108,6 +101,12 @@ def _sides(blocks: Sequence[int], spacing: Sequence[float]) -> list[float]:
     """Of blocks of voxels, in units of the shortest."""
     lengths = [block * mm for block, mm in zip(blocks, spacing, strict=True)]
     return [round(length / min(lengths), 3) for length in lengths]
+
+
+def _window(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
+    """Odd widths of about the same length along each axis, at most a share of the image: else all is one window."""
+    widest = max(NARROWEST, *(n * side / SHARES for n, side in zip(size, sides, strict=True)))
+    return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
 
 
 def _features(image: Tensor, o: DiscreteOptions, blocks: Sequence[int]) -> Tensor:

@@ -17,5 +17,5 @@ def discrete(preset: str, **options: Any) -> Method:
     return Method(
         {"method": "discrete", "preset": preset, **asdict(chosen)},
         standardised,
-        lambda pair, stages: Found(register_discrete(pair, chosen, stages)),
+        lambda pair, stages: Found(*register_discrete(pair, chosen, stages)),
     )

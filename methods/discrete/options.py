@@ -19,39 +19,34 @@ class DiscreteOptions:
         mind_radius, mind_dilation: of the MIND-SSC descriptor, in voxels.
         grid_spacing: voxels between the control points of the discrete search; at most a quarter of a side.
         search_radius: reach of the discrete search to each side, in control-point spacings.
-        inverse_consistency: search backwards too, and make the two fields each other's inverse.
         metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
-        window: side of the LNCC window, in voxels of the level; odd.
-        smoothness: weight of the diffusion of the field; None is the metric's own (0.45, MIND 0.9).
-        refine_spacing: voxels between the control points of the refinement, which works on images and features
-            averaged over blocks of that size.
-        mind_iterations: Adam steps on MIND.
-        iterations: Adam steps of the metric, after those.
-        full_iterations: Adam steps on LNCC at full resolution, last; only for the metric ``"lncc"``.
-        rate: step size of Adam, in voxels of the level.
-        smoothing: width, in voxels, of three box averages of the final field; odd, or 0 for none.
+        window: side of the LNCC window, in voxels of the level; odd. Where it is more than a sixth of the longest side
+            of the image, that is taken.
+        refine_spacing: voxels between the points of the refined field, which works on images and features averaged
+            over blocks of that size.
+        coarse_iterations: steps of the refinement, on both images each, by blocks of twice that side, first.
+        iterations: steps at refine_spacing.
+        full_iterations: steps at full resolution, last; only for the metric ``"lncc"``.
+        rate: about the longest step, in voxels of the level.
 
     Lengths in voxels are of the shortest side of a voxel: along an axis of longer ones they are fewer (but for
     mind_radius and mind_dilation), so that they are about as many mm.
 
-    ConvexAdam calls them, in this order, mind_r, mind_d, grid_sp, disp_hw, ic, lambda_weight (smoothness),
-    grid_sp_adam (refine_spacing), selected_niter (iterations) and selected_smooth (smoothing).
+    ConvexAdam calls them, in this order, mind_r, mind_d, grid_sp, disp_hw, grid_sp_adam (refine_spacing) and
+    selected_niter (iterations).
     """
 
     mind_radius: int = 1
     mind_dilation: int = 2
     grid_spacing: int = 6
     search_radius: int = 4
-    inverse_consistency: bool = True
     metric: str = "lncc"
-    window: int = 9
-    smoothness: float | None = None
+    window: int = 21
     refine_spacing: int = 2
-    mind_iterations: int = 10
-    iterations: int = 40
-    full_iterations: int = 0
-    rate: float = 0.5
-    smoothing: int = 0
+    coarse_iterations: int = 6
+    iterations: int = 10
+    full_iterations: int = 3
+    rate: float = 1.3
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -61,14 +56,8 @@ class DiscreteOptions:
             raise InputError(f"metric: expected lncc or mind, got {self.metric!r}")
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
-        if not isinstance(self.inverse_consistency, bool):
-            raise InputError(f"inverse_consistency: expected True or False, got {self.inverse_consistency!r}")
-        if self.smoothness is not None and not (_check.is_number(self.smoothness) and self.smoothness >= 0):
-            raise InputError(f"smoothness: expected a number >= 0, got {self.smoothness!r}")
         if not (_check.is_number(self.rate) and self.rate > 0):
             raise InputError(f"rate: expected a positive number, got {self.rate!r}")
-        if self.smoothing and self.smoothing % 2 == 0:
-            raise InputError(f"smoothing: expected an odd number or 0, got {self.smoothing}")
         if self.metric == "mind" and self.full_iterations:
             raise InputError("full_iterations: expected 0 with the metric mind, whose features stay at refine_spacing")
 
@@ -79,17 +68,16 @@ _LEAST = {
     "grid_spacing": 2,
     "search_radius": 1,
     "window": 3,
-    "mind_iterations": 0,
     "refine_spacing": 1,
+    "coarse_iterations": 0,
     "iterations": 0,
     "full_iterations": 0,
-    "smoothing": 0,
 }
 
 PRESETS = {
-    "fast": DiscreteOptions(mind_iterations=0, iterations=16, rate=1.0),
+    "fast": DiscreteOptions(iterations=12, full_iterations=0),
     "default": DiscreteOptions(),
-    "accurate": DiscreteOptions(iterations=60, full_iterations=20),
+    "accurate": DiscreteOptions(iterations=14, full_iterations=10),
 }
 
 

@@ -72,4 +72,4 @@ def _run(network: Network, pair: Pair, stages: Stages) -> Found:
         found: Prediction = network.to(fixed.device)(padding.pad(fixed), padding.pad(moving))
         corners = isinstance(network, PDDNet) and network.architecture.align_corners
         entropy = spread(found.choices[0].entropy, found.displacement.shape[2:], corners)
-    return Found(padding.crop(found.displacement).clone(), padding.crop(entropy).clone())
+    return Found(padding.crop(found.displacement).clone(), entropy=padding.crop(entropy).clone())

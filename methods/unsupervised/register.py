@@ -1,4 +1,4 @@
-"""Registration by a trained network, and from what it gives on, for the one pair, by Adam."""
+"""Registration by a trained network, and from what it gives on, for the one pair, by refinement."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2rfast import _check
+from l2rfast import _check, invert
 from l2rfast.errors import InputError
 
+from ..folds import settled
 from ..intensities import from_zero_to_one, standardised
 from ..method import Found, Method, Pair
 from ..options import make_plain
 from ..padding import Padding
-from ..refine import lncc_distance, pool, refine, resample_field
+from ..refine import both_ways, lncc_distance, pool, refine, resample_field, resampled
 from ..stages import Stages
 from .network import Prediction, VoxelMorph
 
-LEVEL = 2  # voxels between the control points of the fine-tuned field
-WINDOW = 9  # of its local NCC
-SMOOTHNESS, RATE = 0.45, 0.5  # as in the discrete method's refinement
+LEVEL = 2  # voxels between the points of the fine-tuned field
+WINDOW = 21  # of its local NCC
+RATE = 1.3  # as in the discrete method's refinement
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class UnsupervisedOptions:
 
     Attributes:
         weights: the network's: ``.safetensors`` of `VoxelMorph.save`, or ``.h5`` as published for Keras.
-        finetune: Adam steps on the network's field for this pair: control points every 2 voxels, local NCC of window 9
-            at half the resolution.
+        finetune: steps of refinement of the network's field for this pair, by local NCC of window 21 at half
+            the resolution; the field has no folds then.
     """
 
     weights: str
@@ -69,7 +70,7 @@ def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -
     return Method(
         {"method": "unsupervised", "weights": weights, "finetune": finetune},
         from_zero_to_one,
-        lambda pair, stages: Found(register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages)),
+        lambda pair, stages: register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages),
     )
 
 
@@ -83,7 +84,7 @@ def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
     return VoxelMorph.from_keras(path) if keras else VoxelMorph.load(path)
 
 
-def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages: Stages) -> Tensor:
+def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages: Stages) -> Found:
     """Displacement field from a fixed to a moving image on the same grid.
 
     Args:
@@ -93,7 +94,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
         stages: times the stages and reports their progress.
 
     Returns:
-        (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x.
+        (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x; fine-tuned with its inverse.
 
     Raises:
         InputError: a network for images of another number of axes.
@@ -106,24 +107,23 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
     with stages.stage("network"):
         field = _predicted(fixed, moving, network)
     if not finetune:
-        return field
-    size = fixed.shape[2:]
+        return Found(field)
+    size, images = fixed.shape[2:], (standardised("fixed", fixed), standardised("moving", moving))
     with stages.stage("fine-tuning"):
-        distance = lncc_distance(
-            pool(standardised("fixed", fixed), LEVEL),
-            pool(standardised("moving", moving), LEVEL),
-            [WINDOW] * ndim,
-            None if pair.covered is None else pool(pair.covered, LEVEL),
-        )
-        field = refine(
-            distance,
-            resample_field(field, [s // LEVEL for s in size], 1, LEVEL),
+        start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
+        fields = refine(
+            both_ways(
+                lncc_distance,
+                [pool(image, LEVEL) for image in images],
+                None if pair.covered is None else pool(pair.covered, LEVEL),
+                [WINDOW] * ndim,
+            ),
+            (start, invert(start)),
             iterations=finetune,
-            smoothness=SMOOTHNESS,
             rate=RATE,
             advance=stages.advance,
         )
-        return resample_field(field, size, LEVEL, 1)
+        return Found(*settled(resampled(settled(fields), size, LEVEL, 1)))
 
 
 def _predicted(fixed: Tensor, moving: Tensor, network: VoxelMorph) -> Tensor:

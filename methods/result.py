@@ -1,0 +1,213 @@
+"""What a registration found: there and back, for images, labels and points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2rfast import affine_warp, compose, warp
+from l2rfast.errors import InputError
+from l2rfast.io import Volume, voxel_to_voxel
+
+from .initial import NO_CHANGE, Initial
+from .intensities import robust_range
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What a registration found.
+
+    Attributes:
+        displacement: (1, ndim, *fixed) float32, in voxels of the fixed image: fixed at x corresponds to the place x +
+            disp(x) of the fixed grid, wherever that lies in the moving image.
+        inverse: of the same shape and unit: what lies at y of the fixed grid in the moving image corresponds to fixed
+            at y + inverse(y).
+        fixed: the image as it was read.
+        moving: likewise, with the header by which it lies where the initialisation put it.
+        seconds: wall time of each stage, in order.
+        options: the method's options as they were used.
+        entropy: (1, 1, *fixed) of the displacements, in nats, from methods that know how sure they are.
+        initial: where it started: a place y of the fixed world, and what the displacement adds to it, lies at
+            ``initial.matrix @ (y + displacement)`` of moving's.
+    """
+
+    displacement: Tensor
+    inverse: Tensor
+    fixed: Volume
+    moving: Volume
+    seconds: dict[str, float]
+    options: dict[str, Any]
+    entropy: Tensor | None = None
+    initial: Initial = NO_CHANGE
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(ndim, ndim + 1): fixed voxel -> moving voxel, before any deformation."""
+        return voxel_to_voxel(self.fixed.affine, self.moving.affine, self.fixed.data.ndim)
+
+    @property
+    def inverse_residual(self) -> float:
+        """Mean distance, in voxels of fixed, from where one field after the other leads: there and back."""
+        with torch.no_grad():
+            return float(compose(self.displacement, self.inverse).double().norm(dim=1).mean())
+
+    def warp(
+        self, moving: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
+    ) -> Tensor:
+        """Resample moving, or its labels, to the fixed grid, interpolating once.
+
+        Args:
+            moving: (D, H, W) or (H, W) on the grid of the moving image; any floating dtype, or integers with
+                ``"nearest"``.
+            mode: ``"linear"`` or ``"nearest"``.
+            displaced: with the displacement field, or through the affines alone, as before the registration.
+            outside: what there is where moving does not reach. When None, 0 with ``"nearest"``, as for labels, and
+                with ``"linear"`` the least of `methods.intensities.robust_range`: air, in CT. With ``"linear"`` moving
+                fades to it over the voxel beyond its border; with ``"nearest"`` it ends half a voxel beyond.
+
+        Returns:
+            The same on the grid of the fixed image, in moving's dtype.
+
+        Raises:
+            InputError: another shape than moving's, or a value for the outside that its dtype cannot hold.
+        """
+        return _resampled("moving", moving, self.moving, outside, mode, partial(self._to_fixed, displaced=displaced))
+
+    def warp_back(
+        self, fixed: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
+    ) -> Tensor:
+        """Resample fixed, or its labels, to the moving grid, interpolating once: as `warp`, the other way."""
+        return _resampled("fixed", fixed, self.fixed, outside, mode, partial(self._to_moving, displaced=displaced))
+
+    def points_in_moving(self, points: Tensor) -> Tensor:
+        """Where points of fixed lie in moving.
+
+        Args:
+            points: (M, ndim), floating, in voxels of fixed.
+
+        Returns:
+            (M, ndim) float64, in voxels of moving. Beyond the grid the displacement is that at its border.
+        """
+        there = _displaced(points, self.displacement)
+        matrix = torch.from_numpy(self.matrix).double()
+        return there @ matrix[:, :-1].T + matrix[:, -1]
+
+    def points_in_fixed(self, points: Tensor) -> Tensor:
+        """Where points of moving lie in fixed: as `points_in_moving`, the other way."""
+        back = torch.from_numpy(self._inverse_matrix).double()
+        return _displaced(points.double() @ back[:, :-1].T + back[:, -1], self.inverse)
+
+    def covered(self, *, displaced: bool = True) -> Tensor:
+        """Where fixed voxels come from between moving's voxels, with nothing of the outside: bool, (*fixed)."""
+        ones = torch.ones(1, 1, *self.moving.data.shape, dtype=torch.float32, device=self.displacement.device)
+        return self._to_fixed(ones, "linear", displaced=displaced)[0, 0] > 1 - 1e-5
+
+    @property
+    def _inverse_matrix(self) -> np.ndarray:
+        """(ndim, ndim + 1): moving voxel -> fixed voxel."""
+        return voxel_to_voxel(self.moving.affine, self.fixed.affine, self.fixed.data.ndim)
+
+    def _to_fixed(self, moving: Tensor, mode: str, *, displaced: bool) -> Tensor:
+        """(1, 1, *moving) -> (1, 1, *fixed), zeros outside."""
+        u = self.displacement
+        return through(moving, self.matrix, u.shape[2:], u if displaced else None, mode, "zeros")
+
+    def _to_moving(self, fixed: Tensor, mode: str, *, displaced: bool) -> Tensor:
+        """(1, 1, *fixed) -> (1, 1, *moving), zeros outside."""
+        size, m = self.moving.data.shape, torch.from_numpy(self._inverse_matrix).to(self.inverse)
+        if not displaced:
+            return affine_warp(fixed, m[None], size, mode=mode, padding="zeros")
+        # From where moving voxel y is sampled in fixed, less y; rounded as in `through`.
+        total = affine_warp(self.inverse, m[None], size)
+        grid = _grid(total)
+        ndim = len(grid)
+        for k in range(ndim):
+            component = total[0, k]
+            component.sub_(grid[k]).add_(float(m[k, ndim]))
+            for j in range(ndim):
+                component.add_(grid[j] * float(m[k, j]))
+        return warp(fixed, total, mode=mode, padding="zeros")
+
+
+def through(
+    image: Tensor, matrix: np.ndarray, size: Sequence[int], disp: Tensor | None, mode: str, padding: str
+) -> Tensor:
+    """An image sampled at matrix (x + disp(x)) for every voxel x of a grid of that size.
+
+    Args:
+        image: (1, C, *spatial).
+        matrix: (ndim, ndim + 1), to voxels of the image.
+        disp: (1, ndim, *size), or None for nothing.
+        mode, padding: as in `l2rfast.warp`.
+
+    Returns:
+        (1, C, *size).
+    """
+    m = torch.from_numpy(matrix).to(image.device, torch.float32)
+    if disp is None:
+        return affine_warp(image, m[None], size, mode=mode, padding=padding)
+    grid = _grid(disp)
+    # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
+    # any number of threads.
+    total = torch.empty_like(disp)
+    ndim = len(grid)
+    for k in range(ndim):
+        component = total[0, k]
+        component.copy_(-grid[k]).add_(float(m[k, ndim]))
+        for j in range(ndim):
+            component.add_((grid[j] + disp[0, j]).mul_(float(m[k, j])))
+    return warp(image, total, mode=mode, padding=padding)
+
+
+def _resampled(
+    name: str, image: Tensor, volume: Volume, outside: float | None, mode: str, sample: Callable[..., Tensor]
+) -> Tensor:
+    """See `Registration.warp`; sample(image, mode) has zeros outside."""
+    if image.shape != volume.data.shape:
+        raise InputError(
+            f"{name}: expected the shape of the {name} image, {tuple(volume.data.shape)}, got {tuple(image.shape)}"
+        )
+    if outside is None:
+        outside = 0.0 if mode == "nearest" else robust_range(image)[0]
+    if not math.isfinite(outside) or not _holds(image.dtype, outside):
+        raise InputError(f"outside: expected a number that {image.dtype} holds, got {outside}")
+    if outside == 0:
+        return sample(image.cpu()[None, None], mode)[0, 0]
+    # Outside is where zeros are; in float64, in which the difference is exact.
+    return sample(image.cpu().double()[None, None] - outside, mode)[0, 0].add_(outside).to(image.dtype)
+
+
+def _grid(field: Tensor) -> tuple[Tensor, ...]:
+    """The coordinates of the voxels along each axis."""
+    axes = [torch.arange(s, dtype=field.dtype, device=field.device) for s in field.shape[2:]]
+    return torch.meshgrid(*axes, indexing="ij")
+
+
+def _displaced(points: Tensor, field: Tensor) -> Tensor:
+    """Points (M, ndim) and what a field adds to them: float64."""
+    ndim = field.shape[1]
+    if points.ndim != 2 or points.shape[1] != ndim or not points.is_floating_point():
+        raise InputError(f"points: expected floating numbers of shape (M, {ndim}), got {points.dtype} {points.shape}")
+    if not len(points):
+        return points.double()
+    points = points.double()
+    line = points.T.reshape(1, ndim, len(points), *[1] * (ndim - 1))
+    there = torch.arange(len(points), dtype=torch.float64).view(1, 1, -1, *[1] * (ndim - 1))
+    # Along the first axis the field of places begins at the number of the point, along the others at 0.
+    places = torch.cat([line[:, :1] - there, line[:, 1:]], 1)
+    found: Tensor = warp(field.double(), places)[0].reshape(ndim, -1).T
+    return points + found
+
+
+def _holds(dtype: torch.dtype, value: float) -> bool:
+    if dtype.is_floating_point:
+        return abs(value) <= torch.finfo(dtype).max
+    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return float(value).is_integer() and least <= value <= most
