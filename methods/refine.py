@@ -37,6 +37,7 @@ Fields = tuple[Tensor, Tensor]
 # Of the distance at one voxel, by a displacement of one voxel: what a displacement by as much brings about where there
 # is something to see, as both sides answer it. MIND's and the local NCC's are about alike, at any scale of intensities.
 SLOPE = 0.9
+NARROWEST, SHARES = 5, 6  # of the windows of the local NCC: voxels, and parts of the longest side of the image
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
 TRIES = 2  # of Newton's method: steps are nearly nothing but a shift
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
@@ -190,6 +191,18 @@ def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Gradi
     if weight is None:
         return lambda field: warp_ssd(fixed, moving, field)[1]
     return lambda field: warp_ssd(fixed, moving, field)[1].mul_(weight)
+
+
+def window_of(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
+    """The window of the local NCC: odd widths of about the same length along each axis, at most a share of the image.
+
+    Args:
+        voxels: asked for, of the shortest side.
+        size: of the image at the level, in voxels.
+        sides: of a voxel of the level, in units of the shortest.
+    """
+    widest = max(NARROWEST, *(n * side / SHARES for n, side in zip(size, sides, strict=True)))
+    return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
 
 
 def lncc_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None, window: Sequence[int]) -> Gradient:

@@ -25,7 +25,7 @@ from l2rfast.methods.weakly_supervised import model, nets
 from l2rfast.methods.weakly_supervised.options import TrainingOptions as WeaklySupervisedTraining
 
 KINDS: list[tuple[type, dict[str, Any]]] = [
-    (DiscreteOptions, {"window": 5, "rate": 0.25, "smoothing": 3, "inverse_consistency": False}),
+    (DiscreteOptions, {"window": 5, "rate": 0.25, "full_iterations": 3}),
     (TrainerOptions, {"steps": 3, "rate": 0.25, "mirror": (0, 1), "cosine": True}),
     (DiscreteTraining, {"window": 5, "smoothness": 0.5, "grid": (5, 7), "extent": (0.5, 0.25)}),
     (UnsupervisedTraining, {"window": 5, "smoothness": 0.5, "encoder": (4, 8), "velocity": True}),
@@ -76,7 +76,7 @@ def test_other_numbers_are_pythons_too() -> None:
 
 def test_a_registration_with_numbers_of_numpy() -> None:
     fixed, moving = noise(16, 16, 16), noise(16, 16, 16)
-    options = {"mind_iterations": 1, "iterations": 2, "rate": 0.25, "threads": 1}
+    options = {"coarse_iterations": 1, "iterations": 2, "full_iterations": 0, "rate": 0.25, "threads": 1}
     of_numpy = {name: np.array(value)[()] for name, value in options.items()}
     one, other = (l2rfast.register(fixed, moving, init="none", grid_spacing=4, **o) for o in (options, of_numpy))
     assert torch.equal(one.displacement, other.displacement)

@@ -84,7 +84,7 @@ def test_search_reaches_as_far_along_long_voxels() -> None:
 
     def furthest(spacing: float) -> float:
         volumes = (Volume(x, np.diag([0.4, 0.4, spacing, 1.0])) for x in (image, moved))
-        result = l2rfast.register(*volumes, init="none", mind_iterations=0, iterations=0)
+        result = l2rfast.register(*volumes, init="none", coarse_iterations=0, iterations=0, full_iterations=0)
         return float(result.displacement[:, 2].abs().max())
 
     assert furthest(5.0) <= 2

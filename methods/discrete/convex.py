@@ -20,13 +20,12 @@ from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc
 
 from ..folds import settled
 from ..method import Pair
-from ..refine import Fields, both_ways, lncc_distance, mind_distance, pool, refine, resampled
+from ..refine import Fields, both_ways, lncc_distance, mind_distance, pool, refine, resampled, window_of
 from ..stages import Stages
 from .options import DiscreteOptions
 
 LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
-NARROWEST, SHARES = 5, 6  # of the windows of the local NCC: voxels of a level, and parts of its longest side
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
@@ -72,7 +71,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
                 features = [_features(x, o, target) for x in images]
                 distances = both_ways(mind_distance, features, weight(target))
             else:
-                window = _window(
+                window = window_of(
                     o.window, [n // t for n, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
                 )
                 distances = both_ways(lncc_distance, [pool(x, target) for x in images], weight(target), window)
@@ -101,12 +100,6 @@ def _sides(blocks: Sequence[int], spacing: Sequence[float]) -> list[float]:
     """Of blocks of voxels, in units of the shortest."""
     lengths = [block * mm for block, mm in zip(blocks, spacing, strict=True)]
     return [round(length / min(lengths), 3) for length in lengths]
-
-
-def _window(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
-    """Odd widths of about the same length along each axis, at most a share of the image: else all is one window."""
-    widest = max(NARROWEST, *(n * side / SHARES for n, side in zip(size, sides, strict=True)))
-    return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
 
 
 def _features(image: Tensor, o: DiscreteOptions, blocks: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from ..intensities import from_zero_to_one, standardised
 from ..method import Found, Method, Pair
 from ..options import make_plain
 from ..padding import Padding
-from ..refine import both_ways, lncc_distance, pool, refine, resample_field, resampled
+from ..refine import both_ways, lncc_distance, pool, refine, resample_field, resampled, window_of
 from ..stages import Stages
 from .network import Prediction, VoxelMorph
 
@@ -32,8 +32,8 @@ class UnsupervisedOptions:
 
     Attributes:
         weights: the network's: ``.safetensors`` of `VoxelMorph.save`, or ``.h5`` as published for Keras.
-        finetune: steps of refinement of the network's field for this pair, by local NCC of window 21 at half
-            the resolution; the field has no folds then.
+        finetune: steps of refinement of the network's field for this pair, by local NCC of window 21, or a sixth
+            of the image, at half the resolution; the field has no folds then.
     """
 
     weights: str
@@ -116,7 +116,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
                 lncc_distance,
                 [pool(image, LEVEL) for image in images],
                 None if pair.covered is None else pool(pair.covered, LEVEL),
-                [WINDOW] * ndim,
+                window_of(WINDOW, start.shape[2:], [1.0] * ndim),
             ),
             (start, invert(start)),
             iterations=finetune,
