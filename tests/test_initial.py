@@ -16,7 +16,8 @@ import l2rfast
 from l2rfast import cli
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.io import Volume, write_image
-from l2rfast.methods.initial import METRICS, Initial, initialise
+from l2rfast.methods.initial import Initial, initialise
+from l2rfast.methods.poses import METRICS
 from l2rfast.methods.stages import Stages
 from l2rfast.metrics import dice
 

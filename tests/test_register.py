@@ -109,7 +109,9 @@ def test_simpleitk_applies_the_displacement_field(pair: dict[str, torch.Tensor],
     b[:3, 3] = a[:3, :3] @ centre + a[:3, 3] - b[:3, :3] @ centre
     fixed = save(tmp_path / "fixed.nii.gz", pair["fixed"][:, 2:, 1:], a)
     moving = save(tmp_path / "moving.nii", pair["moving"], b)
-    done = command("register", fixed, moving, "--out", tmp_path / "out", "--grid-spacing", 4, "--quiet")
+    done = command(
+        "register", fixed, moving, "--out", tmp_path / "out", "--grid-spacing", 4, "--fixed-warped", "--quiet"
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
     field = sitk.Cast(sitk.ReadImage(str(tmp_path / "out/displacement.nii.gz")), sitk.sitkVectorFloat64)
@@ -132,6 +134,41 @@ def test_simpleitk_applies_the_displacement_field(pair: dict[str, torch.Tensor],
     assert inside.float().mean() > 0.6
     assert (ours.data - resampled(image)).abs()[inside].max() < 1e-4
     assert float((ours.data - read_image(fixed).data).square().mean()) < 0.02
+
+    # And the other way: out of the affine map first, then through the inverse field.
+    back = sitk.Cast(sitk.ReadImage(str(tmp_path / "out/inverse_displacement.nii.gz")), sitk.sitkVectorFloat64)
+    transform = sitk.CompositeTransform([sitk.DisplacementFieldTransform(back), affine.GetInverse()])
+    grid = image
+    image = sitk.ReadImage(str(fixed))
+    shell = np.zeros(image.GetSize()[::-1], np.float32)
+    shell[3:-3, 3:-3, 3:-3] = 1  # where the field itself is inside of its grid, too
+    whole = sitk.GetImageFromArray(shell)
+    whole.CopyInformation(image)
+    inside = resampled(whole) > 0.999
+    ours = read_image(tmp_path / "out/fixed_warped.nii.gz")
+    assert np.allclose(ours.affine, b, atol=1e-5)
+    assert inside.float().mean() > 0.5
+    assert (ours.data - resampled(image)).abs()[inside].max() < 1e-4
+
+
+def test_points_go_there_and_back(pair: dict[str, torch.Tensor]) -> None:
+    """Between grids that differ in orientation, spacing and shape."""
+    other = np.diag([-1.25, 1.0, 1.0, 1.0])
+    other[0, 3] = 1.25 * 50
+    moving = nib.Nifti1Image(pair["moving"].numpy()[::-1][:51].copy(), other)
+    result = l2rfast.register(pair["fixed"], moving, init="none", **SMALL)
+    points = 12 + 40 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    there = result.points_in_moving(points)
+    # What the field says at a voxel, through the affines by hand.
+    voxel = torch.tensor([[20.0, 30.0, 25.0]])
+    place = voxel[0].double() + result.displacement[0, :, 20, 30, 25].double()
+    expected = np.linalg.solve(other, np.append(place.numpy(), 1))[:3]
+    np.testing.assert_allclose(result.points_in_moving(voxel)[0].numpy(), expected, atol=1e-5)
+    assert (there - points).abs().max() > 5
+    assert (result.points_in_fixed(there) - points).norm(dim=1).mean() < 0.02
+    with pytest.raises(InputError, match=r"points: expected floating numbers of shape \(M, 3\)"):
+        result.points_in_moving(points[:, :2])
+    assert result.points_in_fixed(points[:0]).shape == (0, 3)
 
 
 def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None:
