@@ -137,8 +137,8 @@ class _Steps:
         self.done += 1
         gradient = self.distance(field)
         gradient = smoothed(gradient if self.unit is None else gradient.div_(self.unit), self.sides, PASSES)
-        self.mean.mul_(0.5).add_(gradient.mul_(0.5))
-        squares = gradient.square_().mul_(4)
+        self.mean.add_(gradient).mul_(0.5)
+        squares = gradient.square_()
         size = squares[:, :1]
         for axis in range(1, field.shape[1]):
             size += squares[:, axis : axis + 1]
