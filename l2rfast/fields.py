@@ -142,7 +142,8 @@ def invert(disp: Tensor, start: Tensor | None = None, *, tries: int = 20) -> Ten
     """The inverse of a displacement field: w with w(x) + disp(x + w(x)) = 0, so that ``compose(disp, w)`` is nothing.
 
     By Newton's method at every voxel, with the derivatives of the interpolated field; see `kernels.invert.reference`.
-    Where the map folds, or leaves the grid, there is no inverse, or not one alone: what comes nearest is taken.
+    Where the map folds, or leaves the grid, there is no inverse, or not one alone: what comes nearest is taken. A field
+    that turns or scales by much needs a ``start`` that does.
 
     Args:
         disp: (N, ndim, *spatial), floating, in voxels, sampled linearly with its border repeated.

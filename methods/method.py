@@ -14,6 +14,7 @@ from l2rfast import compose, invert
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
+from .folds import unfolded
 from .intensities import without_strays
 from .result import Registration, through
 from .stages import Stages
@@ -142,9 +143,13 @@ def apply(
     displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
     if not method.aligned:
         displacement = _on_fixed_grid(displacement, fixed, moving)
-    if found.inverse is None or start is not None:
+    if found.inverse is None:
         with stages.stage("inverse"):
             inverse = invert(displacement)
+    elif start is not None:  # with which it may fold, or no longer be the inverse
+        with stages.stage("inverse"):
+            displacement = unfolded(displacement)
+            inverse = unfolded(invert(displacement))
     else:
         inverse = found.inverse.cpu()
     entropy = None if found.entropy is None else found.entropy.cpu()

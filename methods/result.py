@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import affine_warp, compose, warp
+from l2rfast import _check, affine_warp, compose, warp
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
 
@@ -54,9 +54,12 @@ class Registration:
 
     @property
     def inverse_residual(self) -> float:
-        """Mean distance, in voxels of fixed, from where one field after the other leads: there and back."""
+        """Mean distance, in voxels of fixed, from where one field after the other leads: the larger of both orders."""
         with torch.no_grad():
-            return float(compose(self.displacement, self.inverse).double().norm(dim=1).mean())
+            return max(
+                float(compose(outer, inner).double().norm(dim=1).mean())
+                for outer, inner in ((self.displacement, self.inverse), (self.inverse, self.displacement))
+            )
 
     def warp(
         self, moving: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
@@ -95,13 +98,15 @@ class Registration:
         Returns:
             (M, ndim) float64, in voxels of moving. Beyond the grid the displacement is that at its border.
         """
-        there = _displaced(points, self.displacement)
+        _check_points(points, len(self.matrix))
+        there = _displaced(points.double(), self.displacement)
         matrix = torch.from_numpy(self.matrix).double()
         return there @ matrix[:, :-1].T + matrix[:, -1]
 
     def points_in_fixed(self, points: Tensor) -> Tensor:
         """Where points of moving lie in fixed: as `points_in_moving`, the other way."""
         back = torch.from_numpy(self._inverse_matrix).double()
+        _check_points(points, len(back))
         return _displaced(points.double() @ back[:, :-1].T + back[:, -1], self.inverse)
 
     def covered(self, *, displaced: bool = True) -> Tensor:
@@ -170,12 +175,15 @@ def _resampled(
     name: str, image: Tensor, volume: Volume, outside: float | None, mode: str, sample: Callable[..., Tensor]
 ) -> Tensor:
     """See `Registration.warp`; sample(image, mode) has zeros outside."""
+    _check.tensor(name, image)
     if image.shape != volume.data.shape:
         raise InputError(
             f"{name}: expected the shape of the {name} image, {tuple(volume.data.shape)}, got {tuple(image.shape)}"
         )
+    if mode == "linear" and not image.is_floating_point():
+        raise InputError(f"{name}: expected a floating-point dtype with mode linear, got {image.dtype}")
     if outside is None:
-        outside = 0.0 if mode == "nearest" else robust_range(image)[0]
+        outside = 0.0 if mode == "nearest" else robust_range(image.to(_check.arithmetic_dtype(image)))[0]
     if not math.isfinite(outside) or not _holds(image.dtype, outside):
         raise InputError(f"outside: expected a number that {image.dtype} holds, got {outside}")
     if outside == 0:
@@ -190,14 +198,19 @@ def _grid(field: Tensor) -> tuple[Tensor, ...]:
     return torch.meshgrid(*axes, indexing="ij")
 
 
-def _displaced(points: Tensor, field: Tensor) -> Tensor:
-    """Points (M, ndim) and what a field adds to them: float64."""
-    ndim = field.shape[1]
+def _check_points(points: Tensor, ndim: int) -> None:
+    _check.tensor("points", points)
     if points.ndim != 2 or points.shape[1] != ndim or not points.is_floating_point():
-        raise InputError(f"points: expected floating numbers of shape (M, {ndim}), got {points.dtype} {points.shape}")
+        raise InputError(
+            f"points: expected floating numbers of shape (M, {ndim}), got {points.dtype} {tuple(points.shape)}"
+        )
+
+
+def _displaced(points: Tensor, field: Tensor) -> Tensor:
+    """Points (M, ndim) float64 and what a field adds to them."""
+    ndim = field.shape[1]
     if not len(points):
-        return points.double()
-    points = points.double()
+        return points
     line = points.T.reshape(1, ndim, len(points), *[1] * (ndim - 1))
     there = torch.arange(len(points), dtype=torch.float64).view(1, 1, -1, *[1] * (ndim - 1))
     # Along the first axis the field of places begins at the number of the point, along the others at 0.

@@ -288,6 +288,19 @@ def test_inverse_of_a_translation_and_of_a_scaling() -> None:
     torch.testing.assert_close(invert(wider), expected)
 
 
+@pytest.mark.parametrize(("degrees", "scale"), [(45, 1.0), (0, 2.0), (0, 0.3)])
+def test_inverse_of_what_turns_and_scales_much(degrees: float, scale: float) -> None:
+    """Where what it comes from is in the grid."""
+    x, centre = coordinates((128, 128)), 63.5
+    a = math.radians(degrees)
+    matrix = scale * torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]], dtype=torch.float64)
+    moved, back = (torch.einsum("ij,...jhw->...ihw", m, x - centre) + centre for m in (matrix, matrix.inverse()))
+    inside = ((back >= 0) & (back <= 127)).all(-3, keepdim=True).expand_as(back)
+    found = invert((moved - x).view(1, 2, 128, 128)).view_as(back)
+    assert inside.double().mean() > 0.05
+    torch.testing.assert_close(found[inside], (back - x)[inside], rtol=0, atol=1e-6)
+
+
 def test_what_folds_has_an_inverse_that_is_finite() -> None:
     field = 3 * torch.randn(1, 3, 9, 8, 7, generator=torch.Generator().manual_seed(0))
     for start in (None, torch.zeros_like(field)):

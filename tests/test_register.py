@@ -60,7 +60,8 @@ def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float)
     assert mean_dice(brains["fixed_labels"], labels) >= least
     for field in (result.displacement, result.inverse):
         assert l2rfast.digital_jacobian(field).min() > 0
-    assert result.inverse_residual < 0.03
+    assert l2rfast.compose(result.displacement, result.inverse).norm(dim=1).mean() < 0.01
+    assert result.inverse_residual < 0.05  # of the other order, in which the inverse is interpolated
 
 
 def test_same_bits_for_one_and_two_threads(brains: dict[str, torch.Tensor]) -> None:
@@ -168,6 +169,11 @@ def test_points_go_there_and_back(pair: dict[str, torch.Tensor]) -> None:
     assert (result.points_in_fixed(there) - points).norm(dim=1).mean() < 0.02
     with pytest.raises(InputError, match=r"points: expected floating numbers of shape \(M, 3\)"):
         result.points_in_moving(points[:, :2])
+    with pytest.raises(InputError, match="points: expected floating numbers"):
+        result.points_in_fixed(points.long())
+    with pytest.raises(InputError, match="moving: expected a floating-point dtype with mode linear"):
+        result.warp(result.moving.data.short())
+    assert result.warp(result.moving.data.bfloat16()).dtype == torch.bfloat16
     assert result.points_in_fixed(points[:0]).shape == (0, 3)
 
 

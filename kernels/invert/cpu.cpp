@@ -11,7 +11,7 @@
 namespace l2rfast {
 namespace {
 
-constexpr double kLeast = 0.05, kLongest = 2;  // as in reference.py
+constexpr double kLeast = 0.05, kShort = 2, kLong = 64;  // as in reference.py
 template <class A>
 constexpr A kFound = std::is_same_v<A, double> ? A(1e-14) : A(1e-5);  // in voxels: what rounding leaves
 
@@ -29,8 +29,7 @@ struct Held final : Positions<A> {
 };
 
 template <class A>
-L2RFAST_INLINE Vector<A> limited(Vector<A> v) {
-  constexpr A most = A(kLongest);
+L2RFAST_INLINE Vector<A> limited(Vector<A> v, A most) {
   v = v < -most ? Vector<A>{} - most : v;
   return v > most ? Vector<A>{} + most : v;
 }
@@ -68,6 +67,7 @@ void invert_block(const Problem<ndim, A, Index>& p, StepX step_x, Held<ndim, A>&
   std::fill_n(least, kBlock, std::numeric_limits<A>::infinity());
   for (int64_t k = 0; k < tries; ++k) {
     const BlockTaps<ndim, A, Index, true> taps(p, b);
+    const A longest = A(std::max(kShort, std::ldexp(kLong, -int(k))));
     A worst = 0;
     for (int i = 0; i < b.count; i += kLanes<A>) {
       Vector<A> r[ndim], m[ndim][ndim], size = {};
@@ -90,7 +90,7 @@ void invert_block(const Problem<ndim, A, Index>& p, StepX step_x, Held<ndim, A>&
         store_some<A>(best, better ? load(held.of[j] + i) : load_some<A>(best, n), n);
       }
       solve<A>(m, r);
-      for (int j = 0; j < ndim; ++j) store(held.of[j] + i, load(held.of[j] + i) - limited<A>(r[j]));
+      for (int j = 0; j < ndim; ++j) store(held.of[j] + i, load(held.of[j] + i) - limited<A>(r[j], longest));
     }
     if (worst <= kFound<A> * kFound<A>) return;
   }

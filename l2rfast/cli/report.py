@@ -33,7 +33,8 @@ class Report:
         folding_percent: of the voxels, by central differences, as Learn2Reg counts.
         digital_folding_percent: of the voxels, by all differences, so that nothing is missed between voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
-        inverse_residual: mean distance, in voxels of fixed, from where the two fields, one after the other, lead.
+        inverse_residual: mean distance, in voxels of fixed, from where the two fields, one after the other, lead; the
+            larger of both orders.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
         tre: distance of the landmarks of both images, by their names, before and after, in mm. Empty without landmarks.
         warnings: what was noticed about the input.
