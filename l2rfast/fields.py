@@ -157,7 +157,7 @@ def invert(disp: Tensor, start: Tensor | None = None, *, tries: int = 20) -> Ten
         InputError: shapes, dtypes or devices that do not fit, or no try.
     """
     _check.field("disp", disp)
-    _check.at_least("tries", tries, 1)
+    tries = _check.at_least("tries", tries, 1)
     if start is not None:
         _check.field("start", start)
         _check.same("disp, start", disp, start)

@@ -1,4 +1,4 @@
-"""The command line in this process, and small runs of training: started, and read again."""
+"""The command line in this process, images that are refused, and small runs of training: started, and read again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from l2rfast import cli
+from l2rfast import InputError, cli, io
 from l2rfast.io import Volume, write_image
 
 SMALL = ("--encoder=4,4", "--decoder=4,4,4,4", "--rate=1e-3")
+
+
+def refused(path: Path) -> str:
+    """What an image is refused with: one sentence that names it."""
+    with pytest.raises(InputError) as caught:
+        io.as_volume("FIXED", path, dims=(2, 3))
+    message = str(caught.value)
+    assert message.startswith(f"FIXED ({path}): ")
+    assert "\n" not in message
+    return message
 
 
 def partly(

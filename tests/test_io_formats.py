@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from runs import refused
 from scipy.spatial.transform import Rotation
 
-from l2rfast import InputError, io
+from l2rfast import io
 from l2rfast.cli.register import run
 from l2rfast.errors import InputWarning
 
@@ -268,15 +269,6 @@ def test_a_report_beside_a_series_is_no_series(tmp_path: Path) -> None:
     alone.mkdir()
     (folder / "report.dcm").rename(alone / "report.dcm")
     assert "expected a DICOM series in a folder" in refused(alone)
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        io.as_volume("FIXED", path, dims=(2, 3))
-    message = str(caught.value)
-    assert message.startswith(f"FIXED ({path}): ")
-    assert "\n" not in message
-    return message
 
 
 def test_what_is_refused_of_dicom(tmp_path: Path) -> None:

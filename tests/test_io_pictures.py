@@ -14,6 +14,7 @@ import SimpleITK as sitk
 import tifffile
 import torch
 from PIL import Image
+from runs import refused
 
 from l2rfast import InputError, io
 from l2rfast.cli.notices import notices
@@ -213,15 +214,6 @@ def test_a_picture_is_turned_as_its_orientation_says(
     np.testing.assert_allclose(pixels, seen[orientation - 1], atol=4)
     assert said == ["it is turned as its orientation says"] * (orientation > 1)
     assert io.read_shape(tmp_path / f"a{suffix}") == pixels.T.shape
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        io.as_volume("FIXED", path, dims=(2, 3))
-    message = str(caught.value)
-    assert message.startswith(f"FIXED ({path}): ")
-    assert "\n" not in message
-    return message
 
 
 def test_pages_and_channels_are_refused(tmp_path: Path) -> None:
