@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import locale
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def places(volume: io.Volume, voxels: Any = CORNERS) -> np.ndarray:
 def itk_places(path: Path) -> np.ndarray:
     seen = sitk.ReadImage(str(path))
     return np.array([seen.TransformIndexToPhysicalPoint(voxel) for voxel in CORNERS]) * [-1, -1, 1]
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> Iterator[None]:
+    """SimpleITK sets the locale of the process to C where it writes DICOM, and with it the encoding of later tests."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".MHA"])
