@@ -29,13 +29,15 @@ class Pair(NamedTuple):
         fixed, moving: (1, 1, *spatial) float32, moving on the grid of fixed where the method is ``aligned``: where it
             does not reach, its border repeats.
         spacing: of fixed's voxels along each axis, in mm.
-        covered: (1, 1, *spatial) float32, 1 where moving reaches and 0 where not; None where it reaches everywhere.
+        fixed_mask: (1, 1, *spatial) float32, 1 at the voxels of fixed that count and 0 at others; None where all do.
+        moving_mask: likewise of moving, which does not reach everywhere.
     """
 
     fixed: Tensor
     moving: Tensor
     spacing: tuple[float, ...]
-    covered: Tensor | None = None
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
 
 
 class Found(NamedTuple):
@@ -137,7 +139,7 @@ def apply(
                 method.prepared("fixed", fixed.data[None, None].to(device)),
                 method.prepared("moving", image),
             )
-            pair = Pair(*prepared, fixed.spacing, covered)
+            pair = Pair(*prepared, fixed.spacing, moving_mask=covered)
             del image, prepared
         found = method.run(pair, stages)
     displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()

@@ -17,27 +17,19 @@ products, sums, quotients and roots are exact and do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast import affine_warp, box_average, compose, digital_jacobian, invert
-from l2rfast.lncc import warp_local_ncc
-from l2rfast.losses import warp_ssd
 
-# The gradient of a mean distance to a displacement field (1, ndim, *spatial) in voxels of its level.
-Gradient = Callable[[Tensor], Tensor]
+from .similarity import SLOPE, Gradient
+
 # A displacement field (1, ndim, *spatial), from fixed to moving, and its inverse.
 Fields = tuple[Tensor, Tensor]
 
-# Of the distance at one voxel, by a displacement of one voxel: what a displacement by as much brings about where there
-# is something to see, as both sides answer it. MIND's and the local NCC's are about alike, at any scale of intensities.
-SLOPE = 0.9
-NARROWEST, SHARES = 5, 6  # of the windows of the local NCC: voxels, and parts of the longest side of the image
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
 TRIES = 2  # of Newton's method: steps are nearly nothing but a shift
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
@@ -162,65 +154,3 @@ def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:
             after = torch.cat([field.narrow(axis, 1, last), field.narrow(axis, last, 1)], axis)
             field = field + (before + after - 2 * field) / (3 * side**2)
     return field
-
-
-def both_ways(
-    distance: Callable[..., Gradient], images: Sequence[Tensor], *arguments: Any
-) -> tuple[Gradient, Gradient]:
-    """The distances of fixed and moving, or of features of them, each from the other's warp."""
-    fixed, moving = images
-    return distance(fixed, moving, *arguments), distance(moving, fixed, *arguments)
-
-
-def mind_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Gradient:
-    """Squared differences of MIND features (1, 12, *spatial), summed over the channels.
-
-    Args:
-        fixed, moving: the features.
-        weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1; 1 everywhere when None.
-    """
-    layout = torch.channels_last_3d if fixed.ndim == 5 else torch.channels_last
-
-    def packed(features: Tensor) -> Tensor:  # as warp_ssd is fastest
-        filled = features.new_zeros(1, -(-features.shape[1] // 16) * 16, *features.shape[2:])
-        filled = filled.contiguous(memory_format=layout)
-        filled[:, : features.shape[1]] = features
-        return filled
-
-    fixed, moving = packed(fixed), packed(moving)
-    if weight is None:
-        return lambda field: warp_ssd(fixed, moving, field)[1]
-    return lambda field: warp_ssd(fixed, moving, field)[1].mul_(weight)
-
-
-def window_of(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
-    """The window of the local NCC: odd widths of about the same length along each axis, at most a share of the image.
-
-    Args:
-        voxels: asked for, of the shortest side.
-        size: of the image at the level, in voxels.
-        sides: of a voxel of the level, in units of the shortest.
-    """
-    widest = max(NARROWEST, *(n * side / SHARES for n, side in zip(size, sides, strict=True)))
-    return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
-
-
-def lncc_distance(fixed: Tensor, moving: Tensor, weight: Tensor | None, window: Sequence[int]) -> Gradient:
-    """Minus the local NCC.
-
-    Args:
-        fixed, moving: (1, 1, *spatial), of unit variance.
-        weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1: what has less than half counts in no window.
-        window: its side along each axis, in voxels; odd.
-    """
-    # A window counts as flat where its standard deviations are below some 6 % of the image's. What is added below the
-    # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.
-    eps = 1e-5 * float(math.prod(window)) ** 2
-    mask = None if weight is None else weight >= 0.5
-    share = 1.0 if mask is None else int(mask.sum()) / mask.numel()
-
-    def gradient(field: Tensor) -> Tensor:
-        _, found = warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask)
-        return found if mask is None else found.mul_(share)
-
-    return gradient

@@ -20,7 +20,8 @@ from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc
 
 from ..folds import settled
 from ..method import Pair
-from ..refine import Fields, both_ways, lncc_distance, mind_distance, pool, refine, resampled, window_of
+from ..refine import Fields, pool, refine, resampled
+from ..similarity import both_ways, lncc_distance, mind_distance, together, window_of
 from ..stages import Stages
 from .options import DiscreteOptions
 
@@ -45,8 +46,8 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
     spacings = o.grid_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
     grid, *levels = (_blocks(voxels, size, pair.spacing) for voxels in spacings)
 
-    def weight(blocks: Sequence[int]) -> Tensor | None:
-        return None if pair.covered is None else pool(pair.covered, blocks)
+    def masks(blocks: Sequence[int]) -> list[Tensor | None]:
+        return [None if mask is None else pool(mask, blocks) for mask in (pair.fixed_mask, pair.moving_mask)]
 
     with stages.stage("features"):
         features = [_features(x, o, grid) for x in images]
@@ -57,9 +58,10 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             min(max(1, round(o.search_radius * o.grid_spacing / side)), o.search_radius, points - 1)
             for side, points in zip(sides, features[0].shape[2:], strict=True)
         ]
-        field = _searched(features[0], features[1], radius, weight(grid))
+        weight = together(masks(grid))
+        field = _searched(features[0], features[1], radius, weight)
         stages.advance(0.5)
-        fields: Fields = inverse_consistency(field, _searched(features[1], features[0], radius, weight(grid)))
+        fields: Fields = inverse_consistency(field, _searched(features[1], features[0], radius, weight))
 
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
@@ -69,12 +71,12 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         with stages.stage(f"refinement, {o.metric.upper()}, {name}"):
             if o.metric == "mind":
                 features = [_features(x, o, target) for x in images]
-                distances = both_ways(mind_distance, features, weight(target))
+                distances = both_ways(mind_distance, features, masks(target))
             else:
                 window = window_of(
                     o.window, [n // t for n, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
                 )
-                distances = both_ways(lncc_distance, [pool(x, target) for x in images], weight(target), window)
+                distances = both_ways(lncc_distance, [pool(x, target) for x in images], masks(target), window)
             fields = refine(
                 distances,
                 resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target),

@@ -17,7 +17,8 @@ from ..intensities import from_zero_to_one, standardised
 from ..method import Found, Method, Pair
 from ..options import make_plain
 from ..padding import Padding
-from ..refine import both_ways, lncc_distance, pool, refine, resample_field, resampled, window_of
+from ..refine import pool, refine, resample_field, resampled
+from ..similarity import both_ways, lncc_distance, window_of
 from ..stages import Stages
 from .network import Prediction, VoxelMorph
 
@@ -115,7 +116,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
             both_ways(
                 lncc_distance,
                 [pool(image, LEVEL) for image in images],
-                None if pair.covered is None else pool(pair.covered, LEVEL),
+                [None if mask is None else pool(mask, LEVEL) for mask in (pair.fixed_mask, pair.moving_mask)],
                 window_of(WINDOW, start.shape[2:], [1.0] * ndim),
             ),
             (start, invert(start)),
