@@ -25,7 +25,7 @@ from torch import Tensor
 
 from l2rfast import affine_warp, box_average, compose, digital_jacobian, invert
 
-from .similarity import SLOPE, Gradient
+from .similarity import SLOPE, Distance
 
 # A displacement field (1, ndim, *spatial), from fixed to moving, and its inverse.
 Fields = tuple[Tensor, Tensor]
@@ -71,7 +71,7 @@ def by_axis(values: Sequence[float] | Tensor, field: Tensor) -> Tensor:
 
 
 def refine(
-    distances: tuple[Gradient, Gradient],
+    distances: tuple[Distance, Distance],
     fields: Fields,
     *,
     iterations: int,
@@ -118,7 +118,7 @@ class _Steps:
     one of ten overshoots by then.
     """
 
-    def __init__(self, distance: Gradient, rate: float, sides: Sequence[float], field: Tensor) -> None:
+    def __init__(self, distance: Distance, rate: float, sides: Sequence[float], field: Tensor) -> None:
         self.distance, self.rate, self.sides, self.done = distance, rate, sides, 0
         self.unit = None if max(sides) == 1 else by_axis(sides, field)
         self.least = SLOPE * rate / field[0, 0].numel()
@@ -127,7 +127,7 @@ class _Steps:
     def next(self, field: Tensor) -> Tensor:
         """(1, ndim, *spatial) in voxels of the level, to go before the field."""
         self.done += 1
-        gradient = self.distance(field)
+        _, gradient = self.distance(field)
         gradient = smoothed(gradient if self.unit is None else gradient.div_(self.unit), self.sides, PASSES)
         self.mean.add_(gradient).mul_(0.5)
         squares = gradient.square_()

@@ -1,4 +1,4 @@
-"""What two images are compared by where a field is refined: the gradient of a distance to the displacements."""
+"""What two images are compared by where a field is refined: a distance, and its gradient to the displacements."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,8 +14,9 @@ from l2rfast import warp
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
 
-# The gradient of a mean distance to a displacement field (1, ndim, *spatial) in voxels of its level.
-Gradient = Callable[[Tensor], Tensor]
+# Of a displacement field (1, ndim, *spatial) in voxels of its level: the distance, a mean over the voxels that count,
+# without axes, and the gradient to the field of such a sum over all voxels, those that do not count being 0.
+Distance = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Of the distance at one voxel, by a displacement of one voxel: what a displacement by as much brings about where there
 # is something to see, as both sides answer it. MIND's and the local NCC's are about alike, at any scale of intensities.
@@ -48,11 +50,11 @@ def together(masks: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def both_ways(
-    distance: Callable[..., Gradient],
+    distance: Callable[..., Distance],
     images: Sequence[Tensor],
     masks: Sequence[Tensor | None],
     *arguments: Any,
-) -> tuple[Gradient, Gradient]:
+) -> tuple[Distance, Distance]:
     """The distances of fixed and moving, or of features of them, each from the other's warp.
 
     Args:
@@ -68,7 +70,7 @@ def both_ways(
     )
 
 
-def mind_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Gradient:
+def mind_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
     """Squared differences of MIND features (1, 12, *spatial), summed over the channels.
 
     Args:
@@ -85,12 +87,21 @@ def mind_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Gradient:
 
     fixed, moving = packed(fixed), packed(moving)
 
-    def gradient(field: Tensor) -> Tensor:
-        found: Tensor = warp_ssd(fixed, moving, field)[1]
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = warp_ssd(fixed, moving, field)
         counts = weight.at(field)
-        return found if counts is None else found.mul_(counts)
+        if counts is None:
+            return loss[0], gradient
+        squares = warp(moving, field).sub_(fixed).square_().sum(1, keepdim=True)
+        return mean_of(squares, counts), gradient.mul_(counts)
 
-    return gradient
+    return distance
+
+
+def mean_of(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean of values by how much each counts, without axes; NumPy's sums are the same for any number of threads."""
+    sums = [float(x.cpu().numpy().sum(dtype=np.float64)) for x in (values * counts, counts)]
+    return values.new_tensor(sums[0] / sums[1] if sums[1] else 0.0)
 
 
 def window_of(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
@@ -105,7 +116,7 @@ def window_of(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[
     return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
 
 
-def lncc_distance(fixed: Tensor, moving: Tensor, weight: Weight, window: Sequence[int]) -> Gradient:
+def lncc_distance(fixed: Tensor, moving: Tensor, weight: Weight, window: Sequence[int]) -> Distance:
     """Minus the local NCC.
 
     Args:
@@ -117,10 +128,10 @@ def lncc_distance(fixed: Tensor, moving: Tensor, weight: Weight, window: Sequenc
     # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.
     eps = 1e-5 * float(math.prod(window)) ** 2
 
-    def gradient(field: Tensor) -> Tensor:
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
         counts = weight.at(field)
         mask = None if counts is None else counts >= 0.5
-        found: Tensor = warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask)[1]
-        return found if mask is None else found.mul_(int(mask.sum()) / mask.numel())  # a mean over all voxels
+        loss, gradient = warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask)
+        return loss[0], gradient if mask is None else gradient.mul_(int(mask.sum()) / mask.numel())
 
-    return gradient
+    return distance

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast.data.synthetic import anatomies
-from l2rfast.methods.refine import Fields, Gradient, refine, smoothed
+from l2rfast.methods.refine import Fields, refine, smoothed
+from l2rfast.methods.similarity import Distance
 
 EVERY = [{"preset": "fast"}, {"preset": "default"}, {"preset": "accurate"}, {"preset": "fast", "metric": "mind"}]
 
@@ -41,10 +42,15 @@ def test_a_rescan_stays_but_for_its_noise(head: tuple[Tensor, Tensor], noise: fl
     assert moved[labels > 0].mean() < 0.06
 
 
-def there_and_back(distance: Gradient, size: tuple[int, ...], **options: Any) -> Fields:
+def there_and_back(distance: Distance, size: tuple[int, ...], **options: Any) -> Fields:
     """From nothing, with the same distance on both sides, but the other way."""
     still = torch.zeros(1, len(size), *size)
-    distances = distance, lambda field: -distance(-field)
+
+    def other(field: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = distance(-field)
+        return loss, -gradient
+
+    distances = distance, other
     return refine(distances, (still, still), advance=lambda fraction: None, **options)
 
 
@@ -53,8 +59,9 @@ def there_and_back(distance: Gradient, size: tuple[int, ...], **options: Any) ->
 def test_steps_become_as_small_as_what_is_left(shape: tuple[int, ...], shift: float) -> None:
     """Of a parabola that is as steep as images are, at any number of voxels."""
 
-    def distance(field: Tensor) -> Tensor:
-        return 0.6 * (field - shift) / field[0, 0].numel()
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        left = field - shift
+        return 0.3 * left.square().sum(1).mean(), 0.6 * left / field[0, 0].numel()
 
     there, back = there_and_back(distance, shape, iterations=20, rate=0.5)
     middle = (0, slice(None), *[side // 2 for side in shape])
@@ -80,8 +87,9 @@ def test_steps_are_lengths() -> None:
     def found(sides: list[float]) -> Tensor:
         unit = torch.tensor(sides).view(1, 2, 1, 1)
 
-        def distance(field: Tensor) -> Tensor:
-            return (field * unit - rough) * unit / field[0, 0].numel()
+        def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+            left = field * unit - rough
+            return left.square().sum(1).mean() / 2, left * unit / field[0, 0].numel()
 
         return unit * there_and_back(distance, (12, 12), iterations=6, rate=0.5, sides=sides)[0]
 
