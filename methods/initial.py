@@ -22,7 +22,7 @@ from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 from .intensities import robust_range
 from .poses import METRICS, Level, World
 from .stages import Stages
-from .translations import compared
+from .translations import Placed, compared
 
 NONE, AUTO = "none", "auto"
 KINDS = (NONE, "moments", "rigid", "affine")
@@ -69,7 +69,7 @@ class Initial:
 
     def moved(self, moving: Volume) -> Volume:
         """Moving where the map puts it: with a header by which it lies on fixed."""
-        return Volume(moving.data, np.linalg.solve(self.matrix, moving.affine))
+        return replace(moving, affine=np.linalg.solve(self.matrix, moving.affine))
 
     def then(self, other: Initial) -> Initial:
         """After another, found of moving where this one puts it."""
@@ -155,8 +155,8 @@ class _Images:
         ndim, self.frame = fixed.data.ndim, np.eye(4)
         if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
             self.frame[:3, :3] = _directions(fixed)
-            fixed, moving = (Volume(v.data, self.frame.T @ v.affine) for v in (fixed, moving))
-        self.images = [(_scaled(v, device), _affine(v, ndim)) for v in (fixed, moving)]
+            fixed, moving = (replace(v, affine=self.frame.T @ v.affine) for v in (fixed, moving))
+        self.images = [_placed(v, device) for v in (fixed, moving)]
         self.axes, self.ndim = torch.from_numpy(_directions(fixed, ndim)), ndim
 
     def disagreement(self) -> str:
@@ -172,7 +172,7 @@ class _Images:
         Raises:
             InputError: images that cannot be aligned.
         """
-        for name, (image, _) in zip(("fixed", "moving"), self.images, strict=True):
+        for name, (image, *_) in zip(("fixed", "moving"), self.images, strict=True):
             if float(image.min()) == float(image.max()):
                 raise InputError(f"{name}: expected an image, but it is constant")
         matrix = self._centred() if kind == "moments" else self._descended(kind, self._started(), metric, stages)
@@ -181,7 +181,7 @@ class _Images:
         return self.frame @ result @ self.frame.T
 
     def _centred(self) -> Tensor:
-        fixed, moving = (_centre(*image) for image in self.images)
+        fixed, moving = (_centre(image) for image in self.images)
         return self._translated(self.axes.T @ (moving - fixed))
 
     def _translated(self, by: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class _Images:
         for by in starts:
             matrix = self._translated(by)
             images = _overlapping(self.images, matrix)
-            world = World("rigid", _centre(*images[0]), self.axes)
+            world = World("rigid", _centre(images[0]), self.axes)
             level, pose = Level(images, world, found.spacing, "mi"), world.pose(matrix)
             for reached in [pose, *[*level.descended(pose, COARSE.rate, COARSE.steps, extent)][-1:]]:
                 if (information := level.information(reached)) > most:
@@ -213,9 +213,9 @@ class _Images:
     def _descended(self, kind: str, starts: list[Tensor], metric: str, stages: Stages) -> Tensor:
         """The map that is reached from the best of rigid ones."""
         images = _overlapping(self.images, starts[-1])
-        image, affine = images[0]
-        extent = float((torch.tensor(image.shape[2:]) * affine[:-1, :-1].norm(dim=0)).max())
-        world = World(kind, _centre(image, affine), self.axes)
+        fixed = images[0]
+        extent = float((torch.tensor(fixed.image.shape[2:]) * fixed.affine[:-1, :-1].norm(dim=0)).max())
+        world = World(kind, _centre(fixed), self.axes)
         poses, done, total = [world.pose(start) for start in starts], 0, sum(descent.steps for descent in DESCENTS)
         for cells, rate, steps in DESCENTS:
             level = Level(images, world, extent / cells ** (3 / self.ndim), metric)
@@ -228,23 +228,24 @@ class _Images:
         return world.matrix(level.best(poses, HARDLY))
 
 
-def _overlapping(images: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _overlapping(images: Sequence[Placed], matrix: Tensor) -> list[Placed]:
     """Of two images what lies on the other and a margin, so that resolutions suit it: a slab may be of a whole body.
 
     Args:
-        images: fixed and moving, with their affines.
+        images: fixed and moving.
         matrix: place of fixed -> place of moving.
     """
-    (fixed, from_fixed), (moving, from_moving) = images
-    across = torch.linalg.solve(from_moving, matrix @ from_fixed)
+    fixed, moving = images
+    across = torch.linalg.solve(moving.affine, matrix @ fixed.affine)
     return [
-        _cut(fixed, from_fixed, torch.linalg.inv(across), moving.shape[2:]),
-        _cut(moving, from_moving, across, fixed.shape[2:]),
+        _cut(fixed, torch.linalg.inv(across), moving.image.shape[2:]),
+        _cut(moving, across, fixed.image.shape[2:]),
     ]
 
 
-def _cut(image: Tensor, affine: Tensor, matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The part of an image to which a matrix takes the voxels of a grid, and its affine."""
+def _cut(placed: Placed, matrix: Tensor, size: Sequence[int]) -> Placed:
+    """The part of an image to which a matrix takes the voxels of a grid."""
+    image, affine, mask = placed
     ends = torch.meshgrid(*[torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in size], indexing="ij")
     corners = matrix[:-1, :-1] @ torch.stack(ends).flatten(1) + matrix[:-1, -1:]
     shift, whole = torch.eye(len(matrix), dtype=torch.float64), tuple(image.shape[2:])
@@ -253,29 +254,31 @@ def _cut(image: Tensor, affine: Tensor, matrix: Tensor, size: Sequence[int]) -> 
         margin = MARGIN * (high - low)
         first, last = max(0, int(low - margin)), min(n, int(high + margin) + 1)
         image, shift[k, -1] = image.narrow(k + 2, first, last - first), first
-    return image, affine @ shift
+        mask = None if mask is None else mask.narrow(k + 2, first, last - first)
+    return Placed(image, affine @ shift, mask)
 
 
-def _affine(volume: Volume, ndim: int) -> Tensor:
-    """(ndim + 1, ndim + 1): voxel -> mm."""
-    keep = [*range(ndim), 3]
-    return torch.from_numpy(volume.affine[np.ix_(keep, keep)]).double()
-
-
-def _scaled(volume: Volume, device: torch.device) -> Tensor:
-    """(1, 1, *spatial), the robust range from 0 to 1, what lies outside cut off; 0 where it is constant."""
+def _placed(volume: Volume, device: torch.device) -> Placed:
+    """The robust range from 0 to 1, what lies outside cut off; 0 where it is constant."""
     image = volume.data.to(device, torch.float32)[None, None]
-    low, high = robust_range(image)
-    return ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1)
+    mask = None if volume.mask is None else volume.mask.to(device)[None, None]
+    low, high = robust_range(image, mask)
+    scaled = ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1)
+    keep = [*range(volume.data.ndim), 3]
+    affine = torch.from_numpy(volume.affine[np.ix_(keep, keep)]).double()
+    return Placed(scaled, affine, None if mask is None else mask.float())
 
 
-def _centre(image: Tensor, affine: Tensor) -> Tensor:
-    """In mm, of what differs from the background, which is what most of the border is; so in any contrast."""
-    x = image[0, 0]
-    border = torch.cat([x.select(axis, end).flatten() for axis in range(x.ndim) for end in (0, -1)])
-    body = ((x - border.median()).abs() > LEAST_CONTRAST).double().cpu()
-    if not body.any():
-        body = torch.ones_like(body)
+def _centre(placed: Placed) -> Tensor:
+    """In mm, of what counts and is not the background, which is what most of the border is; so in any contrast."""
+    x, affine = placed.image[0, 0], placed.affine
+    inside = torch.ones_like(x, dtype=torch.bool) if placed.mask is None else placed.mask[0, 0] > 0.5
+    sides = [(axis, end) for axis in range(x.ndim) for end in (0, -1)]
+    border = torch.cat([x.select(*side)[inside.select(*side)] for side in sides])
+    body = inside
+    if len(border):
+        body = inside & ((x - border.median()).abs() > LEAST_CONTRAST)
+    body = (body if body.any() else inside if inside.any() else torch.ones_like(inside)).double().cpu()
     centre = []
     for axis, size in enumerate(body.shape):
         profile = body.sum([k for k in range(body.ndim) if k != axis])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from l2rfast.errors import InputError
@@ -14,7 +15,7 @@ RIM = 0.25  # of the padded voxels: what interpolation may have put there
 FULL = 0.5  # of 0 to 1: what images that are meant to reach from 0 to 1 fill
 
 
-def robust_range(image: Tensor) -> tuple[float, float]:
+def robust_range(image: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
     """The range of intensities without 0.05 % of the voxels at either end, so that few voxels cannot rule it.
 
     - At least three voxels are left out at either end, at most a quarter of them.
@@ -27,26 +28,27 @@ def robust_range(image: Tensor) -> tuple[float, float]:
 
     Args:
         image: of any shape, floating, finite.
+        mask: of the same shape, where the image counts; everywhere when None.
 
     Returns:
         The least and the largest; the same number twice where the image is constant.
     """
-    return _range(_scanned(image))
+    return _range(_scanned(image, mask))
 
 
-def without_strays(image: Tensor) -> Tensor:
+def without_strays(image: Tensor, mask: Tensor | None = None) -> Tensor:
     """Bring what lies beyond the robust range by more than its width to its ends, and what is outside a CT scan to air.
 
     So that one voxel of a wrong value, or padding, does not rule a mean, a variance or an extreme. An image that has
     nothing of the kind is returned as it is.
 
     Args:
-        image: as in `robust_range`.
+        image, mask: as in `robust_range`. What does not count is brought there as well.
 
     Returns:
         The same shape and dtype.
     """
-    values = _scanned(image)
+    values = _scanned(image, mask)
     low, high = _range(values)
     least, most = float(values.min()), float(values.max())
     bottom = low if low - least > high - low else least
@@ -55,22 +57,24 @@ def without_strays(image: Tensor) -> Tensor:
     return image.clamp(bottom, top) if cut else image
 
 
-def standardised(name: str, image: Tensor) -> Tensor:
-    """Zero mean and unit variance, `without_strays`. NumPy's sums do not depend on the number of threads.
+def standardised(name: str, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Zero mean and unit variance where it counts, `without_strays`. NumPy's sums are alike for any number of threads.
 
     Raises:
         InputError: the image is constant.
     """
-    image = without_strays(image)
-    values = image.cpu().numpy()
+    image = without_strays(image, mask)
+    values = _counted(image, mask)
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if not deviation > 0:
         raise _constant(name)
     return (image - mean) / deviation
 
 
-def from_zero_to_one(name: str, image: Tensor) -> Tensor:
+def from_zero_to_one(name: str, image: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled to reach from 0 to 1, `without_strays`; as it is where it lies between them and fills at least half.
+
+    Where the image does not count it is 0, as the background is.
 
     So networks see the same whatever the unit of the intensities, and images that were brought to 0 to 1 together
     (as VoxelMorph's, by one number for all scans) stay comparable.
@@ -78,16 +82,24 @@ def from_zero_to_one(name: str, image: Tensor) -> Tensor:
     Raises:
         InputError: the image is constant.
     """
-    image = without_strays(image)
-    low, high = (float(value) for value in image.aminmax())
+    image = without_strays(image, mask)
+    seen = _counted(image, mask)
+    low, high = float(seen.min()), float(seen.max())
     if not high > low:
         raise _constant(name)
-    return image if low >= 0 and high <= 1 and high - low >= FULL else (image - low) / (high - low)
+    scaled = image if low >= 0 and high <= 1 and high - low >= FULL else (image - low) / (high - low)
+    return scaled if mask is None else torch.where(mask != 0, scaled, 0.0)
 
 
-def _scanned(image: Tensor) -> np.ndarray:
-    """The values, flat, without those outside the scan."""
-    values: np.ndarray = image.detach().cpu().numpy().ravel()
+def _counted(image: Tensor, mask: Tensor | None) -> np.ndarray:
+    """The values that count, flat."""
+    counted: np.ndarray = (image if mask is None else image[mask != 0]).detach().cpu().numpy().ravel()
+    return counted
+
+
+def _scanned(image: Tensor, mask: Tensor | None) -> np.ndarray:
+    """The values that count, flat, without those outside the scan."""
+    values = _counted(image, mask)
     least = float(values.min())
     if least < AIR:
         padded = np.count_nonzero(values == least)

@@ -29,7 +29,7 @@ def linear(transform: str, method: str, preset: str, **options: Any) -> Method:
     for name, (value, usual) in chosen.items():
         if value != usual:
             raise InputError(f"{name}: a registration that is only {transform} has none, got {value!r}")
-    return Method({}, lambda name, image: image, _still, transform=transform)
+    return Method({}, lambda name, image, mask: image, _still, transform=transform)
 
 
 def _still(pair: Pair, stages: Stages) -> Found:

@@ -30,7 +30,8 @@ class Pair(NamedTuple):
             does not reach, its border repeats.
         spacing: of fixed's voxels along each axis, in mm.
         fixed_mask: (1, 1, *spatial) float32, 1 at the voxels of fixed that count and 0 at others; None where all do.
-        moving_mask: likewise of moving, which does not reach everywhere.
+        moving_mask: likewise of moving, which does not reach everywhere. Where images do not count they are as
+            `methods.masks.filled` has them.
     """
 
     fixed: Tensor
@@ -55,19 +56,22 @@ class Method:
 
     Attributes:
         options: as they are used.
-        prepared: an image of a name with the intensities that the method takes.
+        prepared: an image of a name with the intensities that the method takes; the third argument is its mask in the
+            shape of the image, None where none was given.
         run: the displacement field from a fixed to a moving image, on their device: both on the fixed grid, and the
             field in its voxels; or, where not ``aligned``, each on its own, and from a fixed index to the moving one.
             What moving does not cover says nothing about the field.
         aligned: whether the affines are trusted to bring the images near each other.
         transform: ``"deformable"``, or the kind of start, ``"rigid"`` or ``"affine"``, to which it adds nothing.
+        masks: whether it can do without what masks leave out.
     """
 
     options: dict[str, Any]
-    prepared: Callable[[str, Tensor], Tensor]
+    prepared: Callable[[str, Tensor, Tensor | None], Tensor]
     run: Callable[[Pair, Stages], Found]
     aligned: bool = True
     transform: str = DEFORMABLE
+    masks: bool = True
 
 
 def on_grid_of(
@@ -103,7 +107,8 @@ def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device, start:
     still = start is None and fixed.data.shape == moving.data.shape
     if still and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
         return data
-    return on_grid_of(fixed, moving, without_strays(data), start=start)
+    counted = None if moving.mask is None else moving.mask[None, None].to(device)
+    return on_grid_of(fixed, moving, without_strays(data, counted), start=start)
 
 
 def apply(
@@ -118,7 +123,7 @@ def apply(
 
     Args:
         method: its options chosen.
-        fixed, moving: as the method takes them.
+        fixed, moving: as the method takes them, `filled` where they have masks.
         device: where to compute.
         stages: times it.
         start: (1, ndim, *fixed), in voxels of fixed, for a method that is ``aligned``: the displacement to go on from,
@@ -127,6 +132,12 @@ def apply(
     Raises:
         InputError: images that the method cannot take, or that do not overlap where that counts.
     """
+    if not method.masks and (fixed.mask is not None or moving.mask is not None):
+        name = method.options["method"]
+        raise InputError(
+            f"fixed_mask, moving_mask: the method {name} sees whole images, so that masks or NaN outside are of use in "
+            f"the fine-tuning of unsupervised alone"
+        )
     with torch.no_grad():
         with stages.stage("resampling"):
             if method.aligned:
@@ -135,12 +146,14 @@ def apply(
                 image = image_on_grid_of(fixed, moving, device, start)
             else:
                 covered, image = None, moving.data[None, None].to(device)
+            inside = None if fixed.mask is None else fixed.mask[None, None].to(device)
             prepared = (
-                method.prepared("fixed", fixed.data[None, None].to(device)),
-                method.prepared("moving", image),
+                method.prepared("fixed", fixed.data[None, None].to(device), inside),
+                method.prepared("moving", image, None if moving.mask is None else covered),
             )
-            pair = Pair(*prepared, fixed.spacing, moving_mask=covered)
-            del image, prepared
+            masks = [None if mask is None else mask.float() for mask in (inside, covered)]
+            pair = Pair(*prepared, fixed.spacing, fixed_mask=masks[0], moving_mask=masks[1])
+            del image, prepared, masks
         found = method.run(pair, stages)
     displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
     if not method.aligned:
@@ -160,14 +173,15 @@ def apply(
 
 
 def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None) -> Tensor | None:
-    """See `Pair`."""
-    ones = torch.ones(1, 1, *moving.data.shape, dtype=torch.bool, device=device)
-    covered = on_grid_of(fixed, moving, ones, start=start, mode="nearest", padding="zeros")
-    if covered.all():
-        return None
-    if not covered.any():
-        raise InputError("moving: expected an image that overlaps the fixed one, but it lies elsewhere")
-    return covered.float()
+    """Where moving counts and reaches, (1, 1, *fixed) bool; None where it is everywhere."""
+    counted = torch.ones(moving.data.shape, dtype=torch.bool) if moving.mask is None else moving.mask
+    covered = on_grid_of(fixed, moving, counted[None, None].to(device), start=start, mode="nearest", padding="zeros")
+    both = covered if fixed.mask is None else covered & fixed.mask[None, None].to(device)
+    if not both.any():
+        if fixed.mask is None and moving.mask is None:
+            raise InputError("moving: expected an image that overlaps the fixed one, but it lies elsewhere")
+        raise InputError("fixed_mask, moving_mask: expected what they leave of the two images to overlap")
+    return None if covered.all() else covered
 
 
 def _on_fixed_grid(field: Tensor, fixed: Volume, moving: Volume) -> Tensor:

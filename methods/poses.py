@@ -11,12 +11,11 @@ from l2rfast import affine_warp, box_average, local_ncc, mind_ssc
 from l2rfast.errors import InputError
 from l2rfast.losses import mutual_information
 
-from .translations import pooled
+from .translations import Placed, pooled
 
 MOMENTUM = 0.9
 BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
-STIFFNESS = 40.0  # share of the distance that the square of a strain costs, times that of the number of cells across
 LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover, or of as much as it can
 
 # Of warped moving, (1, C, *spatial), and the weight of every voxel, (1, 1, *spatial), to a fixed image.
@@ -65,51 +64,35 @@ class Level:
     """Two images at one resolution, and how they agree at a pose.
 
     Args:
-        images: fixed and moving, (1, 1, *spatial), with their affines, (ndim + 1, ndim + 1).
+        images: fixed and moving.
         world: gives poses their meaning.
         spacing: of the cells, in mm.
         metric: one of `METRICS`.
     """
 
-    def __init__(self, images: Sequence[tuple[Tensor, Tensor]], world: World, spacing: float, metric: str) -> None:
+    def __init__(self, images: Sequence[Placed], world: World, spacing: float, metric: str) -> None:
         self.world = world
-        (fixed, self.from_cells), (self.moving, self.to_cells) = (pooled(*image, spacing) for image in images)
+        fixed, moving = (pooled(image, spacing) for image in images)
         self.features, to = METRICS[metric]
-        self.distance = to(self.features(fixed))
-        self.size, self.ones = fixed.shape[2:], torch.ones_like(self.moving)
+        self.distance = to(self.features(fixed.image))
+        self.moving, self.from_cells, self.to_cells = moving.image, fixed.affine, moving.affine
+        self.size, self.fixed_mask, self.moving_mask = fixed.image.shape[2:], fixed.mask, moving.weight
         # The finer of the two along every axis of fixed.
         both = [torch.linalg.inv(cells[:-1, :-1]) @ world.axes for cells in (self.from_cells, self.to_cells)]
         self.sides = 1 / torch.stack(both).norm(dim=1).amax(0)
-        # Moving may be small beside fixed.
-        volumes = [
-            cells.det().abs() * image[0, 0].numel()
-            for cells, image in ((self.from_cells, fixed), (self.to_cells, self.moving))
-        ]
-        self.least = LEAST_LEFT * min(1.0, float(volumes[1] / volumes[0]))
+        # Moving may be small beside fixed, and little of fixed may count.
+        whole = fixed._replace(mask=None).volume
+        self.least = LEAST_LEFT * min(fixed.volume / whole, moving.volume / whole)
 
     def sampled(self, image: Tensor, cells: Tensor, pose: Tensor, padding: str = "border") -> Tensor:
         """An image that has those cells, on the grid of fixed."""
         matrix = torch.linalg.solve(cells, self.world.matrix(pose) @ self.from_cells)[None, :-1]
         return affine_warp(image, matrix.to(image), self.size, padding=padding)
 
-    def strained(self, pose: Tensor) -> Tensor:
-        """How much worse the distance has to count for what a pose strains, as a share of it.
-
-        The fewer cells there are across an image, the less it says of lengths there: of three slices, those that are
-        stretched until only one is covered agree best.
-        """
-        ndim = len(pose)
-        strain, share = (pose[:, :ndim] + pose[:, :ndim].T) / 2, pose.new_zeros(())
-        to_moving = self.world.matrix(pose.detach())[:-1, :-1] @ self.world.axes
-        grids = ((self.from_cells, self.size, self.world.axes), (self.to_cells, self.moving.shape[2:], to_moving))
-        for cells, size, axes in grids:
-            across = torch.linalg.solve(cells[:-1, :-1], axes)  # rows along the normals of the grid's planes
-            per_cell = across.norm(dim=1) * torch.tensor(size, dtype=pose.dtype)
-            share = share + (across / per_cell[:, None] @ strain).square().sum()
-        return STIFFNESS * share
-
     def covered(self, pose: Tensor) -> Tensor:
-        return self.sampled(self.ones, self.to_cells, pose, "zeros")
+        """(1, 1, *spatial): how much of every cell of fixed counts in both images."""
+        inside = self.sampled(self.moving_mask, self.to_cells, pose, "zeros")
+        return inside if self.fixed_mask is None else inside * self.fixed_mask
 
     def information(self, pose: Tensor) -> float:
         """Mutual information times what is covered of fixed, in nats mm^ndim; 0 where that is hardly anything."""
@@ -136,8 +119,6 @@ class Level:
                 inside, poses = both, [*poses, pose]
         seen = [self.features(self.sampled(self.moving, self.to_cells, pose)) for pose in poses]
         distances = [float(self.distance(image, inside)) for image in seen]
-        worth = abs(distances[0])
-        distances = [d + worth * float(self.strained(pose)) for d, pose in zip(distances, poses, strict=True)]
         least = min(distances)
         return poses[0] if distances[0] - least <= hardly * abs(least) else poses[distances.index(least)]
 
@@ -154,14 +135,12 @@ class Level:
             image = self.features(self.sampled(image, cells, pose))
             cells = self.world.matrix(pose) @ self.from_cells
         start, numbers = pose, torch.zeros_like(pose)
-        mean, square, inside, worth = torch.zeros_like(pose), 0.0, self.covered(pose), 0.0
+        mean, square, inside = torch.zeros_like(pose), 0.0, self.covered(pose)
         for step in range(steps):
             with torch.enable_grad():
                 numbers.requires_grad_()
                 moved = self.sampled(image, cells, start + scale * numbers)
-                distance = self.distance(moved, inside)
-                worth = worth or abs(float(distance.detach()))
-                (gradient,) = torch.autograd.grad(distance + worth * self.strained(start + scale * numbers), numbers)
+                (gradient,) = torch.autograd.grad(self.distance(moved, inside), numbers)
             mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
             square += float(gradient.square().mean())
             if not square > 0:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from l2rfast import _check, affine_warp
 from l2rfast.errors import InputError, notice
-from l2rfast.io import Field, Transform, Volume, as_volume, read_transform, voxel_to_voxel
+from l2rfast.io import Field, Transform, Volume, read_transform, voxel_to_voxel
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, initialise
 from .linear import TRANSFORMS, linear
+from .masks import counted, filled
 from .method import DEFORMABLE, Method, apply
 from .result import Registration
 from .stages import Progress, Stages
@@ -43,6 +44,9 @@ def register(
     initial: str | os.PathLike[str] | None = None,
     init: str = AUTO,
     init_metric: str = "mi",
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    nan_outside: bool = False,
     device: str | torch.device = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -67,6 +71,10 @@ def register(
             followed by what ``init`` finds, which by ``"auto"`` is nothing then; a displacement field by nothing but
             the deformation, and is part of the displacement.
         init_metric: what a rigid or affine start is found by: ``"mi"``, ``"lncc"`` or ``"mind"``.
+        fixed_mask, moving_mask: where the images count, from the start on: what `l2rfast.io.read_mask` takes, on the
+            grid of each, 0 elsewhere. The field there is what is around it makes of it, smoothly. Networks see
+            whole images: of them only the fine-tuning of unsupervised has masks.
+        nan_outside: voxels that are NaN are not there, as outside of a mask; else they are refused.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
         progress: called with the name of the stage and the fraction of it that is done.
@@ -79,7 +87,10 @@ def register(
     """
     with _defaults(), _threads(threads):
         chosen, place = choose(method, preset, transform, **options), usable(device)
-        volumes = as_volume("fixed", fixed, dims=(2, 3)), as_volume("moving", moving, dims=(2, 3))
+        volumes = (
+            counted("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
+            counted("moving", moving, "moving_mask", moving_mask, nan_outside=nan_outside),
+        )
         if initial is None:
             return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
         start = read_transform("initial", initial)
@@ -101,7 +112,7 @@ def registered(
 
     Args:
         method: its options chosen, see `choose`.
-        fixed, moving: 2-D or 3-D, as the method takes them.
+        fixed, moving: 2-D or 3-D, as the method takes them. Outside of their masks nothing of them is seen.
         init, metric: where to start, and what a rigid or affine start is found by.
         device: see `usable`.
         stages: times it.
@@ -121,18 +132,21 @@ def registered(
         if init not in (AUTO, method.transform):
             raise InputError(f"init: expected {method.transform}, as the transform is that, got {init!r}")
         init = method.transform
+    images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
     if isinstance(start, Field):
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
         found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed))
-        return replace(found, initial=replace(GIVEN, why="a displacement field, which the displacement includes"))
+        initial = replace(GIVEN, why="a displacement field, which the displacement includes")
+        return replace(found, initial=initial, fixed=images[0], moving=images[1])
     if start is None:
         initial = initialise(fixed, moving, init, metric, device, stages)
     else:
         given = replace(GIVEN, matrix=start)
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages))
-    return replace(apply(method, fixed, initial.moved(moving), device, stages), initial=initial)
+    found = apply(method, fixed, initial.moved(moving), device, stages)
+    return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
 
 def _on_grid(field: Field, fixed: Volume) -> Tensor:

@@ -18,6 +18,7 @@ from l2rfast.io import Volume, voxel_to_voxel
 
 from .initial import NO_CHANGE, Initial
 from .intensities import robust_range
+from .masks import filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Registration:
             disp(x) of the fixed grid, wherever that lies in the moving image.
         inverse: of the same shape and unit: what lies at y of the fixed grid in the moving image corresponds to fixed
             at y + inverse(y).
-        fixed: the image as it was read.
+        fixed: the image as it was read, with its mask where it has one.
         moving: likewise, with the header by which it lies where the initialisation put it.
         seconds: wall time of each stage, in order.
         options: the method's options as they were used.
@@ -71,9 +72,10 @@ class Registration:
                 ``"nearest"``.
             mode: ``"linear"`` or ``"nearest"``.
             displaced: with the displacement field, or through the affines alone, as before the registration.
-            outside: what there is where moving does not reach. When None, 0 with ``"nearest"``, as for labels, and
-                with ``"linear"`` the least of `methods.intensities.robust_range`: air, in CT. With ``"linear"`` moving
-                fades to it over the voxel beyond its border; with ``"nearest"`` it ends half a voxel beyond.
+            outside: what there is where moving does not reach, or is NaN. When None, NaN where it has any; else 0 with
+                ``"nearest"``, as for labels, and with ``"linear"`` the least of `methods.intensities.robust_range`:
+                air, in CT. With ``"linear"`` moving fades to it over the voxel beyond its border; with ``"nearest"``,
+                and where it or what is outside is NaN, it ends half a voxel beyond.
 
         Returns:
             The same on the grid of the fixed image, in moving's dtype.
@@ -110,9 +112,12 @@ class Registration:
         return _displaced(points.double() @ back[:, :-1].T + back[:, -1], self.inverse)
 
     def covered(self, *, displaced: bool = True) -> Tensor:
-        """Where fixed voxels come from between moving's voxels, with nothing of the outside: bool, (*fixed)."""
-        ones = torch.ones(1, 1, *self.moving.data.shape, dtype=torch.float32, device=self.displacement.device)
-        return self._to_fixed(ones, "linear", displaced=displaced)[0, 0] > 1 - 1e-5
+        """Where fixed voxels count and come from between moving's voxels that do, with nothing of the outside: bool,
+        (*fixed)."""
+        size, mask = self.moving.data.shape, self.moving.mask
+        there = torch.ones(size) if mask is None else mask.float()
+        covered = self._to_fixed(there[None, None], "linear", displaced=displaced)[0, 0] > 1 - 1e-5
+        return covered if self.fixed.mask is None else covered & self.fixed.mask
 
     @property
     def _inverse_matrix(self) -> np.ndarray:
@@ -182,14 +187,22 @@ def _resampled(
         )
     if mode == "linear" and not image.is_floating_point():
         raise InputError(f"{name}: expected a floating-point dtype with mode linear, got {image.dtype}")
-    if outside is None:
-        outside = 0.0 if mode == "nearest" else robust_range(image.to(_check.arithmetic_dtype(image)))[0]
-    if not math.isfinite(outside) or not _holds(image.dtype, outside):
+    image, there = image.cpu(), ~image.cpu().isnan()
+    if outside is None and not there.all():
+        outside = math.nan
+    elif outside is None:
+        outside = 0.0 if mode == "nearest" else robust_range(image.to(_check.arithmetic_dtype(image)), volume.mask)[0]
+    if not _holds(image.dtype, outside):
         raise InputError(f"outside: expected a number that {image.dtype} holds, got {outside}")
+    if math.isnan(outside) or not there.all():
+        whole = filled(Volume(image.double(), volume.affine, there)).data[None, None]
+        reached = sample(torch.ones_like(whole), mode)
+        warped = (sample(whole, mode) / reached)[0, 0].to(image.dtype)
+        return torch.where(sample(there[None, None], "nearest")[0, 0], warped, outside)
     if outside == 0:
-        return sample(image.cpu()[None, None], mode)[0, 0]
+        return sample(image[None, None], mode)[0, 0]
     # Outside is where zeros are; in float64, in which the difference is exact.
-    return sample(image.cpu().double()[None, None] - outside, mode)[0, 0].add_(outside).to(image.dtype)
+    return sample(image.double()[None, None] - outside, mode)[0, 0].add_(outside).to(image.dtype)
 
 
 def _grid(field: Tensor) -> tuple[Tensor, ...]:
@@ -221,6 +234,6 @@ def _displaced(points: Tensor, field: Tensor) -> Tensor:
 
 def _holds(dtype: torch.dtype, value: float) -> bool:
     if dtype.is_floating_point:
-        return abs(value) <= torch.finfo(dtype).max
+        return math.isnan(value) or abs(value) <= torch.finfo(dtype).max
     least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return float(value).is_integer() and least <= value <= most

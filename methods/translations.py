@@ -29,6 +29,31 @@ FEWEST = 8  # cells along an axis that has as many voxels: slabs keep their slic
 NEAR = 2  # cells about a translation that count as the same
 
 
+class Placed(NamedTuple):
+    """An image and where it lies.
+
+    Attributes:
+        image: (1, 1, *spatial).
+        affine: (ndim + 1, ndim + 1), voxel -> mm.
+        mask: (1, 1, *spatial) float, 0 to 1: how much of every voxel counts; everything when None.
+    """
+
+    image: Tensor
+    affine: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The mask, of ones where there is none."""
+        return torch.ones_like(self.image) if self.mask is None else self.mask
+
+    @property
+    def volume(self) -> float:
+        """Of what counts, in mm^ndim."""
+        count = self.image[0, 0].numel() if self.mask is None else float(self.mask.double().sum())
+        return count * float(self.affine.det().abs())
+
+
 class Translation(NamedTuple):
     """Attributes:
     by: (ndim,) in mm along the axes: place of fixed -> place of moving.
@@ -53,29 +78,29 @@ class Translations(NamedTuple):
     spacing: float
 
 
-def compared(images: Sequence[tuple[Tensor, Tensor]], axes: Tensor, count: int = 1) -> Translations:
+def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translations:
     """The translations at which two images tell most of each other.
 
     Args:
-        images: fixed and moving, (1, 1, *spatial), from 0 to 1, with their affines, (ndim + 1, ndim + 1).
+        images: fixed and moving, from 0 to 1.
         axes: (ndim, ndim), orthonormal columns: along which moving is translated.
         count: how many, at most.
     """
     ndim = len(axes)
-    boxes = [_box(image, affine, axes) for image, affine in images]
+    boxes = [_box(image, axes) for image in images]
     spacing = min(float((high - low).max()) for low, high in boxes) / CELLS
     while (
         math.prod(sum(max(1.0, float(high[k] - low[k]) / spacing) for low, high in boxes) for k in range(ndim)) > MOST
     ):
         spacing *= 1.05
     origin, parts = boxes[0][0] + spacing / 2, []
-    for (image, affine), (low, high) in zip(images, boxes, strict=True):
+    for image, (low, high) in zip(images, boxes, strict=True):
         # Cells that lie on those of fixed, so that no translation at all is among them.
         first = ((low + spacing / 2 - origin) / spacing).round()
         size = [max(1, math.ceil(side)) for side in ((high - low) / spacing).tolist()]
         cells = torch.eye(ndim + 1, dtype=torch.float64)
         cells[:-1, :-1], cells[:-1, -1] = axes * spacing, axes @ (origin + spacing * first)
-        parts.append((first, size, _masks(*pooled(image, affine, spacing), cells, size)))
+        parts.append((first, size, _masks(pooled(image, spacing), cells, size)))
     (_, fixed_size, fixed), (first, moving_size, moving) = parts
     sizes = [next_fast_len(a + b - 1, real=True) for a, b in zip(fixed_size, moving_size, strict=True)]
     least = LEAST * min(float(fixed.sum()), float(moving.sum()))
@@ -97,19 +122,20 @@ def compared(images: Sequence[tuple[Tensor, Tensor]], axes: Tensor, count: int =
     return Translations(known, best, spacing)
 
 
-def _box(image: Tensor, affine: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+def _box(placed: Placed, axes: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest place of an image along axes, in mm, the halves of its outer voxels included."""
-    ends = [torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in image.shape[2:]]
+    ends = [torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in placed.image.shape[2:]]
     corners = torch.stack(torch.meshgrid(*ends, indexing="ij")).flatten(1)
-    places = axes.T @ (affine[:-1, :-1] @ corners + affine[:-1, -1:])
+    places = axes.T @ (placed.affine[:-1, :-1] @ corners + placed.affine[:-1, -1:])
     return places.amin(1), places.amax(1)
 
 
-def _masks(image: Tensor, affine: Tensor, cells: Tensor, size: Sequence[int]) -> Tensor:
-    """(BINS, *size): for every bin, 1 where an image has it, on a grid of which both affines are known."""
-    matrix = torch.linalg.solve(affine, cells)
-    there = affine_warp(torch.ones_like(image), matrix[None, :-1].to(image), size, padding="zeros")[0] > 0.5
-    binned = (affine_warp(image, matrix[None, :-1].to(image), size)[0] * BINS).long().clamp(0, BINS - 1)
+def _masks(placed: Placed, cells: Tensor, size: Sequence[int]) -> Tensor:
+    """(BINS, *size): for every bin, 1 where an image counts and has it, on a grid of cells whose affine is known."""
+    image = placed.image
+    matrix = torch.linalg.solve(placed.affine, cells)[None, :-1].to(image)
+    there = affine_warp(placed.weight, matrix, size, padding="zeros")[0] > 0.5
+    binned = (affine_warp(image, matrix, size)[0] * BINS).long().clamp(0, BINS - 1)
     bins = torch.arange(BINS, device=image.device).view(-1, *[1] * len(size))
     return ((binned == bins) & there).to(torch.float32)
 
@@ -132,12 +158,13 @@ def _surprise(count: Tensor) -> Tensor:
     return torch.where(count > 0.5, count * count.clamp(min=0.5).log(), 0)
 
 
-def pooled(image: Tensor, affine: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Averages over about that many mm along every axis, but few on thin ones, and their affine."""
+def pooled(placed: Placed, spacing: float) -> Placed:
+    """Averages over about that many mm along every axis, but few on thin ones."""
+    image, affine, mask = placed
     sides = affine[:-1, :-1].norm(dim=0).tolist()
     factors = [max(1, min(round(spacing / side), s // FEWEST)) for side, s in zip(sides, image.shape[2:], strict=True)]
     pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
     blocks = torch.eye(len(factors) + 1, dtype=torch.float64)
     for k, factor in enumerate(factors):
         blocks[k, k], blocks[k, -1] = factor, (factor - 1) / 2
-    return pool(image, factors), affine @ blocks
+    return Placed(pool(image, factors), affine @ blocks, None if mask is None else pool(mask, factors))

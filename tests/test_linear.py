@@ -155,7 +155,7 @@ def test_only_a_field_is_resampled_where_nothing_is_deformed(scan: Volume, tmp_p
     moving = Volume(scan.data[2:], header)
     write_displacement(tmp_path / "field.nii.gz", field, scan.affine)
     found = registered(
-        Method({}, lambda name, image: image, lambda pair, stages: Found(torch.zeros_like(field))),
+        Method({}, lambda name, image, mask: image, lambda pair, stages: Found(torch.zeros_like(field))),
         *(
             scan,
             moving,

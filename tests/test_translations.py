@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage as ndi
 
-from l2rfast.methods.translations import BINS, compared
+from l2rfast.methods.translations import BINS, Placed, compared
 
 SIZE = (24, 20, 16)  # cells are voxels: as many as there are cells along the longest side
 
@@ -17,10 +17,10 @@ def smooth(size: tuple[int, ...], seed: int) -> np.ndarray:
     return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
 
 
-def placed(image: np.ndarray, *origin: float) -> tuple[torch.Tensor, torch.Tensor]:
+def placed(image: np.ndarray, *origin: float) -> Placed:
     affine = torch.eye(image.ndim + 1, dtype=torch.float64)
     affine[:-1, -1] = torch.tensor(origin)
-    return torch.from_numpy(np.ascontiguousarray(image))[None, None], affine
+    return Placed(torch.from_numpy(np.ascontiguousarray(image))[None, None], affine)
 
 
 def counted(a: np.ndarray, b: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def test_the_axes_may_be_turned() -> None:
     image = smooth((24, 24), 3)
     turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]]).double()
     images = [placed(image, 0, 0), placed(image, 0, 0)]
-    for (_, affine), at in zip(images, ([0.0, 0.0], [3.0, 5.0]), strict=True):
+    for (_, affine, _), at in zip(images, ([0.0, 0.0], [3.0, 5.0]), strict=True):
         affine[:2, :2], affine[:2, 2] = turn, turn @ torch.tensor(at).double()
     np.testing.assert_allclose(compared(images, turn).best[0].by, [3, 5], atol=1e-5)
 

@@ -43,7 +43,7 @@ def draw_overview(
 
     Args:
         path: of the PNG.
-        fixed, moving, warped: ([1, 1,] [D,] H, W), all on the fixed grid.
+        fixed, moving, warped: ([1, 1,] [D,] H, W), all on the fixed grid; what is NaN is not drawn.
         disp: ([1,] ndim, [D,] H, W), in voxels.
         folds: ([D,] H, W), boolean, true where the deformation folds.
         spacing: of the voxels along each axis, in mm.
@@ -61,7 +61,7 @@ def draw_overview(
     ndim = folds.ndim
     shape, spacing = (*folds.shape, 1)[:3], (*spacing, 1.0)[:3]  # what is 2-D as one slice
     volumes = [image.detach().cpu().reshape(shape).numpy() for image in (fixed, moving, warped)]
-    windows = [robust_range(image) for image in (fixed, moving, moving)]
+    windows = [robust_range(image, ~image.isnan()) for image in (fixed, moving, moving)]
     field = disp.detach().cpu().reshape(ndim, *shape).numpy()
     folded = folds.cpu().reshape(shape).numpy()
 

@@ -70,6 +70,9 @@ def register(
     ] = None,
     init: Init = "auto",
     init_metric: InitMetric = "mi",
+    fixed_mask: Annotated[Path | None, typer.Option(help="Where FIXED counts: a mask, 0 elsewhere.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Where MOVING counts.")] = None,
+    nan_outside: Annotated[bool, typer.Option("--nan-outside", help="What is NaN in an image is not there.")] = False,
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     fixed_landmarks: Annotated[
@@ -117,6 +120,9 @@ def register(
         fixed,
         moving,
         out,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        nan_outside=nan_outside,
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
         fixed_landmarks=fixed_landmarks,
@@ -142,6 +148,9 @@ def run(
     moving: Path,
     out: Path,
     *,
+    fixed_mask: Path | None = None,
+    moving_mask: Path | None = None,
+    nan_outside: bool = False,
     fixed_labels: Path | None = None,
     moving_labels: Path | None = None,
     fixed_landmarks: Path | None = None,
@@ -162,7 +171,6 @@ def run(
     from ..fields import digital_jacobian, jacobian_determinant
     from ..io import (
         Volume,
-        as_volume,
         axes_in_itk,
         paired,
         read_labels,
@@ -171,6 +179,7 @@ def run(
         write_displacement,
         write_image,
     )
+    from ..methods.masks import counted
     from ..methods.method import DEFORMABLE
     from ..methods.metrics import distances, in_both
     from ..methods.registration import register as compute
@@ -185,7 +194,10 @@ def run(
     with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
-            images = as_volume("FIXED", fixed, dims=(2, 3)), as_volume("MOVING", moving, dims=(2, 3))
+            images = (
+                counted("FIXED", fixed, "--fixed-mask", fixed_mask, nan_outside=nan_outside),
+                counted("MOVING", moving, "--moving-mask", moving_mask, nan_outside=nan_outside),
+            )
             labels = None
             if fixed_labels is not None:
                 labels = (
@@ -249,9 +261,11 @@ def run(
             if jacobian:
                 change = jacobian_determinant(result.displacement)[0].log()  # NaN where it folds
                 write_image(folder.path("jacobian.nii.gz"), Volume(change, grid))
+        files = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
-            for name, path, volume in zip(("fixed", "moving"), (fixed, moving), images, strict=True)
+            for (name, path), volume in zip(files.items(), 2 * images, strict=True)
+            if path is not None
         }
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
         report.warnings = noticed
@@ -274,7 +288,7 @@ def _report(
 ) -> Report:
     """Everything of the report that is measured on the results; the caller adds what the job cost.
 
-    The similarities are of the voxels that moving covers both before and after.
+    The similarities are of the voxels that count and that moving covers both before and after.
     """
     from ..metrics import (
         dice,

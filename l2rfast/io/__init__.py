@@ -8,7 +8,7 @@ transposed or reoriented, with the affine that takes a voxel to RAS millimetres.
 from .displacements import read_displacement, write_displacement
 from .formats import FORMATS, read_shape
 from .images import as_volume, read_image, write_image
-from .labels import read_labels, read_masks
+from .labels import read_labels, read_mask, read_masks
 from .landmarks import read_landmarks
 from .points import Points, paired, read_points
 from .transforms import Field, Transform, read_transform, write_affine
@@ -27,6 +27,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_landmarks",
+    "read_mask",
     "read_masks",
     "read_points",
     "read_shape",

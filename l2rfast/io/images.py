@@ -24,7 +24,7 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
     return as_volume("image", path)
 
 
-def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
+def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside: bool = False) -> Volume:
     """Take an image from wherever it comes.
 
     Args:
@@ -35,19 +35,27 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
             a `Volume`'s.
         dims: how many axes it may have. An image of one slice counts as 2-D, whichever of its three axes is the one of
             length 1: that one's direction becomes the third of the affine.
+        nan_outside: voxels that are NaN are not there: they stay, and the mask of the volume leaves them out.
 
     Raises:
         InputError: the type is none of these, or the file is missing, damaged or of another kind; the image has other
-            axes, colours or complex numbers, is constant, or holds NaN or infinite values; the affine is singular.
+            axes, colours or complex numbers, or where it counts is constant or holds NaN or infinite values; the affine
+            is singular.
     """
     source = find(name, value, dims, scaled=True)
     data = source.data.to(torch.float32, copy=source.shared).contiguous()
-    low, high = torch.stack(torch.aminmax(data)).tolist()
+    mask = value.mask.reshape(data.shape) if isinstance(value, Volume) and value.mask is not None else None
+    if nan_outside and (unknown := data.isnan()).any():
+        mask = ~unknown if mask is None else mask & ~unknown
+    seen = data if mask is None else data[mask]
+    if not seen.numel():
+        raise InputError(f"{source.name}: expected an image, but no voxel of it is there")
+    low, high = torch.stack(torch.aminmax(seen)).tolist()
     if not np.isfinite([low, high]).all():
-        unknown = int((~data.isfinite()).sum())
+        wrong = int((~seen.isfinite()).sum())
         raise InputError(
-            f"{source.name}: expected finite values, but {unknown} of {data.numel()} voxels are NaN or infinite in "
-            f"float32; where NaN stands for the background, put a number there (numpy.nan_to_num, or fslmaths -nan)"
+            f"{source.name}: expected finite values, but {wrong} of {seen.numel()} voxels are NaN or infinite in "
+            f"float32; where NaN stands for what is not there, say so (--nan-outside, in Python nan_outside=True)"
         )
     if low == high:
         raise InputError(f"{source.name}: expected an image, but every voxel has the value {low:g}")
@@ -56,7 +64,7 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,)) -> Volume:
             f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
             f"taken for the origin and its axes for left, posterior and superior, as ITK does"
         )
-    return Volume(data, source.affine)
+    return Volume(data, source.affine, mask)
 
 
 def write_image(path: str | os.PathLike[str], volume: Volume) -> None:

@@ -75,6 +75,31 @@ def read_masks(value: Any, like: Volume, name: str = "masks") -> dict[int, Tenso
     return {int(label) - 1: torch.from_numpy(labels == label) for label in np.unique(labels) if label > 0}
 
 
+def read_mask(value: Any, like: Volume, name: str = "mask") -> Tensor:
+    """Read where an image counts: the voxels that are not 0, on the grid of the image.
+
+    Args:
+        value: anything that `as_volume` takes.
+        like: the image.
+        name: of the argument, for error messages.
+
+    Returns:
+        (*spatial) bool on the CPU.
+
+    Raises:
+        InputError: the file cannot be read, holds NaN or nothing but 0, or is not on the grid of the image.
+    """
+    source = _on_grid(name, value, like)
+    if source.data.numel() > like.data.numel():
+        raise InputError(f"{source.name}: expected one mask, got a stack of shape {tuple(source.data.shape)}")
+    values = source.data.reshape(like.data.shape).cpu()
+    if values.isnan().any():
+        raise InputError(f"{source.name}: expected a mask, 0 where its image does not count, but it holds NaN")
+    if not values.any():
+        raise InputError(f"{source.name}: expected a mask, but every voxel of it is 0")
+    return values != 0
+
+
 def _on_grid(name: str, value: Any, like: Volume) -> Source:
     size = tuple(like.data.shape)
     source = find(name, value, (len(size),), scaled=False, size=size)

@@ -58,8 +58,9 @@ def with_network(network: Network, path: str = "") -> Method:
     ct = isinstance(network, PDDNet) and network.architecture.intensities == "ct"
     return Method(
         {"method": "pddnet", "weights": path},
-        (lambda name, image: image / HOUNSFIELD) if ct else from_zero_to_one,
+        (lambda name, image, mask: image / HOUNSFIELD) if ct else from_zero_to_one,
         partial(_run, network),
+        masks=False,
     )
 
 

@@ -72,6 +72,7 @@ def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -
         {"method": "unsupervised", "weights": weights, "finetune": finetune},
         from_zero_to_one,
         lambda pair, stages: register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages),
+        masks=bool(finetune),
     )
 
 
@@ -89,7 +90,8 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
     """Displacement field from a fixed to a moving image on the same grid.
 
     Args:
-        pair: of intensities as the network was trained on.
+        pair: of intensities as the network was trained on. The network sees 0, the background, outside of masks that
+            were given; the fine-tuning sees nothing there.
         network: on its device.
         finetune: see `UnsupervisedOptions`.
         stages: times the stages and reports their progress.
@@ -109,14 +111,15 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
         field = _predicted(fixed, moving, network)
     if not finetune:
         return Found(field)
-    size, images = fixed.shape[2:], (standardised("fixed", fixed), standardised("moving", moving))
+    size, masks = fixed.shape[2:], (pair.fixed_mask, pair.moving_mask)
+    images = standardised("fixed", fixed, masks[0]), standardised("moving", moving, masks[1])
     with stages.stage("fine-tuning"):
         start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
         fields = refine(
             both_ways(
                 lncc_distance,
                 [pool(image, LEVEL) for image in images],
-                [None if mask is None else pool(mask, LEVEL) for mask in (pair.fixed_mask, pair.moving_mask)],
+                [None if mask is None else pool(mask, LEVEL) for mask in masks],
                 window_of(WINDOW, start.shape[2:], [1.0] * ndim),
             ),
             (start, invert(start)),
