@@ -20,6 +20,7 @@ from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 
 from .intensities import robust_range
+from .landmarks import Landmarks, fitted
 from .poses import METRICS, Level, World
 from .stages import Stages
 from .translations import Placed, compared
@@ -82,7 +83,15 @@ NO_CHANGE = Initial(NONE, "asked for", np.eye(4))
 GIVEN = Initial("given", "the initial transform", np.eye(4))
 
 
-def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: torch.device, stages: Stages) -> Initial:
+def initialise(
+    fixed: Volume,
+    moving: Volume,
+    kind: str,
+    metric: str,
+    device: torch.device,
+    stages: Stages,
+    landmarks: Landmarks | None = None,
+) -> Initial:
     """Find where a registration is to start.
 
     Args:
@@ -92,6 +101,8 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
         metric: ``"mi"`` (mutual information), ``"lncc"`` or ``"mind"``.
         device: where to compute.
         stages: times it.
+        landmarks: each in voxels of its image. The rigid map by which they fit best, if there are enough, is one of
+            those from which a rigid or affine one is searched.
 
     Raises:
         InputError: an unknown kind or metric, or images that it cannot align.
@@ -103,7 +114,7 @@ def initialise(fixed: Volume, moving: Volume, kind: str, metric: str, device: to
     with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():
         if kind == NONE:
             return NO_CHANGE
-        pair, why = _Images(fixed, moving, device), "asked for"
+        pair, why = _Images(fixed, moving, device, landmarks), "asked for"
         if kind == AUTO:
             apart = _disagreement(fixed, moving) or pair.disagreement()
             if not apart:
@@ -149,15 +160,22 @@ class _Images:
     Args:
         fixed, moving: as they were read.
         device: where to compute.
+        landmarks: see `initialise`.
     """
 
-    def __init__(self, fixed: Volume, moving: Volume, device: torch.device) -> None:
+    def __init__(self, fixed: Volume, moving: Volume, device: torch.device, landmarks: Landmarks | None = None) -> None:
         ndim, self.frame = fixed.data.ndim, np.eye(4)
         if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
             self.frame[:3, :3] = _directions(fixed)
             fixed, moving = (replace(v, affine=self.frame.T @ v.affine) for v in (fixed, moving))
         self.images = [_placed(v, device) for v in (fixed, moving)]
         self.axes, self.ndim = torch.from_numpy(_directions(fixed, ndim)), ndim
+        self.fitted = None if landmarks is None else fitted(*self._places(landmarks))
+
+    def _places(self, landmarks: Landmarks) -> list[Tensor]:
+        """In mm, (M, ndim) of each image."""
+        affines = [image.affine for image in self.images]
+        return [p @ a[:-1, :-1].T + a[:-1, -1] for p, a in zip(landmarks[:2], affines, strict=True)]
 
     def disagreement(self) -> str:
         """How headers put what is in the images apart, in words; nothing where they do not."""
@@ -191,15 +209,17 @@ class _Images:
         return matrix
 
     def _started(self) -> list[Tensor]:
-        """The rigid map of most information, from several translations: the translation, and what it came to."""
+        """The rigid map of most information, from several translations, and from what fits the landmarks: where it
+        began, and what it came to."""
         found = compared(self.images, self.axes, STARTS)
-        starts = [translation.by for translation in found.best]
+        starts = [self._translated(translation.by) for translation in found.best]
         if found.still > 0:
-            starts.insert(0, torch.zeros(self.ndim, dtype=torch.float64))
+            starts.insert(0, self._translated(torch.zeros(self.ndim, dtype=torch.float64)))
+        if self.fitted is not None:
+            starts.append(self.fitted)
         best: list[Tensor] = []
         most, extent = 0.0, COARSE.cells * found.spacing
-        for by in starts:
-            matrix = self._translated(by)
+        for matrix in starts:
             images = _overlapping(self.images, matrix)
             world = World("rigid", _centre(images[0]), self.axes)
             level, pose = Level(images, world, found.spacing, "mi"), world.pose(matrix)
@@ -251,6 +271,8 @@ def _cut(placed: Placed, matrix: Tensor, size: Sequence[int]) -> Placed:
     shift, whole = torch.eye(len(matrix), dtype=torch.float64), tuple(image.shape[2:])
     for k, n in enumerate(whole):
         low, high = max(float(corners[k].min()), -0.5), min(float(corners[k].max()), n - 0.5)
+        if high <= low:  # nothing of it lies on the other
+            continue
         margin = MARGIN * (high - low)
         first, last = max(0, int(low - margin)), min(n, int(high + margin) + 1)
         image, shift[k, -1] = image.narrow(k + 2, first, last - first), first

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from l2rfast import compose, invert
-from l2rfast.errors import InputError
+from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, voxel_to_voxel
 
 from .folds import unfolded
 from .intensities import without_strays
+from .landmarks import FEWEST, Landmarks
+from .points import at_points
 from .result import Registration, through
 from .stages import Stages
 
@@ -32,6 +34,7 @@ class Pair(NamedTuple):
         fixed_mask: (1, 1, *spatial) float32, 1 at the voxels of fixed that count and 0 at others; None where all do.
         moving_mask: likewise of moving, which does not reach everywhere. Where images do not count they are as
             `methods.masks.filled` has them.
+        landmarks: that guide the field, both in voxels of the fixed grid; None where there are none.
     """
 
     fixed: Tensor
@@ -39,6 +42,7 @@ class Pair(NamedTuple):
     spacing: tuple[float, ...]
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+    landmarks: Landmarks | None = None
 
 
 class Found(NamedTuple):
@@ -63,7 +67,7 @@ class Method:
             What moving does not cover says nothing about the field.
         aligned: whether the affines are trusted to bring the images near each other.
         transform: ``"deformable"``, or the kind of start, ``"rigid"`` or ``"affine"``, to which it adds nothing.
-        masks: whether it can do without what masks leave out.
+        optimises: whether it fits the very pair, so that it can do without what masks leave out, and be guided.
     """
 
     options: dict[str, Any]
@@ -71,7 +75,7 @@ class Method:
     run: Callable[[Pair, Stages], Found]
     aligned: bool = True
     transform: str = DEFORMABLE
-    masks: bool = True
+    optimises: bool = True
 
 
 def on_grid_of(
@@ -118,6 +122,7 @@ def apply(
     device: torch.device,
     stages: Stages,
     start: Tensor | None = None,
+    landmarks: Landmarks | None = None,
 ) -> Registration:
     """Register a moving image to a fixed one.
 
@@ -128,11 +133,12 @@ def apply(
         stages: times it.
         start: (1, ndim, *fixed), in voxels of fixed, for a method that is ``aligned``: the displacement to go on from,
             which the one that is found includes.
+        landmarks: each in voxels of its image; they are not used where the method does not optimise, which is said.
 
     Raises:
         InputError: images that the method cannot take, or that do not overlap where that counts.
     """
-    if not method.masks and (fixed.mask is not None or moving.mask is not None):
+    if not method.optimises and (fixed.mask is not None or moving.mask is not None):
         name = method.options["method"]
         raise InputError(
             f"fixed_mask, moving_mask: the method {name} sees whole images, so that masks or NaN outside are of use in "
@@ -152,7 +158,8 @@ def apply(
                 method.prepared("moving", image, None if moving.mask is None else covered),
             )
             masks = [None if mask is None else mask.float() for mask in (inside, covered)]
-            pair = Pair(*prepared, fixed.spacing, fixed_mask=masks[0], moving_mask=masks[1])
+            guides = _guides(method, landmarks, fixed, moving, start)
+            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides)
             del image, prepared, masks
         found = method.run(pair, stages)
     displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
@@ -169,7 +176,26 @@ def apply(
         inverse = found.inverse.cpu()
     entropy = None if found.entropy is None else found.entropy.cpu()
     options = {"transform": method.transform, **method.options}
+    used = guides if method.transform == DEFORMABLE else landmarks  # of a map that was searched
+    if used is not None and (guides is not None or len(used.fixed) >= FEWEST):
+        options |= {"landmarks": len(used.fixed), "landmark_weight": used.weight}
     return Registration(displacement, inverse, fixed, moving, stages.seconds, options, entropy)
+
+
+def _guides(
+    method: Method, landmarks: Landmarks | None, fixed: Volume, moving: Volume, start: Tensor | None
+) -> Landmarks | None:
+    """Landmarks for a method: those of moving where they lie in the image that it is given."""
+    if landmarks is None or method.transform != DEFORMABLE:
+        return None
+    if not method.optimises:
+        notice(f"landmarks: the method {method.options['method']} is not guided by them; they are measured only")
+        return None
+    matrix = torch.from_numpy(voxel_to_voxel(moving.affine, fixed.affine, fixed.data.ndim)).double()
+    places = landmarks.moving @ matrix[:, :-1].T + matrix[:, -1]
+    if start is not None:  # of which moving's image is warped already
+        places = places + at_points(invert(start).cpu().double(), places)
+    return landmarks._replace(moving=places)
 
 
 def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None) -> Tensor | None:

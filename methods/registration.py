@@ -18,6 +18,7 @@ from l2rfast.io import Field, Transform, Volume, read_transform, voxel_to_voxel
 from .discrete.method import discrete
 from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, initialise
+from .landmarks import Landmarks, checked
 from .linear import TRANSFORMS, linear
 from .masks import counted, filled
 from .method import DEFORMABLE, Method, apply
@@ -47,6 +48,8 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     nan_outside: bool = False,
+    landmarks: Any = None,
+    landmark_weight: float = 1.0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -75,6 +78,10 @@ def register(
             grid of each, 0 elsewhere. The field there is what is around it makes of it, smoothly. Networks see
             whole images: of them only the fine-tuning of unsupervised has masks.
         nan_outside: voxels that are NaN are not there, as outside of a mask; else they are refused.
+        landmarks: points of fixed and of moving that belong together, a tensor (M, ndim) each, in voxels of its image:
+            four and more are one of the rigid maps from which a start is searched, and the deformation is guided by
+            all (`methods.landmarks`), of networks in the fine-tuning of unsupervised.
+        landmark_weight: how much they count: by 1 they take the place of the images near the points; by 0 in nothing.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
         progress: called with the name of the stage and the fraction of it that is done.
@@ -91,10 +98,12 @@ def register(
             counted("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
             counted("moving", moving, "moving_mask", moving_mask, nan_outside=nan_outside),
         )
+        guides = checked(landmarks, landmark_weight, [volume.data.shape for volume in volumes])
+        more: dict[str, Any] = {"landmarks": guides}
         if initial is None:
-            return registered(chosen, *volumes, init, init_metric, place, Stages(progress))
-        start = read_transform("initial", initial)
-        found = registered(chosen, *volumes, init, init_metric, place, Stages(progress), start)
+            return registered(chosen, *volumes, init, init_metric, place, Stages(progress), **more)
+        more["start"] = read_transform("initial", initial)
+        found = registered(chosen, *volumes, init, init_metric, place, Stages(progress), **more)
         return replace(found, options={**found.options, "initial": os.fspath(initial)})
 
 
@@ -107,6 +116,7 @@ def registered(
     device: torch.device,
     stages: Stages,
     start: Transform | None = None,
+    landmarks: Landmarks | None = None,
 ) -> Registration:
     """Start as `methods.initial.initialise` has it, and go on from there by a method.
 
@@ -117,6 +127,7 @@ def registered(
         device: see `usable`.
         stages: times it.
         start: before that, see ``initial`` of `register`.
+        landmarks: that guide it, each in voxels of its image.
 
     Raises:
         InputError: as `register`.
@@ -136,16 +147,16 @@ def registered(
     if isinstance(start, Field):
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
-        found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed))
+        found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks)
         initial = replace(GIVEN, why="a displacement field, which the displacement includes")
         return replace(found, initial=initial, fixed=images[0], moving=images[1])
     if start is None:
-        initial = initialise(fixed, moving, init, metric, device, stages)
+        initial = initialise(fixed, moving, init, metric, device, stages, landmarks)
     else:
         given = replace(GIVEN, matrix=start)
         onward = NONE if init == AUTO else init
-        initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages))
-    found = apply(method, fixed, initial.moved(moving), device, stages)
+        initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
+    found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks)
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
 

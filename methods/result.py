@@ -19,6 +19,7 @@ from l2rfast.io import Volume, voxel_to_voxel
 from .initial import NO_CHANGE, Initial
 from .intensities import robust_range
 from .masks import filled
+from .points import at_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,15 +222,7 @@ def _check_points(points: Tensor, ndim: int) -> None:
 
 def _displaced(points: Tensor, field: Tensor) -> Tensor:
     """Points (M, ndim) float64 and what a field adds to them."""
-    ndim = field.shape[1]
-    if not len(points):
-        return points
-    line = points.T.reshape(1, ndim, len(points), *[1] * (ndim - 1))
-    there = torch.arange(len(points), dtype=torch.float64).view(1, 1, -1, *[1] * (ndim - 1))
-    # Along the first axis the field of places begins at the number of the point, along the others at 0.
-    places = torch.cat([line[:, :1] - there, line[:, 1:]], 1)
-    found: Tensor = warp(field.double(), places)[0].reshape(ndim, -1).T
-    return points + found
+    return points + at_points(field.double(), points)
 
 
 def _holds(dtype: torch.dtype, value: float) -> bool:

@@ -76,9 +76,10 @@ def register(
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     fixed_landmarks: Annotated[
-        Path | None, typer.Option(help="Points of the fixed image: .csv, .fcsv, .mrk.json; they are measured only.")
+        Path | None, typer.Option(help="Points of FIXED that guide the registration: .csv, .fcsv, .mrk.json.")
     ] = None,
-    moving_landmarks: Annotated[Path | None, typer.Option(help="Likewise of the moving image: by name or row.")] = None,
+    moving_landmarks: Annotated[Path | None, typer.Option(help="Likewise of MOVING: by name or row.")] = None,
+    landmark_weight: Annotated[float, typer.Option(help="How much they count; 0: they are measured only.")] = 1.0,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     quiet: Quiet = False,
@@ -127,6 +128,7 @@ def register(
         moving_labels=moving_labels,
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
+        landmark_weight=landmark_weight,
         outside=outside,
         fixed_warped=fixed_warped,
         jacobian=jacobian,
@@ -213,7 +215,8 @@ def run(
                     read_points("--moving-landmarks", moving_landmarks, images[1]),
                 )
         torch.manual_seed(SEED)
-        result = compute(*images, progress=progress, **arguments)
+        pairs = None if landmarks is None else landmarks[1:]
+        result = compute(*images, landmarks=pairs, progress=progress, **arguments)
         with stages.stage("warping"):
             grid = images[0].affine
             # Before: where the deformation started, or where there is none, by the headers alone.
@@ -233,6 +236,7 @@ def run(
                 names, *points = landmarks
                 measured = (distances(r, *points, displaced=d).tolist() for r, d in both)
                 report.tre = dict(zip(names, zip(*measured, strict=True), strict=True))
+                report.landmarks = "guiding" if "landmarks" in result.options else "measured only"
         with stages.stage("picture"):
             draw_overview(
                 folder.path("overview.png"),

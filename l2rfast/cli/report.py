@@ -37,6 +37,7 @@ class Report:
             larger of both orders.
         dice, hd95: per label, before and after; 0 to 1, and mm. Empty without labels.
         tre: distance of the landmarks of both images, by their names, before and after, in mm. Empty without landmarks.
+        landmarks: whether they were ``"guiding"`` the registration or ``"measured only"``.
         warnings: what was noticed about the input.
         versions: of l2rfast, torch, numpy and python.
 
@@ -57,6 +58,7 @@ class Report:
     dice: dict[int, Change] = field(default_factory=dict)
     hd95: dict[int, Change] = field(default_factory=dict)
     tre: dict[str, Change] = field(default_factory=dict)
+    landmarks: str = ""
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -126,7 +128,8 @@ class Report:
         if self.hd95:
             rows.append(["mean HD95, mm", *map(_number, _mean(self.hd95))])
         if self.tre:
-            rows.append([f"mean TRE of {len(self.tre)} landmarks, mm", *map(_number, _mean(self.tre))])
+            how = f" ({self.landmarks})" if self.landmarks else ""
+            rows.append([f"mean TRE of {len(self.tre)} landmarks, mm{how}", *map(_number, _mean(self.tre))])
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
         rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])

@@ -19,6 +19,7 @@ from torch import Tensor
 from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc
 
 from ..folds import settled
+from ..landmarks import AROUND, both_sides, guided, toward
 from ..method import Pair
 from ..refine import Fields, pool, refine, resampled
 from ..similarity import both_ways, lncc_distance, mind_distance, together, window_of
@@ -58,10 +59,16 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             min(max(1, round(o.search_radius * o.grid_spacing / side)), o.search_radius, points - 1)
             for side, points in zip(sides, features[0].shape[2:], strict=True)
         ]
-        weight = together(masks(grid))
-        field = _searched(features[0], features[1], radius, weight)
+        weight, deviations = together(masks(grid)), [AROUND / side for side in _sides(grid, pair.spacing)]
+        wanted = None if pair.landmarks is None else both_sides(pair.landmarks, features[0].shape[2:], grid, deviations)
+
+        def searched(k: int) -> Tensor:
+            cost = _cost(features[k], features[1 - k], radius, weight)
+            return coupled_convex(cost if wanted is None else toward(cost, wanted[k]))
+
+        field = searched(0)
         stages.advance(0.5)
-        fields: Fields = inverse_consistency(field, _searched(features[1], features[0], radius, weight))
+        fields: Fields = inverse_consistency(field, searched(1))
 
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
@@ -77,13 +84,15 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
                     o.window, [n // t for n, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
                 )
                 distances = both_ways(lncc_distance, [pool(x, target) for x in images], masks(target), window)
+            fields = resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target)
+            sides = _sides(target, pair.spacing)
             fields = refine(
-                distances,
-                resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target),
+                guided(distances, pair.landmarks, fields[0].shape[2:], target, sides),
+                fields,
                 iterations=iterations,
                 rate=o.rate,
                 advance=stages.advance,
-                sides=_sides(target, pair.spacing),
+                sides=sides,
             )
             level = target
             features.clear()  # as large as the images
@@ -110,12 +119,12 @@ def _features(image: Tensor, o: DiscreteOptions, blocks: Sequence[int]) -> Tenso
     return pool(mind_ssc(image, o.mind_radius, o.mind_dilation, pool=shared), [block // shared for block in blocks])
 
 
-def _searched(fixed: Tensor, moving: Tensor, radius: Sequence[int], weight: Tensor | None) -> Tensor:
-    """Displacements of features, in control points."""
+def _cost(fixed: Tensor, moving: Tensor, radius: Sequence[int], weight: Tensor | None) -> Tensor:
+    """Of every displacement, in control points, at each of them: (1, *search, *grid)."""
     cost = correlation(fixed, moving, radius, smoothing=2)
     if weight is not None:
         axes = [torch.arange(-r, r + 1.0, device=cost.device) for r in radius]
         squares = sum(x.square() for x in torch.meshgrid(*axes, indexing="ij"))
         cost *= weight.view(1, *[1] * len(radius), *weight.shape[2:])
         cost += STAY * torch.as_tensor(squares).view(1, *cost.shape[1 : 1 + len(radius)], *[1] * len(radius))
-    return coupled_convex(cost)
+    return cost

@@ -60,7 +60,7 @@ def with_network(network: Network, path: str = "") -> Method:
         {"method": "pddnet", "weights": path},
         (lambda name, image, mask: image / HOUNSFIELD) if ct else from_zero_to_one,
         partial(_run, network),
-        masks=False,
+        optimises=False,
     )
 
 

@@ -14,6 +14,7 @@ from l2rfast.errors import InputError
 
 from ..folds import settled
 from ..intensities import from_zero_to_one, standardised
+from ..landmarks import guided
 from ..method import Found, Method, Pair
 from ..options import make_plain
 from ..padding import Padding
@@ -72,7 +73,7 @@ def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -
         {"method": "unsupervised", "weights": weights, "finetune": finetune},
         from_zero_to_one,
         lambda pair, stages: register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages),
-        masks=bool(finetune),
+        optimises=bool(finetune),
     )
 
 
@@ -115,12 +116,17 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
     images = standardised("fixed", fixed, masks[0]), standardised("moving", moving, masks[1])
     with stages.stage("fine-tuning"):
         start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
+        level = start.shape[2:], [LEVEL] * ndim, [1.0] * ndim
         fields = refine(
-            both_ways(
-                lncc_distance,
-                [pool(image, LEVEL) for image in images],
-                [None if mask is None else pool(mask, LEVEL) for mask in masks],
-                window_of(WINDOW, start.shape[2:], [1.0] * ndim),
+            guided(
+                both_ways(
+                    lncc_distance,
+                    [pool(image, LEVEL) for image in images],
+                    [None if mask is None else pool(mask, LEVEL) for mask in masks],
+                    window_of(WINDOW, start.shape[2:], [1.0] * ndim),
+                ),
+                pair.landmarks,
+                *level,
             ),
             (start, invert(start)),
             iterations=finetune,

@@ -40,4 +40,4 @@ def weakly_supervised(preset: str, **options: Any) -> Method:
         return Found(found.clone())
 
     described = {"method": "weakly-supervised", "weights": os.fspath(options["weights"])}
-    return Method(described, from_zero_to_one, run, aligned=False, masks=False)
+    return Method(described, from_zero_to_one, run, aligned=False, optimises=False)
