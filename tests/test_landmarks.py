@@ -101,6 +101,13 @@ def test_nothing_folds_whatever_they_say(
         np.testing.assert_allclose(found.mean(0), [moved, 0, 0], atol=1.0)
 
 
+def test_the_number_of_threads_changes_no_bit(pair: tuple[Tensor, Tensor]) -> None:
+    options: dict[str, Any] = {"landmarks": (POINTS, POINTS + 3), "fixed_mask": pair[0] > 0.1, "init": "none"}
+    one, two = (l2rfast.register(*pair, threads=threads, full_iterations=1, **options) for threads in (1, 2))
+    assert torch.equal(one.displacement, two.displacement)
+    assert torch.equal(one.inverse, two.inverse)
+
+
 def test_they_are_at_rest_where_they_are(pair: tuple[Tensor, Tensor]) -> None:
     """An image stays on itself."""
     result = l2rfast.register(pair[0], pair[0].clone(), landmarks=(POINTS, POINTS), init="none")
