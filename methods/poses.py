@@ -16,6 +16,7 @@ from .translations import Placed, pooled
 MOMENTUM = 0.9
 BINS = 32  # of the histograms of mutual information
 WINDOW = 5  # of the local NCC, cells
+STIFFNESS = 40.0  # share of the distance that the square of a strain costs, times that of the number of cells across
 LEAST_LEFT = 0.05  # of the fixed grid that moving has to cover, or of as much as it can
 
 # Of warped moving, (1, C, *spatial), and the weight of every voxel, (1, 1, *spatial), to a fixed image.
@@ -89,6 +90,22 @@ class Level:
         matrix = torch.linalg.solve(cells, self.world.matrix(pose) @ self.from_cells)[None, :-1]
         return affine_warp(image, matrix.to(image), self.size, padding=padding)
 
+    def strained(self, pose: Tensor) -> Tensor:
+        """How much worse the distance has to count for what a pose strains, as a share of it.
+
+        The fewer cells there are across an image, the less it says of lengths there: of three slices, those that are
+        stretched until only one is covered agree best.
+        """
+        ndim = len(pose)
+        strain, share = (pose[:, :ndim] + pose[:, :ndim].T) / 2, pose.new_zeros(())
+        to_moving = self.world.matrix(pose.detach())[:-1, :-1] @ self.world.axes
+        grids = ((self.from_cells, self.size, self.world.axes), (self.to_cells, self.moving.shape[2:], to_moving))
+        for cells, size, axes in grids:
+            across = torch.linalg.solve(cells[:-1, :-1], axes)  # rows along the normals of the grid's planes
+            per_cell = across.norm(dim=1) * torch.tensor(size, dtype=pose.dtype)
+            share = share + (across / per_cell[:, None] @ strain).square().sum()
+        return STIFFNESS * share
+
     def covered(self, pose: Tensor) -> Tensor:
         """(1, 1, *spatial): how much of every cell of fixed counts in both images."""
         inside = self.sampled(self.moving_mask, self.to_cells, pose, "zeros")
@@ -119,6 +136,8 @@ class Level:
                 inside, poses = both, [*poses, pose]
         seen = [self.features(self.sampled(self.moving, self.to_cells, pose)) for pose in poses]
         distances = [float(self.distance(image, inside)) for image in seen]
+        worth = abs(distances[0])
+        distances = [d + worth * float(self.strained(pose)) for d, pose in zip(distances, poses, strict=True)]
         least = min(distances)
         return poses[0] if distances[0] - least <= hardly * abs(least) else poses[distances.index(least)]
 
@@ -135,12 +154,14 @@ class Level:
             image = self.features(self.sampled(image, cells, pose))
             cells = self.world.matrix(pose) @ self.from_cells
         start, numbers = pose, torch.zeros_like(pose)
-        mean, square, inside = torch.zeros_like(pose), 0.0, self.covered(pose)
+        mean, square, inside, worth = torch.zeros_like(pose), 0.0, self.covered(pose), 0.0
         for step in range(steps):
             with torch.enable_grad():
                 numbers.requires_grad_()
                 moved = self.sampled(image, cells, start + scale * numbers)
-                (gradient,) = torch.autograd.grad(self.distance(moved, inside), numbers)
+                distance = self.distance(moved, inside)
+                worth = worth or abs(float(distance.detach()))
+                (gradient,) = torch.autograd.grad(distance + worth * self.strained(start + scale * numbers), numbers)
             mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
             square += float(gradient.square().mean())
             if not square > 0:

@@ -284,6 +284,21 @@ def test_few_slices_do_not_leave_each_other(kind: str, metric: str, slices: int)
     assert error(initialise(image, image, kind, metric, CPU, Stages()), np.eye(4), image) == 0
 
 
+@pytest.mark.parametrize("slices", [2, 3])
+@pytest.mark.parametrize("metric", ["mi", "lncc"])
+def test_few_thick_slices_are_not_stretched_until_one_is_left(slices: int, metric: str) -> None:
+    """Of two people, in the plane longer or shorter, across it as thick as they were."""
+    pair, affine, thick = synthetic_pair(64), np.diag([1.5, 1.5, 17.0, 1.0]), 8
+    first = 32 - slices * thick // 2
+
+    def stack(image: torch.Tensor) -> Volume:
+        cut = image[:, :, first : first + slices * thick]
+        return Volume(cut.reshape(64, 64, slices, thick).mean(3), affine)
+
+    found = initialise(stack(pair["fixed"]), stack(pair["moving"]), "affine", metric, CPU, Stages()).matrix
+    np.testing.assert_allclose(np.linalg.svd(found[:3, :3])[1], 1, atol=0.07)
+
+
 @pytest.mark.parametrize("metric", ["mi", "lncc"])
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_a_brain_to_itself_stays(kind: str, metric: str, real_data: Path) -> None:
