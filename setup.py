@@ -111,7 +111,7 @@ def extensions() -> list[Extension]:
     cpp = [
         Extension(
             f"l2rfast._cpp_{name}",
-            sources_of("kernels/*/cpu.cpp"),
+            sources_of("kernels/*/*.cpp"),
             depends=headers,
             include_dirs=["kernels", *include_paths()],
             library_dirs=library_paths(),

@@ -14,6 +14,7 @@ from .filters import box_average
 from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
+from .optimisation import adam_step
 from .regularisation import coupled_convex, mean_field, min_convolution, soft_argmin
 from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
 
@@ -25,6 +26,7 @@ __all__ = [
     "BackendError",
     "FallbackWarning",
     "InputError",
+    "adam_step",
     "affine_warp",
     "backend",
     "box_average",

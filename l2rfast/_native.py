@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,6 +65,25 @@ torch.library.impl(
     "l2rfast_cuda::deterministic", "CompositeExplicitAutograd", torch.are_deterministic_algorithms_enabled
 )
 
+torch.library.define("l2rfast_cpp::keep_memory", "(bool more) -> ()")
+
 check_version(torch.__version__)
 INSTRUCTION_SET = load()
 load_cuda()
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Inside, large results of the C++ kernels take the memory of earlier ones of their size that are gone.
+
+    New memory costs more than most of these kernels: see ``kernels/common/memory.cpp``. What is kept is given back to the
+    system when the last such block, of any thread, ends.
+    """
+    if INSTRUCTION_SET is None:
+        yield
+        return
+    torch.ops.l2rfast_cpp.keep_memory(True)
+    try:
+        yield
+    finally:
+        torch.ops.l2rfast_cpp.keep_memory(False)

@@ -5,6 +5,8 @@ Between voxels a field is interpolated, so a map can fold where the central diff
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from l2rfast import box_average, compose, digital_jacobian, invert
@@ -13,6 +15,7 @@ from .refine import Fields
 
 LEAST = 0.01  # of a determinant: float32 fields are written with as many digits again
 TURNS, WIDER = 60, 8  # after every so many, more is smoothed around a fold
+TILE = 24  # voxels; folds of one are smoothed together
 
 
 def settled(fields: Fields) -> Fields:
@@ -38,15 +41,56 @@ def unfolded(field: Tensor) -> Tensor:
     Returns:
         The same where no folds were near, of the same shape. Identical for any number of threads.
     """
+    bad = digital_jacobian(field)[0] <= LEAST
     for turn in range(TURNS):
-        bad = digital_jacobian(field) <= LEAST
-        if not bad.any():
-            return field
         reach = 1 + turn // WIDER
-        near = box_average(bad[:, None].to(field.dtype), reach, passes=2)
-        near = near.mul_(float((2 * reach + 1) ** 2)).clamp_(max=1)
-        field = field + near * (box_average(field) - field)
+        boxes = _boxes(bad, 2 * reach)
+        if not boxes:
+            return field
+        if turn == 0:
+            field = field.clone()
+        # All of them of the field as it was: where boxes overlap, they agree.
+        for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
+            field[:, :, *box] = smoother
+        for box in boxes:
+            checked, around = _wider(box, 1, bad.shape), _wider(box, 2, bad.shape)
+            folds = digital_jacobian(field[:, :, *around])[0] <= LEAST
+            bad[checked] = folds[_within(checked, around)]
     # What is left is made small: a map that is close enough to the identity cannot fold.
     while (digital_jacobian(field) <= LEAST).any():
         field = 0.8 * field
     return field
+
+
+Box = tuple[slice, ...]
+
+
+def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
+    """What a box of a field becomes: averages of neighbours, less of them away from folds."""
+    seen, around = _wider(box, 2 * reach, bad.shape), _wider(box, 1, bad.shape)
+    near = box_average(bad[seen][None, None].to(field.dtype), reach, passes=2)
+    near = near.mul_(float((2 * reach + 1) ** 2)).clamp_(max=1)[:, :, *_within(box, seen)]
+    here, averages = field[:, :, *box], box_average(field[:, :, *around])[:, :, *_within(box, around)]
+    return here + near * (averages - here)
+
+
+def _boxes(bad: Tensor, margin: int) -> list[Box]:
+    """Boxes around all that is bad, with a margin: one of each tile of the grid."""
+    places = bad.nonzero()
+    tiles, of = (places // (TILE + margin)).unique(dim=0, return_inverse=True)
+    boxes = []
+    for tile in range(len(tiles)):
+        found = places[of == tile]
+        corners = zip(found.amin(0).tolist(), found.amax(0).tolist(), strict=True)
+        boxes.append(_wider(tuple(slice(low, high + 1) for low, high in corners), margin, bad.shape))
+    return boxes
+
+
+def _wider(box: Box, margin: int, size: Sequence[int]) -> Box:
+    """A box and a margin, as far as there is a grid of that size."""
+    return tuple(slice(max(0, b.start - margin), min(n, b.stop + margin)) for b, n in zip(box, size, strict=True))
+
+
+def _within(box: Box, around: Box) -> Box:
+    """A box as a part of another."""
+    return tuple(slice(b.start - a.start, b.stop - a.start) for b, a in zip(box, around, strict=True))

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp, box_average, compose, digital_jacobian, invert
+from l2rfast import adam_step, affine_warp, box_average, compose, digital_jacobian, warp
 
 from .similarity import SLOPE, Distance
 
@@ -31,7 +31,7 @@ from .similarity import SLOPE, Distance
 Fields = tuple[Tensor, Tensor]
 
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
-TRIES = 2  # of Newton's method: steps are nearly nothing but a shift
+MOMENTUM = 0.5  # what remains of the mean of the gradients at each step
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
 
 
@@ -56,7 +56,7 @@ def resample_field(
     """
     s, t = (torch.tensor(sides).expand(field.shape[1]) for sides in (source, target))
     matrix = torch.cat([(t / s).diag(), (((t - 1) / 2 - (s - 1) / 2) / s)[:, None]], 1)[None].to(field.device)
-    return affine_warp(field, matrix, size) / by_axis(t / s, field)
+    return affine_warp(field, matrix, size).div_(by_axis(t / s, field))
 
 
 def resampled(fields: Fields, size: Sequence[int], source: int | Sequence[int], target: int | Sequence[int]) -> Fields:
@@ -96,15 +96,26 @@ def refine(
     """
     sides = [1.0] * fields[0].shape[1] if sides is None else sides
     there, back = fields
-    steps = [_Steps(distance, rate, sides, field) for distance, field in zip(distances, fields, strict=True)]
+    del fields  # the caller may have kept them, or not
+    first, second = (_Steps(distance, rate, sides) for distance in distances)
     for k in range(1, iterations + 1):
-        here, beyond = steps[0].next(there), steps[1].next(back)
-        there, here = compose(there, here), invert(here, tries=TRIES)
-        back, beyond = compose(back, beyond), invert(beyond, tries=TRIES)
-        there, back = compose(beyond, there), compose(here, back)
+        here, beyond = first.next(there), second.next(back)
+        there = compose(there, here)
+        back = compose(back, beyond)
+        there = _before_inverse(beyond.neg_(), there)
+        back = _before_inverse(here.neg_(), back)
         del here, beyond  # before there are the next ones
         advance(k / iterations)
     return there, back
+
+
+def _before_inverse(minus: Tensor, inner: Tensor) -> Tensor:
+    """A map, then the inverse of a step, of which ``minus`` is the negative: r with r(x) + step(x + r(x)) = inner(x).
+
+    By two steps of the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
+    field", Med Phys 2008: steps are short and smooth.
+    """
+    return warp(minus, compose(minus, inner)).add_(inner)
 
 
 class _Steps:
@@ -114,32 +125,33 @@ class _Steps:
     by one length for all axes, and smoothed again. As that is about as long however small the gradient is, Adam's eps
     of 1e-8 is nothing but where gradients are: two images that agree but for noise would be pulled apart by whole
     voxels. Here eps is what the gradient is where a displacement by ``rate`` is left to do, whatever the number of
-    voxels, so that steps become as small as what is left; and the mean is over fewer steps (betas 0.5 and 0.999), as
-    one of ten overshoots by then.
+    voxels, so that steps become as small as what is left; and the mean is over fewer steps, as one of ten overshoots by
+    then.
     """
 
-    def __init__(self, distance: Distance, rate: float, sides: Sequence[float], field: Tensor) -> None:
+    def __init__(self, distance: Distance, rate: float, sides: Sequence[float]) -> None:
         self.distance, self.rate, self.sides, self.done = distance, rate, sides, 0
-        self.unit = None if max(sides) == 1 else by_axis(sides, field)
-        self.least = SLOPE * rate / field[0, 0].numel()
-        self.mean, self.square = torch.zeros_like(field), torch.zeros_like(field[:, :1])
+        self.sum: Tensor | None = None
+        self.square: Tensor | None = None
 
     def next(self, field: Tensor) -> Tensor:
         """(1, ndim, *spatial) in voxels of the level, to go before the field."""
         self.done += 1
+        unit = None if max(self.sides) == 1 else by_axis(self.sides, field)
         _, gradient = self.distance(field)
-        gradient = smoothed(gradient if self.unit is None else gradient.div_(self.unit), self.sides, PASSES)
-        self.mean.add_(gradient).mul_(0.5)
-        squares = gradient.square_()
-        size = squares[:, :1]
-        for axis in range(1, field.shape[1]):
-            size += squares[:, axis : axis + 1]
-        self.square.mul_(0.999).add_(size.mul_(0.001))
-        size = torch.div(self.square, 1 - 0.999**self.done).sqrt_().add_(self.least)
-        free = ((digital_jacobian(field)[:, None] - PRESSED) / (FREE - PRESSED)).clamp_(0, 1)
-        scale = free.mul_(-self.rate / (1 - 0.5**self.done)).div_(size)
-        step = smoothed(torch.mul(self.mean, scale, out=gradient), self.sides, PASSES)
-        return step if self.unit is None else step.div_(self.unit)
+        gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.sides, PASSES)
+        step = smoothed(self._scaled(gradient, field), self.sides, PASSES)
+        return step if unit is None else step.div_(unit)
+
+    def _scaled(self, gradient: Tensor, field: Tensor) -> Tensor:
+        # Not a mean but a sum, of which the rate knows: the first is the gradient itself.
+        self.sum = gradient if self.sum is None else self.sum.mul_(MOMENTUM).add_(gradient)
+        square = torch.zeros_like(field[:, :1]) if self.square is None else self.square
+        free = digital_jacobian(field)[:, None].sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
+        rate = self.rate * (1 - MOMENTUM) / (1 - MOMENTUM**self.done)
+        eps = SLOPE * self.rate / field[0, 0].numel()
+        self.square, step = adam_step(gradient, self.sum, square, free, done=self.done, rate=rate, eps=eps)
+        return step
 
 
 def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from l2rfast._native import kept_memory
+
 Progress = Callable[[str, float], None]
 
 
@@ -26,7 +28,8 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         start, self._current = time.perf_counter(), name
         self._progress(name, 0.0)
-        yield
+        with kept_memory():
+            yield
         _return_free_memory()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._progress(name, 1.0)

@@ -45,6 +45,11 @@ def integrate_velocity_keeping_fields(velocity: Tensor, steps: int) -> Tensor:
     return l2rfast.integrate_velocity(velocity, steps, keep=True)
 
 
+def adam_step(gradient: Tensor, mean: Tensor, square: Tensor, factor: Tensor, **options: Any) -> Tensor:
+    """Both results, one after the other along the channels."""
+    return torch.cat(l2rfast.adam_step(gradient, mean, square, factor, **options), 1)
+
+
 def _not_sampled(image: str, where: str, good: Tensor, *, called: str = "") -> Errors:
     """What a field or grid (2, ...) may not differ in from the image that is sampled there."""
     names = f"{called or image}, {where}"
@@ -208,6 +213,22 @@ OPERATIONS = [
             ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
             ({"start": noise(2, 2, 5, 5)}, "disp, start: expected one shape"),
         ],
+    ),
+    Operation(
+        adam_step,
+        list(samples.steps(SHAPES)),
+        list(samples.steps(BIG)),
+        [
+            *not_tensors("gradient", "mean", "square", "factor"),
+            *not_integers(done=1),
+            ({"gradient": noise(2, 3, 5, 4)}, "gradient: expected one channel per spatial axis"),
+            ({"mean": noise(2, 2, 5, 5)}, "gradient, mean: expected one shape"),
+            ({"square": noise(2, 2, 5, 4)}, "gradient, square: expected one shape"),
+            ({"factor": noise(2, 1, 5, 5)}, "gradient, factor: expected one shape"),
+            *[({name: value}, f"{name}: expected") for name in ("rate", "eps", "beta") for value in (-0.1, math.nan)],
+            ({"beta": 1.0}, "beta: expected a number below 1"),
+        ],
+        made_of="adam_step",
     ),
     Operation(
         l2rfast.jacobian_determinant,

@@ -330,6 +330,15 @@ def invertible(sizes: Sizes, **options: Iterable[Any]) -> Iterator[Sample]:
         yield Sample(_name(size, *values), inputs, dict(zip(options, values, strict=True)))
 
 
+@seeded
+def steps(sizes: Sizes) -> Iterator[Sample]:
+    """Gradients, their means and squares."""
+    for size in chain(*sizes.values()):
+        gradient, mean = (noise(2, len(size), *size) for _ in range(2))
+        inputs = {"gradient": gradient, "mean": mean, "square": uniform(2, 1, *size), "factor": uniform(2, 1, *size)}
+        yield Sample(_name(size), inputs, {"done": 3, "rate": 1.3, "eps": 0.1})
+
+
 def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
     return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
 
