@@ -76,8 +76,8 @@ load_cuda()
 def kept_memory() -> Iterator[None]:
     """Inside, large results of the C++ kernels take the memory of earlier ones of their size that are gone.
 
-    New memory costs more than most of these kernels: see ``kernels/common/memory.cpp``. What is kept is given back to the
-    system when the last such block, of any thread, ends.
+    New memory costs more than most of these kernels: see ``kernels/common/memory.cpp``. What is kept is given back to
+    the system when the last such block, of any thread, ends.
     """
     if INSTRUCTION_SET is None:
         yield

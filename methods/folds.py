@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from l2rfast import box_average, compose, digital_jacobian, invert
@@ -77,7 +78,7 @@ def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
 def _boxes(bad: Tensor, margin: int) -> list[Box]:
     """Boxes around all that is bad, with a margin: one of each tile of the grid."""
     places = bad.nonzero()
-    tiles, of = (places // (TILE + margin)).unique(dim=0, return_inverse=True)
+    tiles, of = torch.unique(places // (TILE + margin), dim=0, return_inverse=True)
     boxes = []
     for tile in range(len(tiles)):
         found = places[of == tile]
