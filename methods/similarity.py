@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import warp
+from l2rfast import box_average, joint_histogram, warp
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
+
+from .intensities import robust_range
 
 # Of a displacement field (1, ndim, *spatial) in voxels of its level: the distance, a mean over the voxels that count,
 # without axes, and the gradient to the field of such a sum over all voxels, those that do not count being 0.
@@ -22,6 +24,9 @@ Distance = Callable[[Tensor], tuple[Tensor, Tensor]]
 # is something to see, as both sides answer it. MIND's and the local NCC's are about alike, at any scale of intensities.
 SLOPE = 0.9
 NARROWEST, SHARES = 5, 6  # of the windows of the local NCC: voxels, and parts of the longest side of the image
+AROUND, FLOOR = 3, 0.1  # of the steepness: voxels to each side, and the least, as a share of the usual one
+BINS = 32  # of the histograms of mutual information, for each image
+TINY = 1e-12  # beside probabilities
 
 
 class Weight(NamedTuple):
@@ -135,3 +140,80 @@ def lncc_distance(fixed: Tensor, moving: Tensor, weight: Weight, window: Sequenc
         return loss[0], gradient if mask is None else gradient.mul_(int(mask.sum()) / mask.numel())
 
     return distance
+
+
+def ssd_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
+    """Squared differences, for images of one scale of intensities.
+
+    Args:
+        fixed, moving: (1, 1, *spatial).
+        weight: of the voxels.
+
+    The gradient is over the steepness of fixed, as in demons (Thirion, MedIA 1998): a length of what is left to do.
+    """
+    scale = SLOPE / 2 / steepness(fixed)
+
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = warp_ssd(fixed, moving, field)
+        gradient.mul_(scale)
+        counts = weight.at(field)
+        if counts is None:
+            return loss[0], gradient
+        return mean_of(warp(moving, field).sub_(fixed).square_(), counts), gradient.mul_(counts)
+
+    return distance
+
+
+def mi_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
+    """Minus the mutual information, as `l2rfast.losses.mutual_information` with cubic windows, of the robust ranges.
+
+    Args:
+        fixed, moving: (1, 1, *spatial).
+        weight: of the voxels.
+
+    It is the mean logarithm of a likelihood, whose curvature by the warped intensities is Fisher's information of one
+    image on the other. The gradient is over that and the steepness of the warped image: a length of what is left to do.
+    """
+    fixed, moving = (_in_bins(image) for image in (fixed, moving))
+
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        counts = weight.at(field)
+        with torch.enable_grad():
+            field = field.detach().requires_grad_()
+            warped = warp(moving, field)
+            joint = joint_histogram(fixed, warped, bins=BINS, window="cubic", weight=counts)[0]
+            apart = joint.sum(1, keepdim=True) * joint.sum(0)
+            loss = -(joint * ((joint + TINY) / (apart + TINY)).log()).sum()
+            (gradient,) = torch.autograd.grad(loss, field)
+        share = 1.0 if counts is None else float(mean_of(counts, torch.ones_like(counts)))
+        gradient.div_(steepness(warped.detach())).mul_(share * SLOPE / max(_information(joint.detach()), TINY))
+        return loss.detach().to(gradient.dtype), gradient
+
+    return distance
+
+
+def steepness(image: Tensor) -> Tensor:
+    """The square of the gradient's length, per voxel, averaged around each; not below a share of what it is where there
+    is something to see, its mean weighted by itself: (1, 1, *spatial)."""
+    squares = torch.zeros_like(image)
+    for axis in range(2, image.ndim):
+        steps = image.diff(dim=axis).square_().div_(2)
+        squares.narrow(axis, 0, steps.shape[axis]).add_(steps)
+        squares.narrow(axis, 1, steps.shape[axis]).add_(steps)
+    squares = box_average(squares, AROUND, passes=2)
+    typical = float(mean_of(squares, squares))
+    return squares.add_(FLOOR * typical if typical else 1.0)
+
+
+def _in_bins(image: Tensor) -> Tensor:
+    """The robust range from the second bin to the last but one, so that no window is cut."""
+    low, high = robust_range(image)
+    return (image - low).mul_((BINS - 3) / (high - low if high > low else 1.0)).add_(1).clamp_(1, BINS - 2)
+
+
+def _information(joint: Tensor) -> float:
+    """Fisher's, of the intensity of the first image on that of the second, in bins: 4 times the mean square of the
+    derivatives of the roots of the conditional probabilities, finite where those are 0."""
+    of_second = joint.sum(0)
+    roots = (joint / of_second.clamp(min=TINY)).sqrt()
+    return float(2 * (roots.diff(dim=1).square() * (of_second[1:] + of_second[:-1])).sum())

@@ -83,7 +83,7 @@ def register(
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     quiet: Quiet = False,
-    metric: Annotated[str | None, typer.Option(help="Refinement: lncc (one modality) or mind (several).")] = None,
+    metric: Annotated[str | None, typer.Option(help="Refinement: lncc, ssd (one contrast), mi, mind.")] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
     mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
     grid_spacing: Annotated[int | None, typer.Option(help="Voxels between control points.")] = None,
@@ -92,7 +92,7 @@ def register(
     refine_spacing: Annotated[int | None, typer.Option(help="Voxels between the refined points.")] = None,
     coarse_iterations: Annotated[int | None, typer.Option(help="Steps of the refinement, at twice that.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Steps at refine-spacing, then.")] = None,
-    full_iterations: Annotated[int | None, typer.Option(help="Steps at full resolution, last; only LNCC.")] = None,
+    full_iterations: Annotated[int | None, typer.Option(help="Steps at full resolution, last; not MIND.")] = None,
     rate: Annotated[float | None, typer.Option(help="Longest step, voxels of the level.")] = None,
     outside: Annotated[
         float | None, typer.Option(help="What the warped image is where MOVING does not reach; its least if not given.")

@@ -22,12 +22,22 @@ from ..folds import settled
 from ..landmarks import AROUND, both_sides, guided, toward
 from ..method import Pair
 from ..refine import Fields, pool, refine, resampled
-from ..similarity import both_ways, lncc_distance, mind_distance, together, window_of
+from ..similarity import (
+    Distance,
+    both_ways,
+    lncc_distance,
+    mi_distance,
+    mind_distance,
+    ssd_distance,
+    together,
+    window_of,
+)
 from ..stages import Stages
 from .options import DiscreteOptions
 
 LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
+INTENSITY_DISTANCES = {"ssd": ssd_distance, "mi": mi_distance}
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
@@ -76,14 +86,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         if not iterations:
             continue
         with stages.stage(f"refinement, {o.metric.upper()}, {name}"):
-            if o.metric == "mind":
-                features = [_features(x, o, target) for x in images]
-                distances = both_ways(mind_distance, features, masks(target))
-            else:
-                window = window_of(
-                    o.window, [n // t for n, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
-                )
-                distances = both_ways(lncc_distance, [pool(x, target) for x in images], masks(target), window)
+            distances = _distances(o, images, masks(target), target, pair.spacing)
             fields = resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target)
             sides = _sides(target, pair.spacing)
             fields = refine(
@@ -111,6 +114,24 @@ def _sides(blocks: Sequence[int], spacing: Sequence[float]) -> list[float]:
     """Of blocks of voxels, in units of the shortest."""
     lengths = [block * mm for block, mm in zip(blocks, spacing, strict=True)]
     return [round(length / min(lengths), 3) for length in lengths]
+
+
+def _distances(
+    o: DiscreteOptions,
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    blocks: Sequence[int],
+    spacing: Sequence[float],
+) -> tuple[Distance, Distance]:
+    """Of fixed and moving, averaged over blocks."""
+    if o.metric == "mind":
+        return both_ways(mind_distance, [_features(image, o, blocks) for image in images], masks)
+    pooled = [pool(image, blocks) for image in images]
+    if o.metric == "lncc":
+        return both_ways(
+            lncc_distance, pooled, masks, window_of(o.window, pooled[0].shape[2:], _sides(blocks, spacing))
+        )
+    return both_ways(INTENSITY_DISTANCES[o.metric], pooled, masks)
 
 
 def _features(image: Tensor, o: DiscreteOptions, blocks: Sequence[int]) -> Tensor:

@@ -10,6 +10,8 @@ from l2rfast.errors import InputError
 
 from ..options import make_plain
 
+METRICS = ("lncc", "ssd", "mi", "mind")
+
 
 @dataclass(frozen=True)
 class DiscreteOptions:
@@ -19,14 +21,23 @@ class DiscreteOptions:
         mind_radius, mind_dilation: of the MIND-SSC descriptor, in voxels.
         grid_spacing: voxels between the control points of the discrete search; at most a quarter of a side.
         search_radius: reach of the discrete search to each side, in control-point spacings.
-        metric: distance of the refinement: ``"lncc"`` for images of one modality, ``"mind"`` for several.
+        metric: distance of the refinement:
+
+            ========  ==============================================================================================
+            ``lncc``  local NCC, for images of one contrast
+            ``ssd``   squared differences, for images of one contrast and one scale, once their variances are 1
+            ``mi``    mutual information, for images of two contrasts or modalities
+            ``mind``  squared differences of MIND-SSC features, for the same
+            ========  ==============================================================================================
+
         window: side of the LNCC window, in voxels of the level; odd. Where it is more than a sixth of the longest side
             of the image, that is taken.
         refine_spacing: voxels between the points of the refined field, which works on images and features averaged
             over blocks of that size.
         coarse_iterations: steps of the refinement, on both images each, by blocks of twice that side, first.
         iterations: steps at refine_spacing.
-        full_iterations: steps at full resolution, last; only for the metric ``"lncc"``.
+        full_iterations: steps at full resolution, last; none for the metric ``"mind"``, whose features stay
+            at refine_spacing.
         rate: about the longest step, in voxels of the level.
 
     Lengths in voxels are of the shortest side of a voxel: along an axis of longer ones they are fewer (but for
@@ -52,8 +63,7 @@ class DiscreteOptions:
         make_plain(self)
         for name, least in _LEAST.items():
             _check.at_least(name, getattr(self, name), least)
-        if self.metric not in ("lncc", "mind"):
-            raise InputError(f"metric: expected lncc or mind, got {self.metric!r}")
+        _check.choice("metric", self.metric, METRICS)
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
         if not (_check.is_number(self.rate) and self.rate > 0):
