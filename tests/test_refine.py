@@ -140,8 +140,13 @@ def deformed() -> tuple[Anatomy, Anatomy]:
 
 @pytest.mark.parametrize(
     ("metric", "contrast", "least"),
-    [("ssd", "the same", 0.5), ("mi", "the same", 0.5), ("mi", "inverted", 0.5), ("mi", "gamma", 0.5)]
-    + [("mi", "not monotone", 0.7)],  # two of the structures look alike there
+    [
+        ("ssd", "the same", 0.5),
+        ("mi", "the same", 0.5),
+        ("mi", "inverted", 0.5),
+        ("mi", "gamma", 0.5),
+        ("mi", "not monotone", 0.7),  # two of the structures look alike there
+    ],
 )
 def test_known_displacements_are_recovered(
     deformed: tuple[Anatomy, Anatomy], metric: str, contrast: str, least: float
