@@ -31,6 +31,7 @@ WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: wh
 # What is in images overrules headers that agree where a translation has that much more information than none, and that
 # much for every place, in nats: what tells little, as ultrasound of MR, may fit anywhere.
 GAIN, LEAST_TOLD = 1.05, 0.25
+AFFINE_GAIN = 0.1  # of the distance, by which an affine map is better than none where no header says where slices lie
 
 
 class Descent(NamedTuple):
@@ -97,7 +98,8 @@ def initialise(
     Args:
         fixed, moving: 2-D or 3-D.
         kind: ``"none"``; ``"moments"``: the centres of what is in them meet; ``"rigid"``; ``"affine"``; or ``"auto"``:
-            none where the headers agree with each other and with what is in the images, else affine.
+            none where the headers agree with each other and with what is in the images, else affine. Where nothing
+            says where slices lie, as of pictures, an affine map is looked for in any case.
         metric: ``"mi"`` (mutual information), ``"lncc"`` or ``"mind"``.
         device: where to compute.
         stages: times it.
@@ -115,12 +117,17 @@ def initialise(
         if kind == NONE:
             return NO_CHANGE
         pair, why = _Images(fixed, moving, device, landmarks), "asked for"
-        if kind == AUTO:
-            apart = _disagreement(fixed, moving) or pair.disagreement()
-            if not apart:
-                return replace(NO_CHANGE, why="the headers agree")
-            kind, why = "affine", apart
-        return Initial(kind, why, pair.found(kind, metric, stages))
+        if kind != AUTO:
+            return Initial(kind, why, pair.found(kind, metric, stages))
+        if apart := _disagreement(fixed, moving) or pair.disagreement():
+            return Initial("affine", apart, pair.found("affine", metric, stages))
+        # Of volumes that would take longer than to register them.
+        if fixed.data.ndim == 3 or (fixed.placed and moving.placed):
+            return replace(NO_CHANGE, why="the headers agree")
+        matrix = pair.found("affine", metric, stages, AFFINE_GAIN)
+        if (matrix == np.eye(4)).all():
+            return replace(NO_CHANGE, why="no header says where they lie, and they agree as they are")
+        return Initial("affine", "no header says where they lie", matrix)
 
 
 def _disagreement(fixed: Volume, moving: Volume) -> str:
@@ -184,8 +191,11 @@ class _Images:
             return ""
         return f"by the headers, what is in them lies {float(found.best[0].by.norm()):.3g} mm apart"
 
-    def found(self, kind: str, metric: str, stages: Stages) -> np.ndarray:
+    def found(self, kind: str, metric: str, stages: Stages, gain: float | None = None) -> np.ndarray:
         """(4, 4): place of fixed -> place of moving, in mm.
+
+        Args:
+            gain: where given, the identity stays unless what is found is better by such a share of the distance.
 
         Raises:
             InputError: images that cannot be aligned.
@@ -193,7 +203,13 @@ class _Images:
         for name, (image, *_) in zip(("fixed", "moving"), self.images, strict=True):
             if float(image.min()) == float(image.max()):
                 raise InputError(f"{name}: expected an image, but it is constant")
-        matrix = self._centred() if kind == "moments" else self._descended(kind, self._started(), metric, stages)
+        if kind == "moments":
+            matrix = self._centred()
+        else:
+            starts = self._started()
+            if gain is not None:
+                starts.insert(0, self._translated(torch.zeros(self.ndim, dtype=torch.float64)))
+            matrix = self._descended(kind, starts, metric, stages, HARDLY if gain is None else gain)
         found, result, ndim = matrix.numpy(), np.eye(4), self.ndim
         result[:ndim, :ndim], result[:ndim, 3] = found[:ndim, :ndim], found[:ndim, ndim]
         return self.frame @ result @ self.frame.T
@@ -230,7 +246,7 @@ class _Images:
             raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
         return best
 
-    def _descended(self, kind: str, starts: list[Tensor], metric: str, stages: Stages) -> Tensor:
+    def _descended(self, kind: str, starts: list[Tensor], metric: str, stages: Stages, hardly: float) -> Tensor:
         """The map that is reached from the best of rigid ones."""
         images = _overlapping(self.images, starts[-1])
         fixed = images[0]
@@ -245,7 +261,7 @@ class _Images:
                 done += 1
                 stages.advance(done / total)
             poses.append(passed[-1])
-        return world.matrix(level.best(poses, HARDLY))
+        return world.matrix(level.best(poses, hardly))
 
 
 def _overlapping(images: Sequence[Placed], matrix: Tensor) -> list[Placed]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from l2rfast import affine_warp
 
 BINS = 8
-CELLS = 24  # along the longest side of the smaller image
+CELLS = 24  # along the longest side of the smaller image; of two axes about as many in all
 MOST = 2**17  # cells of the grid of translations
 LEAST = 0.25  # of the smaller image, that has to overlap the other
 FEWEST = 8  # cells along an axis that has as many voxels: slabs keep their slices
@@ -88,7 +88,8 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
     """
     ndim = len(axes)
     boxes = [_box(image, axes) for image in images]
-    spacing = min(float((high - low).max()) for low, high in boxes) / CELLS
+    spacing = min(float((high - low).max()) for low, high in boxes) / CELLS ** (3 / ndim)
+    spacing = max(spacing, *(float(image.affine[:-1, :-1].norm(dim=0).min()) for image in images))
     while (
         math.prod(sum(max(1.0, float(high[k] - low[k]) / spacing) for low, high in boxes) for k in range(ndim)) > MOST
     ):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
@@ -247,6 +250,44 @@ def test_what_is_in_the_images_overrules_headers_that_agree() -> None:
     np.testing.assert_allclose(found.matrix @ [26, 26, 26, 1], [26, 38, 32, 1], atol=0.2)
     other = Volume(fixed.data.clone(), np.eye(4))
     assert initialise(fixed, other, "auto", "mi", CPU, Stages()).why == "the headers agree"
+
+
+def section(size: int = 128) -> np.ndarray:
+    """A dark piece of tissue on white, of some structure."""
+    noise = ndi.gaussian_filter(np.random.default_rng(0).standard_normal((size, size)), size / 32)
+    x, y = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    grey: np.ndarray = np.where(x**2 + 1.7 * y**2 < 0.45, 120 + 60 * noise / noise.std(), 240).clip(0, 255)
+    return grey.astype(np.float32)
+
+
+@pytest.mark.parametrize(("degrees", "pixels"), [(12, (0, 0)), (0, (5, -4)), (-10, (6, 9))])
+def test_pictures_say_nothing_of_where_they_lie(degrees: float, pixels: tuple[float, float], tmp_path: Path) -> None:
+    """So they are aligned, as scipy turned and moved one of them; what agrees as it is stays."""
+    image, angle = section(), np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array([63.5, 63.5])
+    # moving at y is fixed at turn @ (y - middle) + middle - pixels
+    moved = ndi.affine_transform(image, turn, middle - turn @ middle - np.array(pixels), order=1, cval=240.0)
+    for name, values in (("fixed", image), ("moving", moved)):
+        Image.fromarray(values.T.round().astype(np.uint8)).save(tmp_path / f"{name}.png")
+    result = l2rfast.register(tmp_path / "fixed.png", tmp_path / "moving.png", preset="fast")
+    assert result.initial.kind == "affine"
+    places = torch.tensor([[50.0, 60.0], [80.0, 70.0], [60.0, 85.0]], dtype=torch.float64)
+    there = (places.numpy() + pixels - middle) @ turn + middle
+    np.testing.assert_allclose(places.numpy() @ result.matrix[:, :2].T + result.matrix[:, 2], there, atol=0.5)
+    same = initialise(result.fixed, result.fixed, "auto", "mi", CPU, Stages())
+    assert (same.kind, same.why) == ("none", "no header says where they lie, and they agree as they are")
+
+
+def test_of_slices_that_a_header_places_only_translations_are_looked_at() -> None:
+    image = torch.from_numpy(section())
+    turned = torch.from_numpy(ndi.rotate(section(), 4, reshape=False, order=1, cval=240.0).astype(np.float32))
+    volumes = [Volume(values, np.eye(4)) for values in (image, turned)]
+    assert initialise(*volumes, "auto", "mi", CPU, Stages()).why == "the headers agree"
+    silent = [replace(volume, placed=False) for volume in volumes]
+    assert initialise(*silent, "auto", "mi", CPU, Stages()).why == "no header says where they lie"
+    assert not l2rfast.io.as_volume("x", image, dims=(2,)).placed
+    assert l2rfast.io.as_volume("x", volumes[0], dims=(2,)).placed
 
 
 def test_contents_that_tell_little_of_each_other_do_not_overrule_headers() -> None:

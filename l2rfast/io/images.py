@@ -64,7 +64,7 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside:
             f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
             f"taken for the origin and its axes for left, posterior and superior, as ITK does"
         )
-    return Volume(data, source.affine, mask)
+    return Volume(data, source.affine, mask, bool(source.placed))
 
 
 def write_image(path: str | os.PathLike[str], volume: Volume) -> None:

@@ -75,7 +75,8 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
             tensor = isinstance(data, Tensor)
             kind = f"a tensor of {data.dtype}, {data.layout}, on {data.device}" if tensor else type(value).__name__
             raise InputError(f"{name}: expected a path, a nibabel image, or a real, dense tensor or array, got {kind}")
-        affine, placed, step = _carried(name, value), hasattr(value, "affine") or None, 0.0
+        placed = getattr(value, "placed", hasattr(value, "affine")) or None
+        affine, step = _carried(name, value), 0.0
         channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
         channels = channels or int(bool(placed) and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
         data = data.detach().as_subclass(Tensor).reshape(data.shape[channels:])

@@ -20,11 +20,13 @@ class Volume:
         data: (D, H, W), axes i, j, k of the file, or (H, W); float32 for an image, uint8, int16 or int32 for labels.
         affine: (4, 4) float64, voxel -> RAS millimetres.
         mask: (D, H, W) or (H, W) bool, where the image counts; everywhere when None. What is elsewhere may be NaN.
+        placed: whether somebody said where it lies: pictures, arrays and headers without codes do not.
     """
 
     data: Tensor
     affine: np.ndarray
     mask: Tensor | None = None
+    placed: bool = True
 
     @property
     def spacing(self) -> tuple[float, ...]:
