@@ -15,7 +15,7 @@ from l2rfast import box_average, compose, digital_jacobian, invert
 from .refine import Fields
 
 LEAST = 0.01  # of a determinant: float32 fields are written with as many digits again
-TURNS, WIDER = 60, 8  # after every so many, more is smoothed around a fold
+TURNS, WIDER = 60, 12  # after every so many, more is smoothed around a fold
 TILE = 24  # voxels; folds of one are smoothed together
 
 
@@ -45,7 +45,7 @@ def unfolded(field: Tensor) -> Tensor:
     bad = digital_jacobian(field)[0] <= LEAST
     for turn in range(TURNS):
         reach = 1 + turn // WIDER
-        boxes = _boxes(bad, 2 * reach)
+        boxes = _boxes(bad, reach)
         if not boxes:
             return field
         if turn == 0:
@@ -67,10 +67,11 @@ Box = tuple[slice, ...]
 
 
 def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
-    """What a box of a field becomes: averages of neighbours, less of them away from folds."""
-    seen, around = _wider(box, 2 * reach, bad.shape), _wider(box, 1, bad.shape)
-    near = box_average(bad[seen][None, None].to(field.dtype), reach, passes=2)
-    near = near.mul_(float((2 * reach + 1) ** 2)).clamp_(max=1)[:, :, *_within(box, seen)]
+    """What a box of a field becomes: averages of neighbours. Little of them around a voxel that folds alone, nothing else
+    where many do: so it stays what it is most nearly."""
+    seen, around = _wider(box, reach, bad.shape), _wider(box, 1, bad.shape)
+    near = box_average(bad[seen][None, None].to(field.dtype), reach)
+    near = near.mul_(float(2 * reach + 1)).clamp_(max=1)[:, :, *_within(box, seen)]
     here, averages = field[:, :, *box], box_average(field[:, :, *around])[:, :, *_within(box, around)]
     return here + near * (averages - here)
 

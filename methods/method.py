@@ -123,6 +123,8 @@ def apply(
     stages: Stages,
     start: Tensor | None = None,
     landmarks: Landmarks | None = None,
+    *,
+    without_folds: bool = True,
 ) -> Registration:
     """Register a moving image to a fixed one.
 
@@ -134,6 +136,8 @@ def apply(
         start: (1, ndim, *fixed), in voxels of fixed, for a method that is ``aligned``: the displacement to go on from,
             which the one that is found includes.
         landmarks: each in voxels of its image; they are not used where the method does not optimise, which is said.
+        without_folds: whether a field that comes without its inverse, as a network's, is smoothed where it folds;
+            else it is as the method gives it.
 
     Raises:
         InputError: images that the method cannot take, or that do not overlap where that counts.
@@ -162,18 +166,17 @@ def apply(
             pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides)
             del image, prepared, masks
         found = method.run(pair, stages)
-    displacement = (found.displacement if start is None else compose(start, found.displacement)).cpu()
-    if not method.aligned:
-        displacement = _on_fixed_grid(displacement, fixed, moving)
-    if found.inverse is None:
+    displacement, inverse = found.displacement.cpu(), None if found.inverse is None else found.inverse.cpu()
+    if start is not None:  # with which it may fold, and the inverse is another
+        displacement, inverse = compose(start.cpu(), displacement), None
+    if inverse is None:
         with stages.stage("inverse"):
-            inverse = invert(displacement)
-    elif start is not None:  # with which it may fold, or no longer be the inverse
-        with stages.stage("inverse"):
-            displacement = unfolded(displacement)
-            inverse = unfolded(invert(displacement))
-    else:
-        inverse = found.inverse.cpu()
+            tidy = unfolded if without_folds else _as_it_is
+            displacement = tidy(displacement)
+            if not method.aligned:
+                displacement, mirrored = _on_fixed_grid(displacement, fixed, moving)
+                tidy = _as_it_is if mirrored else tidy
+            inverse = tidy(invert(displacement))
     entropy = None if found.entropy is None else found.entropy.cpu()
     options = {"transform": method.transform, **method.options}
     used = guides if method.transform == DEFORMABLE else landmarks  # of a map that was searched
@@ -210,12 +213,19 @@ def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor 
     return None if covered.all() else covered
 
 
-def _on_fixed_grid(field: Tensor, fixed: Volume, moving: Volume) -> Tensor:
-    """From where fixed voxels go in moving, less their own index, to the displacement in voxels of the fixed grid."""
+def _as_it_is(field: Tensor) -> Tensor:
+    return field
+
+
+def _on_fixed_grid(field: Tensor, fixed: Volume, moving: Volume) -> tuple[Tensor, bool]:
+    """From where fixed voxels go in moving, less their own index, to the displacement in voxels of the fixed grid.
+
+    And whether the affines mirror one grid in the other: no map of indices that does not fold is without folds then.
+    """
     ndim = field.shape[1]
     matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, moving.affine, ndim)).to(field)
     back = torch.linalg.inv(matrix[:, :ndim])
     axes = torch.meshgrid(*(torch.arange(s).to(field) for s in field.shape[2:]), indexing="ij")
     places = torch.stack(axes).flatten(1)
     reached: Tensor = back @ (places + field[0].flatten(1) - matrix[:, ndim:])
-    return (reached - places).view(field.shape)
+    return (reached - places).view(field.shape), bool(back.det() < 0)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from l2rfast import box_average, compose, digital_jacobian, invert
+from l2rfast.io import Volume
 from l2rfast.methods.folds import LEAST, settled, unfolded
+from l2rfast.methods.method import Found, Method, apply
+from l2rfast.methods.result import Registration
+from l2rfast.methods.stages import Stages
 
 SIZES = [(7, 9), (6, 5, 8), (9, 1), (5, 7, 1), (24, 20, 22)]
 
@@ -44,3 +51,29 @@ def test_two_fields_that_are_nearly_inverse_meet_in_the_middle(size: tuple[int, 
     assert compose(there, back)[inner].abs().max() < 1e-5
     middle = compose(field, apart / 2)  # half of the way that is missing
     assert (there - middle)[inner].abs().max() < 0.01 < (there - field)[inner].abs().mean()
+
+
+def test_a_networks_field_is_given_without_folds() -> None:
+    """Both ways; that of training as it is. Mirrored grids have maps that mirror, which are left alone."""
+    noise = rough((18, 16, 20), 0.8)
+
+    def found(affine: np.ndarray, *, aligned: bool, without_folds: bool) -> Registration:
+        method = Method({}, lambda name, image, mask: image, lambda pair, stages: Found(noise.clone()), aligned)
+        image = Volume(torch.rand(18, 16, 20, generator=torch.Generator().manual_seed(0)), np.eye(4))
+        other = replace(image, affine=affine)
+        return apply(method, image, other, torch.device("cpu"), Stages(), without_folds=without_folds)
+
+    mirror = np.diag([-1.0, 2.0, 1.5, 1.0])
+    for affine, aligned in ((np.eye(4), True), (np.diag([0.5, 2.0, 1.5, 1.0]), False), (mirror, False)):
+        raw = found(affine, aligned=aligned, without_folds=False)
+        clean = found(affine, aligned=aligned, without_folds=True)
+        sign = -1 if affine is mirror else 1
+        assert digital_jacobian(raw.displacement).min() < 0
+        if sign > 0:
+            assert min(digital_jacobian(u).min() for u in (clean.displacement, clean.inverse)) > 0
+        # From where fixed voxels go in moving.
+        indices = torch.from_numpy(np.linalg.inv(affine)[:3, :3]).float()
+        places = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in noise.shape[2:]], indexing="ij"))
+        for result, field in ((raw, noise), (clean, unfolded(noise))):
+            reached = (indices @ (places + result.displacement[0]).flatten(1)).view_as(places) - places
+            torch.testing.assert_close(reached if not aligned else result.displacement[0], field[0], atol=1e-4, rtol=0)

@@ -26,7 +26,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a small network that was not trained, whose field is some voxels long."""
     torch.manual_seed(0)
     network = VoxelMorph(Architecture(3, (4, 4), (4, 4, 4, 4), velocity=True))
-    torch.nn.init.normal_(network.field.weight, std=0.3)
+    torch.nn.init.normal_(network.field.weight, std=0.1)
     file = tmp_path_factory.mktemp("weights") / "network.safetensors"
     network.save(file)
     return file
@@ -37,13 +37,15 @@ def pair() -> dict[str, Tensor]:
     return synthetic_pair(32)
 
 
-@pytest.mark.parametrize(("finetune", "least", "most"), [(0, 0.714, 0.715), (50, 0.74, 1.0)])
+# As it was published, the network's field has a Dice of 0.7146; without its folds hardly another.
+@pytest.mark.parametrize(("finetune", "least", "most"), [(0, 0.7146 - 0.002, 0.7146 + 0.002), (50, 0.74, 1.0)])
 def test_real_brains(real_data: Path, finetune: int, least: float, most: float) -> None:
     brains = real_pair()
     options = {"method": "unsupervised", "weights": real_data / PUBLISHED, "finetune": finetune}
     result = l2rfast.register(brains["fixed"], brains["moving"], init="none", **options)
     assert least <= mean_dice(brains["fixed_labels"], result.warp(brains["moving_labels"], mode="nearest")) <= most
-    assert digital_folding_fraction(result.displacement).item() <= (0.0 if finetune else 0.02)
+    for field in (result.displacement, result.inverse):
+        assert digital_folding_fraction(field).item() == 0.0
     assert list(result.seconds)[-2:] == ["network", "fine-tuning" if finetune else "inverse"]
 
 

@@ -18,6 +18,10 @@ import l2rfast
 from l2rfast import cli
 from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, as_volume, read_displacement, read_masks, write_image
+from l2rfast.methods.folds import unfolded
+from l2rfast.methods.method import apply
+from l2rfast.methods.registration import choose
+from l2rfast.methods.stages import Stages
 from l2rfast.methods.training.cases import find_pairs
 from l2rfast.methods.training.options import TrainerOptions
 from l2rfast.methods.weakly_supervised import Architecture, LabelReg, Plan
@@ -251,7 +255,8 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_registration_goes_by_the_index(weights: Path, tmp_path: Path) -> None:
-    """On grids of different sizes whose affines say nothing useful: the network's field is what warps."""
+    """On grids of different sizes whose affines say nothing useful: the network's field, without its folds, is what
+    warps."""
     fixed, moving = torch.rand(20, 24, 18), torch.rand(26, 25, 30)
     affines = np.diag([2.0, 1.0, 1.5, 1.0]), np.diag([0.5, 3.0, 1.0, 1.0])
     affines[1][:3, 3] = [40, -20, 7]
@@ -267,9 +272,15 @@ def test_registration_goes_by_the_index(weights: Path, tmp_path: Path) -> None:
     ]
     with torch.no_grad():
         field = network(*(image[None, None] for image in scaled))
-    expected = l2rfast.warp(moving[None, None], field, padding="zeros")[0, 0]
     assert field.abs().max() > 3
-    torch.testing.assert_close(result.warp(moving), expected, atol=1e-3, rtol=1e-3)
+    method = choose("weakly-supervised", "default", weights=weights)
+    raw = apply(method, *volumes, torch.device("cpu"), Stages(), without_folds=False)
+    for found, indices in ((raw, field), (result, unfolded(field))):
+        expected = l2rfast.warp(moving[None, None], indices, padding="zeros")[0, 0]
+        torch.testing.assert_close(found.warp(moving), expected, atol=1e-3, rtol=1e-3)
+    assert l2rfast.digital_jacobian(field).min() < 0
+    for whole in (result.displacement, result.inverse):
+        assert l2rfast.digital_jacobian(whole).min() > 0
 
     for name, volume in zip(("fixed", "moving"), volumes, strict=True):
         write_image(tmp_path / f"{name}.nii.gz", volume)

@@ -104,8 +104,9 @@ class AlignedTask(Task):
         return scans
 
     def _registered(self, fixed: Scan, moving: Scan) -> Registration:
+        """By the network alone: its folds tell how training goes."""
         device = next(self.network.parameters()).device
-        return apply(self.method(), fixed.image, moving.image, device, Stages())
+        return apply(self.method(), fixed.image, moving.image, device, Stages(), without_folds=False)
 
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, moving, warped moving, and their difference."""
