@@ -29,7 +29,7 @@ from l2rfast.methods.unsupervised.network import Architecture
 
 SIZE = (48, 52, 44)
 POINTS = torch.tensor([[24.0, 22, 20], [15, 36, 25], [34, 34, 16]], dtype=torch.float64)
-METRICS: list[dict[str, Any]] = [{"preset": "fast"}, {"preset": "fast", "metric": "mind"}]
+METRICS: list[dict[str, Any]] = [{"preset": "fast", "metric": metric} for metric in ("lncc", "mind", "ssd", "mi")]
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def spoilt(image: Tensor, mask: Tensor, by: float) -> Tensor:
 
 OPTIONS = [
     {"preset": "fast"},
-    {"preset": "fast", "metric": "mind"},
+    *({"preset": "fast", "metric": metric} for metric in ("mind", "ssd", "mi")),
     {"iterations": 2, "full_iterations": 1, "init": "affine"},
 ]
 
