@@ -67,8 +67,8 @@ Box = tuple[slice, ...]
 
 
 def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
-    """What a box of a field becomes: averages of neighbours. Little of them around a voxel that folds alone, nothing else
-    where many do: so it stays what it is most nearly."""
+    """What a box of a field becomes: averages of neighbours, little of them around a voxel that folds alone, nothing
+    else where many do. So it stays most nearly what it is."""
     seen, around = _wider(box, reach, bad.shape), _wider(box, 1, bad.shape)
     near = box_average(bad[seen][None, None].to(field.dtype), reach)
     near = near.mul_(float(2 * reach + 1)).clamp_(max=1)[:, :, *_within(box, seen)]
