@@ -13,11 +13,8 @@ from pathlib import Path
 
 import torch
 
-from l2rfast import InputError
+from . import UNFINISHED, cases, harness, machine, report
 
-from . import UNFINISHED, cases, harness, machine, registration, report
-
-REGISTRATION = "registration"
 ROOT = Path(__file__).parent.parent
 REPORTS = ROOT / "bench" / "reports"
 
@@ -29,10 +26,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*cases.FAMILIES, REGISTRATION],
+        choices=cases.FAMILIES,
         help="what to measure; can be given several times",
     )
-    parser.add_argument("--rounds", type=int, help="(default: 7, of the registration 3; 1 at size quick)")
+    parser.add_argument("--rounds", type=int, help="(default: 7; 1 at size quick)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     parser.add_argument(
         "--out", type=Path, help="folder of the report (default: bench/reports; build/bench for quick or --only)"
@@ -83,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_default_device(arguments.device)
     full = arguments.size == "full"
     families = [name for name in cases.FAMILIES if name not in cases.APART]
-    chosen = arguments.only or [*families, *([REGISTRATION] if arguments.device == "cpu" else [])]
+    chosen = arguments.only or families
     written = report.Report(arguments.size)
     start, others = time.perf_counter(), machine.seconds_of_others()
     print(report.table(["software", "version"], [list(item) for item in written.versions.items()]))
@@ -99,13 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         written.cases += measurements
         print(f"\n{report.sections(measurements)}", flush=True)
-    if REGISTRATION in chosen:
-        try:
-            written.registration = registration.compare(arguments.rounds or (3 if full else 1), full=full)
-        except InputError as error:
-            written.skipped[REGISTRATION] = str(error)
-        else:
-            print(f"\n{report.registration_section(written.registration)}")
     busy = (machine.seconds_of_others() - others) / (time.perf_counter() - start)
     written.machine["processors kept busy by others"] = round(busy, 2)
     for name, reason in written.skipped.items():

@@ -22,10 +22,9 @@ import l2rfast
 
 T = TypeVar("T")
 
-DISTRIBUTIONS = (
-    *("l2rfast", "torch", "triton", "numpy"),
-    *("convexadam", "fireants", "monai", "neurite", "torch-interpol", "voxelmorph"),
-)
+OWN = ("l2rfast", "torch", "triton", "numpy")
+OF_LAYERS = ("convexadam", "fireants", "monai", "neurite", "torch-interpol", "voxelmorph")
+ABSENT = "not installed"
 ON_GPUS = ("fused-lncc", "cupy-cuda12x", "cupy-cuda13x")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -73,14 +72,14 @@ def _describe_gpu() -> dict[str, Any]:
     }
 
 
-def software() -> dict[str, str]:
-    """Of Python, l2rfast, what it stands on and its peers."""
+def software(*peers: str) -> dict[str, str]:
+    """The versions of Python, l2rfast, what it stands on and its peers, which are those of the layers if not named."""
     found = {"python": platform.python_version()}
-    for distribution in DISTRIBUTIONS + (ON_GPUS if on_a_gpu() else ()):
+    for distribution in OWN + (peers or OF_LAYERS + (ON_GPUS if on_a_gpu() else ())):
         try:
             found[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
-            found[distribution] = "not installed"
+            found[distribution] = ABSENT
     return found
 
 

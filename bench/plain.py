@@ -11,8 +11,6 @@ from torch import Tensor
 from l2rfast.methods.discrete.features import Obelisk
 from l2rfast.methods.unsupervised import VoxelMorph
 
-from . import peers
-
 SLOPE = 0.2
 
 
@@ -35,40 +33,6 @@ def field(network: VoxelMorph, moving: Tensor, fixed: Tensor) -> Tensor:
 def diffusion(disp: Tensor) -> Tensor:
     """VoxelMorph's: the mean squared difference of neighbours, over the axes."""
     return torch.stack([disp.diff(dim=axis).square().mean() for axis in range(2, disp.ndim)]).mean()
-
-
-def finetuned(fixed: Tensor, moving: Tensor, start: Tensor, steps: int) -> Tensor:
-    """Instance optimisation as ours: control points every 2 voxels of a cubic B-spline, local NCC of window 9 at half
-    the resolution, diffusion, Adam.
-
-    Args:
-        fixed, moving: (1, 1, *spatial), standardised.
-        start: (1, 3, *spatial), in voxels.
-        steps: of Adam.
-    """
-    half = [F.avg_pool3d(image, 2) for image in (fixed, moving)]
-    shape = list(half[0].shape[2:])
-    points = (F.interpolate(start, size=shape, mode="trilinear") / 2).requires_grad_()
-    identity = peers.identity_grid(tuple(shape))
-    optimizer = torch.optim.Adam([points], 0.5)
-    loss = peers.separable_local_ncc
-
-    def spline() -> Tensor:
-        smooth = points
-        for _ in range(3):
-            smooth = F.avg_pool3d(smooth, 3, 1, 1)
-        return smooth
-
-    with torch.enable_grad():
-        for _ in range(steps):
-            disp = spline()
-            warped = peers.grid_sample(half[1], peers.sampling_grid(identity, disp))
-            total = -loss(half[0], warped) + 0.6 * 3 * diffusion(disp)
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return 2 * F.interpolate(spline(), size=list(fixed.shape[2:]), mode="trilinear")
 
 
 def _central(u: Tensor, axis: int) -> Tensor:

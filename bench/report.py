@@ -14,7 +14,6 @@ from typing import Any
 from . import charts
 from .harness import OURS, Measurement, Result, grouped
 from .machine import describe, device_name, software
-from .registration import Comparison
 
 EXPLANATION = """\
 pytest-benchmark times ours; before each of its rounds every peer has a turn. Times are medians [fastest, slowest] of
@@ -49,7 +48,6 @@ class Report:
     versions: dict[str, str] = field(default_factory=software)
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
     cases: list[Measurement] = field(default_factory=list)
-    registration: Comparison | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
@@ -74,11 +72,8 @@ class Report:
                 result["times_output"] = case.results[name].times_output
                 result["times_faster"] = case.ratio(name)
                 result["met"] = case.met(name)
-        if self.registration is not None:
-            runs = self.registration.runs
-            content["registration"]["figures"] = {method: self.registration.figures(method) for method in runs}
-        rounded: dict[str, Any] = _rounded(content)
-        return rounded
+        result: dict[str, Any] = rounded(content)
+        return result
 
     def markdown(self, pictures: dict[str, str]) -> str:
         """Tables for people, with pictures of these families and series."""
@@ -92,18 +87,14 @@ class Report:
             ON_GPUS if gpu else ON_CPUS,
             sections(self.cases, pictures),
         ]
-        if self.registration is not None:
-            parts.append(registration_section(self.registration))
-        parts += _skipped(self.skipped)
+        parts += left_out(self.skipped)
         return "\n\n".join(parts) + "\n"
 
     def _targets(self) -> str:
         """How many targets are met, and how many not."""
         met = [verdict for case in self.cases for *_, verdict in _case_verdicts(case)]
-        if self.registration is not None:
-            met += [verdict for *_, verdict in _verdicts(self.registration)]
         if not met:
-            return "none, they are for the full size"
+            return "none"
         return ", ".join(f"{met.count(verdict)} {text}" for verdict, text in VERDICTS.items())
 
 
@@ -124,7 +115,7 @@ def series_section(cases: list[Measurement]) -> str:
     head = [f"contestant, ms (x floor); {points[0].axis}:", *(str(point.at) for point in points)]
     skipped = {name: reason for case in cases for name, reason in case.skipped.items()}
     rows = [[name, *(_cell_of_series(case, name) for case in cases)] for name in names]
-    return "\n\n".join([f"## {points[0].series}", cases[0].description, table(head, rows), *_skipped(skipped)])
+    return "\n\n".join([f"## {points[0].series}", cases[0].description, table(head, rows), *left_out(skipped)])
 
 
 def _cell_of_series(case: Measurement, name: str) -> str:
@@ -145,7 +136,7 @@ def case_section(case: Measurement) -> str:
     )
     head = ["contestant", "time, ms", "x floor", "error", "memory, MB", "l2rfast is faster", "target"]
     rows = [[name, *_cells(case, name, result)] for name, result in case.results.items()]
-    return "\n\n".join([f"## {case.name}", f"{case.description} {cost}", table(head, rows), *_skipped(case.skipped)])
+    return "\n\n".join([f"## {case.name}", f"{case.description} {cost}", table(head, rows), *left_out(case.skipped)])
 
 
 def _cells(case: Measurement, name: str, result: Result) -> list[str]:
@@ -156,7 +147,7 @@ def _cells(case: Measurement, name: str, result: Result) -> list[str]:
     if result.extra_bytes is not None:
         memory = f"{result.extra_bytes / 1e6:.1f} ({_or_dash(result.times_output)} x)"
     return [
-        _spread([1e3 * s for s in result.seconds]),
+        spread([1e3 * s for s in result.seconds]),
         _or_dash(case.times_floor(name)),
         error,
         memory,
@@ -172,48 +163,6 @@ def _case_verdicts(case: Measurement) -> list[tuple[str, str, bool | None]]:
     return verdicts
 
 
-def registration_section(comparison: Comparison) -> str:
-    """The whole job: a row per method, then the targets."""
-    head = ["method", "seconds", "times faster", "Dice", "HD95, mm", "SD log J", "folded, %", "peak memory, GB"]
-    rows = [["before", "", "", f"{comparison.dice_before:.3f}", "", "", "", ""]]
-    for method, runs in comparison.runs.items():
-        figures = comparison.figures(method)
-        rows.append(
-            [
-                method,
-                _spread([run.seconds for run in runs]),
-                _or_dash(figures.get("times faster")),
-                f"{figures['Dice']:.3f}",
-                f"{figures['HD95, mm']:.2f}",
-                f"{figures['SD log J']:.3f}",
-                f"{figures['folded, %']:.3f}",
-                _or_dash(figures.get("peak memory, GB")),
-            ]
-        )
-    parts = [
-        "## Registration of two brains",
-        f"{' x '.join(map(str, comparison.shape))}, float32, mean Dice of 30 structures. Each run in a process of its "
-        "own, methods in turns, the images in memory beforehand; the peak memory is that of the whole process.",
-        table(head, rows),
-    ]
-    verdicts = [[method, text, value, VERDICTS[met]] for method, text, value, met in _verdicts(comparison)]
-    if verdicts:
-        parts.append(table(["method", "target", "measured", ""], verdicts))
-    return "\n\n".join([*parts, *_skipped(comparison.skipped)])
-
-
-def _verdicts(comparison: Comparison) -> list[tuple[str, str, str, bool | None]]:
-    """Per target: the method, the bound, the figure and whether it is met, None where there is no figure."""
-    verdicts = []
-    for target in comparison.targets:
-        figures = comparison.figures(target.method) if target.method in comparison.runs else {}
-        value = figures.get(target.figure)
-        met = None if value is None else target.met(value)
-        text = f"{target.figure} {target.relation} {target.bound:g}"
-        verdicts.append((target.method, text, _or_dash(value), met))
-    return verdicts
-
-
 def digits(value: float) -> str:
     """Three significant digits, never an exponent."""
     exponent = int(f"{value:.2e}".partition("e")[2])
@@ -225,7 +174,10 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Median [least, largest]; of one value, that."""
+    if len(values) == 1:
+        return digits(values[0])
     return f"{digits(median(values))} [{digits(min(values))}, {digits(max(values))}]"
 
 
@@ -233,16 +185,17 @@ def _or_dash(value: float | None) -> str:
     return "-" if value is None else digits(value)
 
 
-def _skipped(reasons: dict[str, str]) -> list[str]:
+def left_out(reasons: dict[str, str]) -> list[str]:
+    """A paragraph for each."""
     return [f"Skipped: {name} ({reason})." for name, reason in reasons.items()]
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Six significant digits, and null for what is not finite."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

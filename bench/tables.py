@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .harness import OURS
 from .patches import patches
-from .registration import PEER
+from .registration import cost
 from .report import digits, table
+from .tools import CONVEXADAM, DEFAULT
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- table: python -m bench.tables -->", "<!-- end of table -->"
@@ -27,7 +28,7 @@ CASES = [
 ]
 
 
-def headline(report: dict[str, Any]) -> str:
+def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
     """What ours takes, and how many times longer each peer; and the main job."""
     by_name = {case["name"]: case for case in report["cases"]}
     rows = []
@@ -39,11 +40,11 @@ def headline(report: dict[str, Any]) -> str:
         rows.append([name, digits(1e3 * ours["median"]), digits(ours["times_floor"]), ", ".join(ratios)])
     machine = report["machine"]
     where = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction set']}, {report['date']}"
-    figures = report["registration"]["figures"]
-    ours, theirs = figures["l2rfast default"], figures[PEER]
+    ours, theirs = (registration["figures"][name] for name in (DEFAULT, CONVEXADAM))
     job = (
-        f"Two brains of 160 x 192 x 224 are registered in {digits(ours['seconds'])} s, mean Dice {ours['Dice']:.3f}; "
-        f"{PEER} takes {digits(ours['times faster'])} times as long, for {theirs['Dice']:.3f}."
+        f"Two brains of 160 x 192 x 224 are registered in {cost(ours)}, mean Dice {ours['Dice']:.3f}, "
+        f"{ours['digitally folded, %']:.2g} % folded; {CONVEXADAM} takes {cost(theirs)}, for {theirs['Dice']:.3f}. "
+        "Other tools, inverses and memory are in [bench/reports/registration.md](bench/reports/registration.md)."
     )
     return "\n\n".join(
         [
@@ -122,11 +123,11 @@ def roofline(report: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-# By file: what makes its table, and the report that it is made of.
-TABLES = {
-    "README.md": (headline, "cpu.json"),
-    "bench/README.md": (roofline, "cpu.json"),
-    "docs/compat.md": (patches, "compat/cpu.json"),
+# By file: what makes its table, and the reports that it is made of.
+TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+    "README.md": (headline, ("cpu.json", "registration.json")),
+    "bench/README.md": (roofline, ("cpu.json",)),
+    "docs/compat.md": (patches, ("compat/cpu.json", "registration.json")),
 }
 
 
@@ -135,18 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="fail where a table is not that of the report")
     arguments = parser.parse_args(argv)
     stale = False
-    for name, (make, source) in TABLES.items():
-        report = json.loads((ROOT / "bench" / "reports" / source).read_text())
+    for name, (make, sources) in TABLES.items():
+        reports = [json.loads((ROOT / "bench" / "reports" / source).read_text()) for source in sources]
         file = ROOT / name
         text = file.read_text()
         before, _, rest = text.partition(START)
         _, _, after = rest.partition(END)
-        written = f"{before}{START}\n\n{make(report)}\n\n{END}{after}"
+        written = f"{before}{START}\n\n{make(*reports)}\n\n{END}{after}"
         if written == text:
             continue
         if arguments.check:
             stale = True
-            print(f"{name}: its table is not that of bench/reports/{source}; run python -m bench.tables")
+            print(f"{name}: its table is not that of bench/reports/{' and '.join(sources)}; run python -m bench.tables")
         else:
             file.write_text(written)
     return int(stale)

@@ -22,8 +22,6 @@ from torch import Tensor
 from bench import __main__ as command
 from bench import cases, compare, gpu, harness, machine, report, tables, tune
 from bench.harness import OURS, Case, Contest, Contestant, Limit, Measurement, Point
-from bench.registration import PEER, TARGETS, Comparison, Run
-from l2rfast import InputError, data
 from l2rfast.kernels.common.triton_launch import Shape, shape
 
 SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
@@ -219,36 +217,17 @@ def test_all_contestants_of_every_case_are_correct(family: str) -> None:
         assert all(result.correct for name, result in measured.results.items() if name.startswith(OURS)), measured
 
 
-def comparison() -> Comparison:
-    runs = {
-        PEER: [Run(seconds, 2_300_000_000, 0.706, 2.5, 0.3, 0.03) for seconds in (90.0, 110.0, 100.0)],
-        "l2rfast default": [Run(seconds, 900_000_000, 0.71, 2.4, 0.4, 0.1) for seconds in (9.0, 8.0, 40.0)],
-    }
-    return Comparison((160, 192, 224), 0.522, TARGETS, runs)
-
-
-def test_registration_figures_are_medians_and_ratios_of_medians() -> None:
-    figures = comparison().figures("l2rfast default")
-    assert figures["seconds"] == 9
-    assert figures["times faster"] == pytest.approx(100 / 9)
-    assert "times faster" not in comparison().figures(PEER)
-
-
 def test_the_report_tells_which_targets_are_met(tmp_path: Path) -> None:
     easy, hard = Contestant(adds(1), target=1e-9), Contestant(adds(1), target=1e9)
     measured = measure(case(l2rfast=Contestant(adds(1)), easy=easy, hard=hard), 2)
-    report.Report("quick", cases=[measured], registration=comparison()).write(tmp_path)
+    report.Report("quick", cases=[measured]).write(tmp_path)
     text = (tmp_path / "cpu.md").read_text()
     assert ">= 1e-09: met" in text
     assert ">= 1e+09: **not met**" in text
-    assert "| l2rfast default | times faster >= 10 | 11.1 | met |" in text
-    assert "| l2rfast default | Dice >= 0.72 | 0.710 | **not met** |" in text
-    assert "| l2rfast accurate | seconds <= 45 | - | not measured |" in text
-    assert "Targets: 4 met, 2 **not met**, 10 not measured." in text
+    assert "Targets: 1 met, 1 **not met**, 0 not measured." in text
     content = json.loads((tmp_path / "cpu.json").read_text())
     assert len(content["cases"][0]["results"]["hard"]["seconds"]) == 2
     assert content["cases"][0]["results"]["hard"]["met"] is False
-    assert content["registration"]["figures"]["l2rfast default"]["Dice"] == 0.71
     assert {"cpu", "threads", "instruction set"} <= content["machine"].keys()
 
 
@@ -258,19 +237,13 @@ def test_numbers_have_three_digits_and_no_exponent(value: float, text: str) -> N
 
 
 def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> Path:
-        raise InputError(f"{name}: not found")
-
-    monkeypatch.setattr(data, "path", absent)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with which pytest-benchmark times nothing
-    arguments = ["--size", "quick", "--only", "mind-ssc", "--only", "registration", "--threads", "1"]
+    arguments = ["--size", "quick", "--only", "mind-ssc", "--threads", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())
     assert [entry["name"] for entry in content["cases"]] == ["MIND-SSC"]
     for result in content["cases"][0]["results"].values():
         assert result["extra_bytes"] is None or result["extra_bytes"] > 0.9 * result["output_bytes"]
-    assert content["registration"] is None
-    assert "not found" in content["skipped"]["registration"]
 
 
 def test_what_there_was_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,10 +266,11 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
         "bench/README.md": "| warp, 1 channel |",
         "docs/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
     }
-    for name, (_, source) in tables.TABLES.items():
-        for path in (tmp_path / name, tmp_path / "bench" / "reports" / source):
+    for name, (_, sources) in tables.TABLES.items():
+        for path in (tmp_path / name, *(tmp_path / "bench" / "reports" / source for source in sources)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
+        for source in sources:
+            shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
         (tmp_path / name).write_text(f"before\n{tables.START}\n{tables.END}\nafter\n")
     assert tables.main(["--check"]) == 1
     assert tables.main([]) == tables.main(["--check"]) == 0
