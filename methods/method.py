@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import compose, invert
+from l2rfast import compose
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, voxel_to_voxel
 
 from .folds import unfolded
 from .intensities import without_strays
+from .inverse import inverted
 from .landmarks import FEWEST, Landmarks
 from .points import at_points
 from .result import Registration, through
@@ -176,7 +177,7 @@ def apply(
             if not method.aligned:
                 displacement, mirrored = _on_fixed_grid(displacement, fixed, moving)
                 tidy = _as_it_is if mirrored else tidy
-            inverse = tidy(invert(displacement))
+            inverse = tidy(inverted(displacement))
     entropy = None if found.entropy is None else found.entropy.cpu()
     options = {"transform": method.transform, **method.options}
     used = guides if method.transform == DEFORMABLE else landmarks  # of a map that was searched
@@ -197,7 +198,7 @@ def _guides(
     matrix = torch.from_numpy(voxel_to_voxel(moving.affine, fixed.affine, fixed.data.ndim)).double()
     places = landmarks.moving @ matrix[:, :-1].T + matrix[:, -1]
     if start is not None:  # of which moving's image is warped already
-        places = places + at_points(invert(start).cpu().double(), places)
+        places = places + at_points(inverted(start).cpu().double(), places)
     return landmarks._replace(moving=places)
 
 

@@ -161,7 +161,8 @@ def registered(
 
 
 def _on_grid(field: Field, fixed: Volume) -> Tensor:
-    """(1, ndim, *fixed), in voxels of fixed; 0 where the field does not reach, as ITK has it.
+    """(1, ndim, *fixed), in voxels of fixed. Where the field does not reach it goes on as at its border: ITK has 0
+    there, and a jump, where everything folds. Where that is beyond the next of its own voxels, it is said.
 
     Raises:
         InputError: it has other axes, or reaches nowhere.
@@ -170,12 +171,15 @@ def _on_grid(field: Field, fixed: Volume) -> Tensor:
     if len(own) != ndim:
         raise InputError(f"initial: expected a field of {ndim} axes, as the images have, got one of {len(own)}")
     matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, field.affine, ndim)).float()
-    reached = affine_warp(torch.ones(1, 1, *own), matrix[None], fixed.data.shape, mode="nearest", padding="zeros")
+    about = matrix + torch.eye(ndim + 1)[-1]  # of a grid with one more voxel on every side
+    ones = torch.ones(1, 1, *(n + 2 for n in own))
+    reached = affine_warp(ones, about[None], fixed.data.shape, mode="nearest", padding="zeros")
     if not reached.any():
         raise InputError("initial: expected a field that overlaps the fixed image, but it lies elsewhere")
     if not reached.all():
-        notice(f"initial: its field covers {100 * float(reached.mean()):.0f} % of the fixed image, and is 0 elsewhere")
-    sampled = affine_warp(field.disp, matrix[None], fixed.data.shape) * reached
+        share = f"{100 * float(reached.mean()):.0f} %"
+        notice(f"initial: its field covers {share} of the fixed image, and goes on beyond as at its border")
+    sampled = affine_warp(field.disp, matrix[None], fixed.data.shape)
     found: Tensor = torch.linalg.inv(matrix[:, :ndim]) @ sampled.flatten(2)
     return found.view(sampled.shape)
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2rfast import _check, invert
+from l2rfast import _check
 from l2rfast.errors import InputError
 
 from ..folds import settled
 from ..intensities import from_zero_to_one, standardised
+from ..inverse import inverted
 from ..landmarks import guided
 from ..method import Found, Method, Pair
 from ..options import make_plain
@@ -128,7 +129,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
                 pair.landmarks,
                 *level,
             ),
-            (start, invert(start)),
+            (start, inverted(start)),
             iterations=finetune,
             rate=RATE,
             advance=stages.advance,
