@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import InputError
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+_WORK = ".l2rfast-"  # and 32 hexadecimal digits
 
 
 class OutputFolder:
@@ -20,7 +24,8 @@ class OutputFolder:
     A context manager: write each file to ``.path(name)``. They gather in a hidden folder on the same file
     system and move to the target, which is created if absent, at the end. What an earlier run left there under a name
     that this one has no file for goes; all other files there stay. After an exception, an interrupt included, the
-    target is as it was.
+    target is as it was. What a process that was killed left behind goes when the next one writes to the same place: it
+    held a lock (flock) on its hidden folder, which ends with it; others' folders stay.
 
     Args:
         target: the folder.
@@ -35,7 +40,8 @@ class OutputFolder:
         anchor = self._target
         while not os.path.lexists(anchor):
             anchor = anchor.parent
-        self._work = anchor / f".l2rfast-{uuid.uuid4().hex}"
+        self._anchor, self._lock = anchor, -1
+        self._work = anchor / f"{_WORK}{uuid.uuid4().hex}"
 
     def path(self, name: str) -> Path:
         """Where to write the file that will be called ``name``, one of the names, in the target folder."""
@@ -46,8 +52,13 @@ class OutputFolder:
     def __enter__(self) -> OutputFolder:
         try:
             self._work.mkdir()
+            while (lock := _locked(self._work, wait=True)) is None:  # taken for one that was left behind, and removed
+                self._work.mkdir()
         except OSError as error:
             raise self._unwritable(error) from error
+        self._lock = lock
+        for folder in {self._anchor, self._target, self._target.parent}:
+            _sweep(folder)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -58,6 +69,7 @@ class OutputFolder:
             raise self._unwritable(failure) from failure
         finally:
             shutil.rmtree(self._work, ignore_errors=True)
+            os.close(self._lock)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise self._unwritable(error) from error
 
@@ -80,3 +92,36 @@ class OutputFolder:
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"--out {self._target}: expected a folder that can be written ({error.strerror})")
+
+
+def _locked(folder: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the lock of a folder; None where there is none, as it has gone or another holds it.
+
+    Where a file system has no locks, it holds nothing, and with ``wait`` is returned all the same.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if wait:
+            return descriptor
+        os.close(descriptor)
+        return None
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that are dead left behind in a folder."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if re.fullmatch(re.escape(_WORK) + "[0-9a-f]{32}", path.name)]:
+            with suppress(OSError):  # not ours
+                if (lock := _locked(path, wait=False)) is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(lock)

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from l2rfast import InputError
+from l2rfast import InputError, output
 from l2rfast.output import OutputFolder
 
 NAMES = ("a.txt", "b.txt", "sometimes.txt")
@@ -98,3 +101,79 @@ def test_output_folder_knows_its_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"c\.txt is not among"), OutputFolder(tmp_path / "out", NAMES) as folder:
         folder.path("c.txt")
     assert not list(tmp_path.iterdir())
+
+
+# Without the operators, which take seconds to import.
+WRITER = f"""
+import sys, types
+sys.modules["l2rfast"] = package = types.ModuleType("l2rfast")
+package.__path__ = [{str(Path(output.__file__).parent)!r}]
+from l2rfast.output import OutputFolder
+with OutputFolder(sys.argv[1], ("a.txt",)) as folder:
+    folder.path("a.txt").write_text(sys.argv[2])
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def writer(target: Path, text: str) -> subprocess.Popen[str]:
+    """A process that has written to the hidden folder of a target, and waits."""
+    pipes: dict[str, int] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(target), text], text=True, **pipes)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_a_killed_process_left_goes_with_the_next_and_that_of_a_live_one_stays(
+    tmp_path: Path, exists: bool
+) -> None:
+    target, mine = tmp_path / "out", tmp_path / ".l2rfast-notes"
+    (target if exists else mine).mkdir()
+    place = target if exists else tmp_path
+    killed, alive = writer(target, "killed"), writer(target, "alive")
+    for process in (killed, alive):
+        stdout: IO[str] | None = process.stdout
+        assert stdout is not None
+        assert stdout.readline() == "written\n"
+    left = {path for path in place.iterdir() if path != mine}
+    assert len(left) == 2
+    killed.kill()
+    killed.communicate()
+    with OutputFolder(target, ("b.txt",)) as folder:
+        folder.path("b.txt").write_text("new")
+        mended = {path for path in left if path.exists()}
+        assert [(path / "a.txt").read_text() for path in mended] == ["alive"]
+    alive.communicate("")
+    assert alive.returncode == 0
+    assert contents(target) == {"a.txt": "alive", "b.txt": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["out"] if exists else [mine.name, "out"])
+
+
+def test_a_folder_that_another_process_takes_for_left_behind_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making it and locking it."""
+    lock, made = output.fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not made:
+            made.extend(tmp_path.iterdir())
+            made[0].rmdir()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(output.fcntl, "flock", late)
+    with OutputFolder(tmp_path / "out", NAMES) as folder:
+        write_two(folder)
+    assert contents(tmp_path / "out") == {"a.txt": "new", "b.txt": "new"}
+    assert len(made) == 1
+
+
+def test_where_a_file_system_has_no_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(output.fcntl, "flock", none)
+    other = tmp_path / f".l2rfast-{'0' * 32}"
+    other.mkdir()
+    with OutputFolder(tmp_path / "out", NAMES) as folder:
+        write_two(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
