@@ -17,7 +17,9 @@ products, sums, quotients and roots are exact and do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +28,17 @@ from torch import Tensor
 from l2rfast import adam_step, affine_warp, box_average, compose, digital_jacobian, warp
 
 from .similarity import SLOPE, Distance
+from .stages import Stages
 
 # A displacement field (1, ndim, *spatial), from fixed to moving, and its inverse.
 Fields = tuple[Tensor, Tensor]
 
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
 MOMENTUM = 0.5  # what remains of the mean of the gradients at each step
+STEADY, HARDLY = (
+    3,
+    0.0002,
+)  # so many steps gain at least such a share of what the level has gained, or they are the last
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
 
 
@@ -76,7 +83,7 @@ def refine(
     *,
     iterations: int,
     rate: float,
-    advance: Callable[[float], None],
+    stages: Stages,
     sides: Sequence[float] | None = None,
 ) -> Fields:
     """Minimise the distances of two images, each from the other's warp, by steps that are composed.
@@ -87,26 +94,38 @@ def refine(
         fields: (1, ndim, *spatial) each, a field and its inverse, in voxels of the level.
         iterations: steps on both sides.
         rate: about the longest step, in voxels of the level, of the shortest side.
-        advance: called with the fraction of the iterations that is done.
+        stages: is told the fraction of the iterations that is done, and knows how long there may be more.
         sides: of a voxel of the level, in units of the shortest; cubes when None. Steps and their smoothing are lengths
             in that unit.
 
     Returns:
-        The refined fields, in voxels of the level; nearly each other's inverse.
+        The refined fields, in voxels of the level; nearly each other's inverse. After fewer steps where the distances
+        no longer become less, or no time is left.
     """
     sides = [1.0] * fields[0].shape[1] if sides is None else sides
     there, back = fields
     del fields  # the caller may have kept them, or not
     first, second = (_Steps(distance, rate, sides) for distance in distances)
+    losses: list[float] = []
     for k in range(1, iterations + 1):
+        if _at_rest(losses) or not stages.affords(there[0, 0].numel()):
+            break
+        start = time.perf_counter()
         here, beyond = first.next(there), second.next(back)
         there = compose(there, here)
         back = compose(back, beyond)
         there = _before_inverse(beyond.neg_(), there)
         back = _before_inverse(here.neg_(), back)
         del here, beyond  # before there are the next ones
-        advance(k / iterations)
+        losses.append(first.loss + second.loss)
+        stages.took(time.perf_counter() - start, there[0, 0].numel())
+        stages.advance(k / iterations)
     return there, back
+
+
+def _at_rest(losses: Sequence[float]) -> bool:
+    """Whether the last steps gained hardly anything of what all of them did."""
+    return len(losses) > STEADY and losses[-1 - STEADY] - losses[-1] <= HARDLY * (losses[0] - losses[-1])
 
 
 def _before_inverse(minus: Tensor, inner: Tensor) -> Tensor:
@@ -131,6 +150,7 @@ class _Steps:
 
     def __init__(self, distance: Distance, rate: float, sides: Sequence[float]) -> None:
         self.distance, self.rate, self.sides, self.done = distance, rate, sides, 0
+        self.loss = math.inf  # before the last step
         self.sum: Tensor | None = None
         self.square: Tensor | None = None
 
@@ -138,7 +158,8 @@ class _Steps:
         """(1, ndim, *spatial) in voxels of the level, to go before the field."""
         self.done += 1
         unit = None if max(self.sides) == 1 else by_axis(self.sides, field)
-        _, gradient = self.distance(field)
+        loss, gradient = self.distance(field)
+        self.loss = float(loss)
         gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.sides, PASSES)
         step = smoothed(self._scaled(gradient, field), self.sides, PASSES)
         return step if unit is None else step.div_(unit)

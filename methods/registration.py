@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def register(
     landmark_weight: float = 1.0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
+    time_budget: float | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Registration:
@@ -84,6 +86,8 @@ def register(
         landmark_weight: how much they count: by 1 they take the place of the images near the points; by 0 in nothing.
         device: where to compute.
         threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
+        time_budget: seconds in which it is to end, reading included: steps of the refinement for which there is no time
+            are left out, which a warning says. What comes of it depends on how fast the machine is just then.
         progress: called with the name of the stage and the fraction of it that is done.
         options: changes to the preset, see `methods.discrete.options.DiscreteOptions`; or, of the method unsupervised,
             ``weights`` and ``finetune``, see `methods.unsupervised.register.UnsupervisedOptions`, or of the methods
@@ -92,7 +96,7 @@ def register(
     Raises:
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.
     """
-    with _defaults(), _threads(threads):
+    with _defaults(), _threads(threads), _budgeted(time_budget, progress) as stages:
         chosen, place = choose(method, preset, transform, **options), usable(device)
         volumes = (
             counted("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
@@ -101,9 +105,9 @@ def register(
         guides = checked(landmarks, landmark_weight, [volume.data.shape for volume in volumes])
         more: dict[str, Any] = {"landmarks": guides}
         if initial is None:
-            return registered(chosen, *volumes, init, init_metric, place, Stages(progress), **more)
+            return registered(chosen, *volumes, init, init_metric, place, stages, **more)
         more["start"] = read_transform("initial", initial)
-        found = registered(chosen, *volumes, init, init_metric, place, Stages(progress), **more)
+        found = registered(chosen, *volumes, init, init_metric, place, stages, **more)
         return replace(found, options={**found.options, "initial": os.fspath(initial)})
 
 
@@ -224,6 +228,20 @@ def _defaults() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def _budgeted(seconds: float | None, progress: Progress | None) -> Iterator[Stages]:
+    """Stages that end in time, or say that they did not."""
+    seconds = _check.plain(seconds)
+    if seconds is not None and not (_check.is_number(seconds) and seconds > 0):
+        raise InputError(f"time_budget: expected a positive number of seconds, got {seconds!r}")
+    stages = Stages(progress, math.inf if seconds is None else seconds)
+    yield stages
+    if stages.late or stages.overdue:
+        left = "steps of the refinement were left out" if stages.late else "nothing of it could be left out"
+        more = f", and it took {stages.overdue:.1f} s more" if stages.overdue else ""
+        notice(f"time_budget: {seconds:g} s are short for this: {left}{more}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,13 @@ class Stages:
 
     Args:
         progress: called with the stage's name and the fraction of it that is done, from 0 to 1.
+        budget: seconds from now on that all of it may take; steps that would take longer are left out.
     """
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress | None = None, budget: float = math.inf) -> None:
+        self.end = time.perf_counter() + budget
+        self.voxels, self.late = 0, False  # of the image; whether steps were left out
+        self._pace = 0.0  # seconds of a step by voxel
         self.seconds: dict[str, float] = {}
         self._progress = progress or (lambda name, fraction: None)
         self._current = ""
@@ -33,6 +38,22 @@ class Stages:
         _return_free_memory()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._progress(name, 1.0)
+
+    def took(self, seconds: float, voxels: int) -> None:
+        """A step, at a level of so many voxels."""
+        self._pace = seconds / voxels
+
+    def affords(self, voxels: int) -> bool:
+        """Whether there is time for another step, and for what comes after the last, which is about as a step at full
+        resolution."""
+        left = self.end - time.perf_counter() >= self._pace * (voxels + self.voxels)
+        self.late = self.late or not left
+        return left
+
+    @property
+    def overdue(self) -> float:
+        """Seconds beyond the budget by now."""
+        return max(0.0, time.perf_counter() - self.end)
 
     def advance(self, fraction: float) -> None:
         self._progress(self._current, fraction)

@@ -13,6 +13,7 @@ import l2rfast
 from l2rfast.data.synthetic import Anatomy, anatomies
 from l2rfast.methods.refine import Fields, refine, smoothed
 from l2rfast.methods.similarity import Distance
+from l2rfast.methods.stages import Stages
 
 EVERY = [
     {"preset": "fast"},
@@ -59,7 +60,7 @@ def test_a_rescan_stays_but_for_its_noise(head: tuple[Tensor, Tensor], noise: fl
     assert moved[labels > 0].mean() < 0.06
 
 
-def there_and_back(distance: Distance, size: tuple[int, ...], **options: Any) -> Fields:
+def there_and_back(distance: Distance, size: tuple[int, ...], stages: Stages | None = None, **options: Any) -> Fields:
     """From nothing, with the same distance on both sides, but the other way."""
     still = torch.zeros(1, len(size), *size)
 
@@ -68,7 +69,7 @@ def there_and_back(distance: Distance, size: tuple[int, ...], **options: Any) ->
         return loss, -gradient
 
     distances = distance, other
-    return refine(distances, (still, still), advance=lambda fraction: None, **options)
+    return refine(distances, (still, still), stages=stages or Stages(), **options)
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 22, 24), (36, 36, 36)])
@@ -161,3 +162,35 @@ def test_known_displacements_are_recovered(
         for field in (subject.displacement, result.displacement - subject.displacement)
     )
     assert after < least * before
+
+
+def parabola(steps: int, left: float) -> tuple[Distance, list[Tensor]]:
+    """One of which every look is kept; after so many steps, of two looks each, it is flat."""
+    seen: list[Tensor] = []
+
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(field)
+        way = field - left if len(seen) <= 2 * steps else torch.zeros_like(field)
+        return 0.5 * way.square().sum(1).mean(), 0.9 * way / field[0, 0].numel()
+
+    return distance, seen
+
+
+def test_steps_end_where_nothing_is_gained() -> None:
+    distance, seen = parabola(4, 1.0)
+    there_and_back(distance, (20, 22), iterations=50, rate=0.5)
+    assert 2 * 4 < len(seen) <= 2 * (4 + 4)
+
+
+def test_no_step_begins_that_would_end_too_late() -> None:
+    distance, seen = parabola(1000, 30.0)
+    stages = Stages(budget=3600.0)
+    stages.voxels = 20 * 22
+    stages.took(1800.0, 20 * 22)  # and as long again for what comes after the last
+    there_and_back(distance, (20, 22), iterations=50, rate=0.5, stages=stages)
+    assert not seen
+    assert stages.late
+    stages = Stages(budget=3600.0)
+    there_and_back(distance, (20, 22), iterations=3, rate=0.5, stages=stages)
+    assert len(seen) == 2 * 3
+    assert not stages.late

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from runs import invoke
 
 import l2rfast
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
-from l2rfast.errors import InputError
+from l2rfast.errors import InputError, InputWarning
 from l2rfast.io import Volume, read_displacement, read_image
 from l2rfast.methods.discrete.options import PRESETS
 from l2rfast.metrics import dice
@@ -362,3 +363,19 @@ def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Pa
     assert message.splitlines()[-1] == "l2rfast: interrupted, nothing was written"
     assert "Traceback" not in message
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_budget_of_time_is_kept_or_said(pair: dict[str, torch.Tensor]) -> None:
+    images = pair["fixed"], pair["moving"]
+    whole = l2rfast.register(*images, time_budget=3600)
+    assert torch.equal(whole.displacement, l2rfast.register(*images).displacement)
+    with pytest.warns(InputWarning, match="time_budget: 1e-06 s are short .* steps .* left out, and it took .* s more"):
+        short = l2rfast.register(*images, time_budget=1e-6)
+    assert l2rfast.digital_jacobian(short.displacement).min() > 0
+    assert not torch.equal(short.displacement, whole.displacement)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, math.nan, math.inf, "3", True])
+def test_a_budget_is_seconds(pair: dict[str, torch.Tensor], seconds: object) -> None:
+    with pytest.raises(InputError, match="time_budget: expected a positive number of seconds"):
+        l2rfast.register(pair["fixed"], pair["moving"], time_budget=seconds)

@@ -82,6 +82,7 @@ def register(
     landmark_weight: Annotated[float, typer.Option(help="How much they count; 0: they are measured only.")] = 1.0,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds to end in: late steps are left out.")] = None,
     quiet: Quiet = False,
     metric: Annotated[str | None, typer.Option(help="Refinement: lncc, ssd (one contrast), mi, mind.")] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
@@ -141,6 +142,7 @@ def register(
         init_metric=init_metric,
         device=device,
         threads=threads,
+        time_budget=time_budget,
         **{name: value for name, value in options.items() if value is not None},
     )
 

@@ -60,6 +60,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
     def masks(blocks: Sequence[int]) -> list[Tensor | None]:
         return [None if mask is None else pool(mask, blocks) for mask in (pair.fixed_mask, pair.moving_mask)]
 
+    stages.voxels = math.prod(size)
     with stages.stage("features"):
         features = [_features(x, o, grid) for x in images]
 
@@ -87,14 +88,13 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             continue
         with stages.stage(f"refinement, {o.metric.upper()}, {name}"):
             distances = _distances(o, images, masks(target), target, pair.spacing)
-            fields = resampled(fields, [s // t for s, t in zip(size, target, strict=True)], level, target)
-            sides = _sides(target, pair.spacing)
+            shape, sides = [s // t for s, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
             fields = refine(
-                guided(distances, pair.landmarks, fields[0].shape[2:], target, sides),
-                fields,
+                guided(distances, pair.landmarks, shape, target, sides),
+                resampled(fields, shape, level, target),
                 iterations=iterations,
                 rate=o.rate,
-                advance=stages.advance,
+                stages=stages,
                 sides=sides,
             )
             level = target

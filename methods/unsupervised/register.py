@@ -115,6 +115,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
         return Found(field)
     size, masks = fixed.shape[2:], (pair.fixed_mask, pair.moving_mask)
     images = standardised("fixed", fixed, masks[0]), standardised("moving", moving, masks[1])
+    stages.voxels = fixed[0, 0].numel()
     with stages.stage("fine-tuning"):
         start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
         level = start.shape[2:], [LEVEL] * ndim, [1.0] * ndim
@@ -132,7 +133,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
             (start, inverted(start)),
             iterations=finetune,
             rate=RATE,
-            advance=stages.advance,
+            stages=stages,
         )
         return Found(*settled(resampled(settled(fields), size, LEVEL, 1)))
 
