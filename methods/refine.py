@@ -35,10 +35,8 @@ Fields = tuple[Tensor, Tensor]
 
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
 MOMENTUM = 0.5  # what remains of the mean of the gradients at each step
-STEADY, HARDLY = (
-    3,
-    0.0002,
-)  # so many steps gain at least such a share of what the level has gained, or they are the last
+# So many steps gain at least such a share of what those before them did, or they are the last. Steps swing.
+STEADY, HARDLY = 5, 0.001
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
 
 
@@ -124,8 +122,11 @@ def refine(
 
 
 def _at_rest(losses: Sequence[float]) -> bool:
-    """Whether the last steps gained hardly anything of what all of them did."""
-    return len(losses) > STEADY and losses[-1 - STEADY] - losses[-1] <= HARDLY * (losses[0] - losses[-1])
+    """Whether the last steps gained hardly anything beside those before them."""
+    if len(losses) <= STEADY:
+        return False
+    before = min(losses[:-STEADY])
+    return before - min(losses[-STEADY:]) <= HARDLY * (losses[0] - before)
 
 
 def _before_inverse(minus: Tensor, inner: Tensor) -> Tensor:
