@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,11 +49,12 @@ class Pair(NamedTuple):
 
 class Found(NamedTuple):
     """What a method gives: a displacement field (1, ndim, *fixed), and where it has them the inverse, of the same
-    shape, and the entropy (1, 1, *fixed)."""
+    shape, and the entropy (1, 1, *fixed); and those of its options that the images decided, with why."""
 
     displacement: Tensor
     inverse: Tensor | None = None
     entropy: Tensor | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def apply(
                 tidy = _as_it_is if mirrored else tidy
             inverse = tidy(inverted(displacement))
     entropy = None if found.entropy is None else found.entropy.cpu()
-    options = {"transform": method.transform, **method.options}
+    options = {"transform": method.transform, **method.options, **found.options}
     used = guides if method.transform == DEFORMABLE else landmarks  # of a map that was searched
     if used is not None and (guides is not None or len(used.fixed) >= FEWEST):
         options |= {"landmarks": len(used.fixed), "landmark_weight": used.weight}

@@ -84,7 +84,7 @@ def register(
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds to end in: late steps are left out.")] = None,
     quiet: Quiet = False,
-    metric: Annotated[str | None, typer.Option(help="Refinement: lncc, ssd (one contrast), mi, mind.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Refinement: lncc, ssd (one contrast), mi, mind; auto.")] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
     mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
     grid_spacing: Annotated[int | None, typer.Option(help="Voxels between control points.")] = None,

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc
+from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc, warp
 
+from ..contrast import one_contrast
 from ..folds import settled
 from ..landmarks import AROUND, both_sides, guided, toward
-from ..method import Pair
+from ..method import Found, Pair
 from ..refine import Fields, pool, refine, resampled
 from ..similarity import (
     Distance,
+    Weight,
     both_ways,
     lncc_distance,
     mi_distance,
@@ -33,15 +37,16 @@ from ..similarity import (
     window_of,
 )
 from ..stages import Stages
-from .options import DiscreteOptions
+from .options import AUTO, DiscreteOptions
 
+BECAUSE = "metric_because"  # beside the options
 LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
 INTENSITY_DISTANCES = {"ssd": ssd_distance, "mi": mi_distance}
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
-def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> Fields:
+def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> Found:
     """Displacement field from a fixed to a moving image on the same grid, and its inverse.
 
     Args:
@@ -51,7 +56,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     Returns:
         (1, ndim, *spatial) each, in voxels: moving at x + disp(x) corresponds to fixed at x, and fixed at y +
-        inverse(y) to moving at y. Neither has folds.
+        inverse(y) to moving at y. Neither has folds. With them the metric that was chosen, where that was ``"auto"``.
     """
     o, size, images = options, pair.fixed.shape[2:], (pair.fixed, pair.moving)
     spacings = o.grid_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
@@ -81,6 +86,13 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         stages.advance(0.5)
         fields: Fields = inverse_consistency(field, searched(1))
 
+        chosen: dict[str, Any] = {}
+        if o.metric == AUTO:
+            blocks = levels[LEVELS.index("half")]
+            aligned = resampled(fields, [s // b for s, b in zip(size, blocks, strict=True)], grid, blocks)[0]
+            chosen = _chosen([pool(x, blocks) for x in images], Weight(*masks(blocks)), aligned)
+            o = replace(o, **{name: chosen[name] for name in chosen if name != BECAUSE})
+
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
     for name, target, iterations in zip(LEVELS, levels, numbers, strict=True):
@@ -101,7 +113,18 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             features.clear()  # as large as the images
             del distances
     with stages.stage("displacement field"):
-        return settled(resampled(settled(fields), size, level, levels[-1])) if level != levels[-1] else settled(fields)
+        fields = settled(fields)
+        if level != levels[-1]:
+            fields = settled(resampled(fields, size, level, levels[-1]))
+    return Found(*fields, options=chosen)
+
+
+def _chosen(images: Sequence[Tensor], weight: Weight, field: Tensor) -> dict[str, Any]:
+    """The options that a field tells which aligns fixed and moving roughly."""
+    one, why = one_contrast(images[0], warp(images[1], field), weight.at(field))
+    if one:
+        return {"metric": "lncc", BECAUSE: f"one contrast: {why}"}
+    return {"metric": "mind", "full_iterations": 0, BECAUSE: f"two contrasts: {why}"}
 
 
 def _blocks(voxels: int, size: Sequence[int], spacing: Sequence[float]) -> list[int]:

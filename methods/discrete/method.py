@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..intensities import standardised
-from ..method import Found, Method
+from ..method import Method
 from .convex import register_discrete
 from .options import choose
 
@@ -17,5 +17,5 @@ def discrete(preset: str, **options: Any) -> Method:
     return Method(
         {"method": "discrete", "preset": preset, **asdict(chosen)},
         standardised,
-        lambda pair, stages: Found(*register_discrete(pair, chosen, stages)),
+        lambda pair, stages: register_discrete(pair, chosen, stages),
     )

@@ -10,7 +10,8 @@ from l2rfast.errors import InputError
 
 from ..options import make_plain
 
-METRICS = ("lncc", "ssd", "mi", "mind")
+AUTO = "auto"
+METRICS = (AUTO, "lncc", "ssd", "mi", "mind")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class DiscreteOptions:
             ``ssd``   squared differences, for images of one contrast and one scale, once their variances are 1
             ``mi``    mutual information, for images of two contrasts or modalities
             ``mind``  squared differences of MIND-SSC features, for the same
+            ``auto``  ``lncc`` where the two images are of one contrast, by what they have in common once the discrete
+                      search has aligned them (`methods.contrast.one_contrast`), else ``mind``
             ========  ==============================================================================================
 
         window: side of the LNCC window, in voxels of the level; odd. Where it is more than a sixth of the longest side
@@ -37,7 +40,7 @@ class DiscreteOptions:
         coarse_iterations: steps of the refinement, on both images each, by blocks of twice that side, first.
         iterations: steps at refine_spacing.
         full_iterations: steps at full resolution, last; none for the metric ``"mind"``, whose features stay
-            at refine_spacing.
+            at refine_spacing: where ``"auto"`` comes to that, they are left out.
         rate: about the longest step, in voxels of the level.
 
     Lengths in voxels are of the shortest side of a voxel: along an axis of longer ones they are fewer (but for
@@ -51,7 +54,7 @@ class DiscreteOptions:
     mind_dilation: int = 2
     grid_spacing: int = 6
     search_radius: int = 4
-    metric: str = "lncc"
+    metric: str = AUTO
     window: int = 21
     refine_spacing: int = 2
     coarse_iterations: int = 6

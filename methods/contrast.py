@@ -1,0 +1,59 @@
+"""Whether two images are of one contrast, so that their intensities can be compared as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from .intensities import robust_range
+
+BINS = 32  # of the intensities, for the best function of them
+DARK = 0.05  # of the robust range, from its lower end: where either image has not more there is nothing to compare
+FEWEST = 100  # voxels to tell by
+LEAST, LINEAR = 0.4, 0.91  # correlation, and as a share of that with the best function
+
+
+def one_contrast(fixed: Tensor, moving: Tensor, counts: Tensor | None) -> tuple[bool, str]:
+    """By how the intensities of two images that are roughly aligned go together where neither is dark.
+
+    Of one contrast they rise together, and a straight line says nearly as much of one from the other as any function
+    does: the correlation r is at least 0.4, and at least 0.91 of the correlation ratio eta (Roche et al., MICCAI 1998),
+    the larger of both directions. Two contrasts of the same anatomy may well have a large eta.
+
+    Args:
+        fixed, moving: of one shape, floating.
+        counts: in their shape, 0 to 1: voxels below 0.5 do not count; None where all do.
+
+    Returns:
+        Whether they are, and why, in a sentence.
+    """
+    valid = np.ones(fixed.numel(), dtype=bool) if counts is None else counts.cpu().numpy().ravel() >= 0.5
+    x, y = (_scaled(image).astype(np.float64) for image in (fixed, moving))
+    valid &= (x > DARK) & (y > DARK)
+    x, y = x[valid], y[valid]
+    if len(x) < FEWEST or not (x.std() > 0 and y.std() > 0):
+        return True, "there is hardly anything to compare intensities by"
+    r = float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std()))
+    eta = max(_correlation_ratio(x, y), _correlation_ratio(y, x), abs(r))
+    found = f"intensities have a correlation of {r:.2f}, and one of {eta:.2f} by the best function of them"
+    return r >= max(LEAST, LINEAR * eta), found
+
+
+def _correlation_ratio(x: np.ndarray, y: np.ndarray) -> float:
+    """Of y with the best function of x, steps in bins; what as many bins find in noise is taken off."""
+    bins = np.minimum((BINS * x).astype(np.int64), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    used = counts > 0
+    means = np.bincount(bins, y, BINS)[used] / counts[used]
+    explained = float((counts[used] * (means - y.mean()) ** 2).sum()) / (len(y) * float(y.var()))
+    degrees = int(used.sum())
+    if degrees >= len(y):
+        return 0.0
+    return float(max(0.0, 1 - (1 - explained) * (len(y) - 1) / (len(y) - degrees)) ** 0.5)
+
+
+def _scaled(image: Tensor) -> np.ndarray:
+    """Flat, the robust range from 0 to 1."""
+    low, high = robust_range(image)
+    scaled: np.ndarray = ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1).cpu().numpy().ravel()
+    return scaled
