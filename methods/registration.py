@@ -171,7 +171,12 @@ def _on_grid(field: Field, fixed: Volume) -> Tensor:
     Raises:
         InputError: it has other axes, or reaches nowhere.
     """
-    ndim, own = fixed.data.ndim, field.disp.shape[2:]
+    ndim = fixed.data.ndim
+    if ndim == 2 and field.disp.ndim == 5 and 1 in field.disp.shape[2:]:  # of a slice in three axes
+        flat = field.disp.shape[2:].index(1)
+        axes = [k for k in range(3) if k != flat]
+        field = Field(field.disp[:, axes].squeeze(2 + flat), field.affine[:, [*axes, flat, 3]])
+    own = field.disp.shape[2:]
     if len(own) != ndim:
         raise InputError(f"initial: expected a field of {ndim} axes, as the images have, got one of {len(own)}")
     matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, field.affine, ndim)).float()

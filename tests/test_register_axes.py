@@ -147,18 +147,22 @@ def test_2d_on_the_command_line(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("angle", [0.0, 0.3])
 @pytest.mark.parametrize("init", ["none", "affine"])
 def test_slices_in_any_plane_are_itks(tmp_path: Path, init: str, angle: float, axis: int) -> None:
-    """Coronal, sagittal and oblique ones, which ITK takes for images of three axes: its warped image is ours."""
+    """Images of three axes for ITK, one of them of length 1: its warped image is ours, and of the same axes. Those of
+    moving lie elsewhere across their plane.
+    """
     pair = scans(56, 52)
     affine = np.diag([1.5, 0.8, 4.0, 1.0])
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     affine[:3, :3] = turn @ affine[:3, :3]
     affine[:3, 3] = (-20, 30, 7)
-    for name in ("fixed", "moving"):
-        nib.save(nib.Nifti1Image(np.expand_dims(pair[name].numpy(), axis), affine), tmp_path / f"{name}.nii")
+    elsewhere = affine.copy()
+    elsewhere[:3, 3] += 9 * affine[:3, axis]
+    for name, header in (("fixed", affine), ("moving", elsewhere)):
+        nib.save(nib.Nifti1Image(np.expand_dims(pair[name].numpy(), axis), header), tmp_path / f"{name}.nii")
     line = ["register", *(str(tmp_path / f"{name}.nii") for name in ("fixed", "moving")), "--init", init]
     done = CliRunner().invoke(cli.app, [*line, "--preset", "fast", "--out", str(tmp_path / "out"), "--quiet"])
     assert done.exit_code == 0, done.output
@@ -176,4 +180,11 @@ def test_slices_in_any_plane_are_itks(tmp_path: Path, init: str, angle: float, a
     assert np.abs(theirs - ours)[6:-6, 6:-6].max() < 1e-3 < 0.1 < np.abs(unmoved - ours)[6:-6, 6:-6].max()
     for index in ((0, 0), (55, 0), (0, 51)):  # where fixed is
         place = fixed.TransformIndexToPhysicalPoint(np.insert(index, axis, 0).tolist())
-        np.testing.assert_allclose(warped.TransformIndexToPhysicalPoint((0, *index)), place, atol=1e-4)
+        np.testing.assert_allclose(
+            warped.TransformIndexToPhysicalPoint(np.insert(index, axis, 0).tolist()), place, atol=1e-4
+        )
+    assert warped.GetSize() == fixed.GetSize()
+    again = l2rfast.register(
+        tmp_path / "fixed.nii", tmp_path / "moving.nii", preset="fast", initial=tmp_path / "out/displacement.nii.gz"
+    )
+    assert again.displacement.shape == (1, 2, 56, 52)

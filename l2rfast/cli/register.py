@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,8 +175,8 @@ def run(
 
     from ..fields import digital_jacobian, jacobian_determinant
     from ..io import (
-        Volume,
         axes_in_itk,
+        onto_plane,
         paired,
         read_labels,
         read_points,
@@ -220,7 +221,6 @@ def run(
         pairs = None if landmarks is None else landmarks[1:]
         result = compute(*images, landmarks=pairs, progress=progress, **arguments)
         with stages.stage("warping"):
-            grid = images[0].affine
             # Before: where the deformation started, or where there is none, by the headers alone.
             linear = result.options["transform"] != DEFORMABLE
             start = replace(result, moving=images[1]) if linear else result
@@ -253,20 +253,22 @@ def run(
                 images[0].affine,
             )
         with stages.stage("writing"):
-            write_image(folder.path("warped.nii.gz"), Volume(warped, grid))
+            on_grid = partial(replace, images[0], mask=None)
+            write_image(folder.path("warped.nii.gz"), on_grid(data=warped))
             if warped_labels is not None:
-                write_image(folder.path("warped_labels.nii.gz"), Volume(warped_labels[1], grid))
+                write_image(folder.path("warped_labels.nii.gz"), on_grid(data=warped_labels[1]))
             if result.entropy is not None:
-                write_image(folder.path("confidence.nii.gz"), Volume(result.entropy[0, 0], grid))
-            write_affine(folder.path("affine.txt"), result.initial.matrix, axes_in_itk(images[0]))
-            write_displacement(folder.path("displacement.nii.gz"), result.displacement, grid)
-            write_displacement(folder.path("inverse_displacement.nii.gz"), result.inverse, grid)
+                write_image(folder.path("confidence.nii.gz"), on_grid(data=result.entropy[0, 0]))
+            place = onto_plane(result.initial.matrix, *images)
+            write_affine(folder.path("affine.txt"), place, axes_in_itk(images[0]))
+            for name, field in (("displacement", result.displacement), ("inverse_displacement", result.inverse)):
+                write_displacement(folder.path(f"{name}.nii.gz"), field, images[0].affine, images[0].flat)
             if fixed_warped:
                 back = result.warp_back(images[0].data)
-                write_image(folder.path("fixed_warped.nii.gz"), Volume(back, images[1].affine))
+                write_image(folder.path("fixed_warped.nii.gz"), replace(images[1], data=back, mask=None))
             if jacobian:
                 change = jacobian_determinant(result.displacement)[0].log()  # NaN where it folds
-                write_image(folder.path("jacobian.nii.gz"), Volume(change, grid))
+                write_image(folder.path("jacobian.nii.gz"), on_grid(data=change))
         files = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
         report.inputs = {
             name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}

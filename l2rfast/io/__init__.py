@@ -12,7 +12,7 @@ from .labels import read_labels, read_mask, read_masks
 from .landmarks import read_landmarks
 from .points import Points, paired, read_points
 from .transforms import Field, Transform, read_transform, write_affine
-from .volume import Volume, axes_in_itk, voxel_to_voxel
+from .volume import Volume, axes_in_itk, onto_plane, voxel_to_voxel
 
 __all__ = [
     "FORMATS",
@@ -22,6 +22,7 @@ __all__ = [
     "Volume",
     "as_volume",
     "axes_in_itk",
+    "onto_plane",
     "paired",
     "read_displacement",
     "read_image",

@@ -20,17 +20,18 @@ _VECTOR = 1007  # the NIfTI intent that ITK takes as it stands, LPS
 _DISPLACEMENT = 1006  # which ITK turns from RAS to LPS
 
 
-def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.ndarray) -> None:
+def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.ndarray, flat: int | None = None) -> None:
     """Write a displacement field for ITK, ANTs, 3D Slicer and ITK-SNAP.
 
     Args:
         path: .nii or .nii.gz.
         disp: ([1,] 3, D, H, W) or ([1,] 2, H, W), in voxels of the fixed grid.
         affine: (4, 4) of the fixed grid; what `write_image` says of a sheared one holds here too.
+        flat: of a slice, see `Volume`.
 
     The file has shape (D, H, W, 1, 3), or (H, W, 1, 1, 2), which ITK takes for an image of two axes; of a slice that
-    does not lie along the first two axes of the world it has the shape (1, H, W, 1, 3). It is float32, of vector intent
-    (1007), and holds LPS millimetres.
+    has three in ITK, see `axes_in_itk`, it has the shape (1, H, W, 1, 3), as ITK takes (H, W, 1, 1, 3) for two axes. It
+    is float32, of vector intent (1007), and holds LPS millimetres.
 
     Raises:
         InputError: another shape or suffix.
@@ -40,7 +41,7 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
     ndim = field.ndim - 1
     if ndim not in (2, 3) or field.shape[0] != ndim:
         raise InputError(f"disp: expected shape ([1,] 3, D, H, W) or ([1,] 2, H, W), got {tuple(disp.shape)}")
-    if axes_in_itk(Volume(field[0], affine)) > ndim:
+    if axes_in_itk(Volume(field[0], affine, flat=flat)) > ndim:
         field = torch.cat([torch.zeros_like(field[:1]), field])[:, None]
         affine, ndim = affine[:, [2, 0, 1, 3]], 3
     vectors = _transform((LPS @ affine[:3, :3])[:ndim, :ndim], field.detach().cpu().float()).movedim(0, -1)

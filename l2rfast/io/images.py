@@ -64,15 +64,16 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside:
             f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
             f"taken for the origin and its axes for left, posterior and superior, as ITK does"
         )
-    return Volume(data, source.affine, mask, bool(source.placed))
+    return Volume(data, source.affine, mask, bool(source.placed), source.flat)
 
 
 def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
     """Write an image as float32, or labels in their integer dtype, to a .nii or .nii.gz file.
 
     qform and sform both carry the affine, with code 1, in millimetres. A sheared one, which a qform cannot express,
-    goes into the sform alone; ITK, which has no room for shears, refuses to read the file. A slice that does not lie
-    along the first two axes of the world is written as (1, H, W), so that ITK sees where it lies.
+    goes into the sform alone; ITK, which has no room for shears, refuses to read the file. A slice of a file that has
+    an axis of length 1 gets it back; another one that does not lie along the first two axes of the world is written as
+    (1, H, W), so that ITK sees where it lies.
 
     Raises:
         InputError: another suffix, or an integer dtype other than uint8, int16 and int32.
@@ -80,7 +81,9 @@ def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
     """
     data, affine = volume.data.float() if volume.data.is_floating_point() else volume.data, volume.affine
     if axes_in_itk(volume) > data.ndim:
-        data, affine = data[None], affine[:, [2, 0, 1, 3]]
+        flat, axes = volume.flat or 0, [0, 1]
+        axes.insert(flat, 2)
+        data, affine = data.unsqueeze(flat), affine[:, [*axes, 3]]
     if data.dtype not in (torch.float32, torch.uint8, torch.int16, torch.int32):
         raise InputError(f"volume: expected a floating dtype, uint8, int16 or int32, got {data.dtype}")
     write(path, data, affine)

@@ -33,6 +33,7 @@ class Source:
         placed: whether something is known of it; None for what has no place to say it, as arrays and pictures.
         step: the distance between values that the file can hold, where it scales integers; else 0.
         shared: whether the caller holds these values as well.
+        flat: of a slice, which axis had a length of 1, if any.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Source:
     placed: bool | None
     step: float
     shared: bool
+    flat: int | None
 
 
 def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tuple[int, ...] = ()) -> Source:
@@ -63,7 +65,8 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
         value = open_image(name, value)
     if isinstance(value, SpatialImage):
         affine, placed = affine_of(name, value, stored=stored)
-        shape, axes = _layout(name, value.shape, dims, size)
+        stored_shape = value.shape
+        shape, axes = _layout(name, stored_shape, dims, size)
         data, step = read_values(name, value, scaled=scaled), _step(value)
     else:
         data = value.data if isinstance(value, Volume) else value
@@ -80,8 +83,12 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
         channels = 2 if data.shape[:2] == (1, 1) and data.ndim - 2 in dims else 0
         channels = channels or int(bool(placed) and shared and data.shape[:1] == (1,) and data.ndim - 1 in dims)
         data = data.detach().as_subclass(Tensor).reshape(data.shape[channels:])
-        shape, axes = _layout(name, tuple(data.shape), dims, size)
-    return Source(name, data.reshape(shape), affine[:, [*axes, 3]], placed, step, shared)
+        stored_shape = tuple(data.shape)
+        shape, axes = _layout(name, stored_shape, dims, size)
+    flat = getattr(value, "flat", None) if isinstance(value, Volume) else None
+    if axes[2:] != [2] or (len(shape) == 2 and len(stored_shape) > 2):
+        flat = axes[2]
+    return Source(name, data.reshape(shape), affine[:, [*axes, 3]], placed, step, shared, flat)
 
 
 def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:

@@ -21,12 +21,15 @@ class Volume:
         affine: (4, 4) float64, voxel -> RAS millimetres.
         mask: (D, H, W) or (H, W) bool, where the image counts; everywhere when None. What is elsewhere may be NaN.
         placed: whether somebody said where it lies: pictures, arrays and headers without codes do not.
+        flat: of a slice, which axis of its file has a length of 1; None where none has. Its direction is the affine's
+            third.
     """
 
     data: Tensor
     affine: np.ndarray
     mask: Tensor | None = None
     placed: bool = True
+    flat: int | None = None
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -37,10 +40,27 @@ class Volume:
 def axes_in_itk(volume: Volume) -> int:
     """2 for a slice along the first two axes of the world, which ITK takes for an image of two axes; else 3.
 
-    A coronal, sagittal or oblique slice, of which an image of two axes would not say where it lies, has three.
+    A coronal, sagittal or oblique slice, of which an image of two axes would not say where it lies, has three, and so
+    has one whose file has an axis of length 1.
     """
+    if volume.flat is not None:
+        return 3
     normal = volume.affine[2, :2] / np.linalg.norm(volume.affine[:3, :2], axis=0)
     return 2 if volume.data.ndim == 2 and np.allclose(normal, 0, atol=1e-4) else 3
+
+
+def onto_plane(matrix: np.ndarray, fixed: Volume, moving: Volume) -> np.ndarray:
+    """The (4, 4) map of the world as ITK needs it, of one that is for slices wherever they lie across their planes.
+
+    Where ITK has them in three axes, the middle of fixed has to meet moving's plane.
+    """
+    if axes_in_itk(fixed) == fixed.data.ndim:
+        return matrix
+    middle = [*((np.array(fixed.data.shape) - 1) / 2), 0, 1]
+    off = np.linalg.solve(moving.affine, matrix @ fixed.affine @ middle)[2]
+    found = matrix.copy()
+    found[:3, 3] -= off * moving.affine[:3, 2]
+    return found
 
 
 def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray, ndim: int = 3) -> np.ndarray:
