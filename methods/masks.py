@@ -47,4 +47,7 @@ def filled(volume: Volume) -> Volume:
     nearest = distance_transform_edt(
         ~volume.mask.cpu().numpy(), sampling=volume.spacing, return_distances=False, return_indices=True
     )
-    return replace(volume, data=torch.from_numpy(volume.data.cpu().numpy()[tuple(nearest)]))
+    data, *contrasts = (
+        torch.from_numpy(image.cpu().numpy()[tuple(nearest)]) for image in (volume.data, *volume.contrasts)
+    )
+    return replace(volume, data=data, contrasts=tuple(contrasts))

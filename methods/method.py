@@ -30,8 +30,8 @@ class Pair(NamedTuple):
     """Two images as a method takes them.
 
     Attributes:
-        fixed, moving: (1, 1, *spatial) float32, moving on the grid of fixed where the method is ``aligned``: where it
-            does not reach, its border repeats.
+        fixed, moving: (1, C, *spatial) float32, of C contrasts, moving on the grid of fixed where the method is
+            ``aligned``: where it does not reach, its border repeats.
         spacing: of fixed's voxels along each axis, in mm.
         fixed_mask: (1, 1, *spatial) float32, 1 at the voxels of fixed that count and 0 at others; None where all do.
         moving_mask: likewise of moving, which does not reach everywhere. Where images do not count they are as
@@ -57,6 +57,16 @@ class Found(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
+def only_one(contrasts: int) -> None:
+    """Of the methods that take images of one contrast.
+
+    Raises:
+        InputError: there are more.
+    """
+    if contrasts > 1:
+        raise InputError(f"fixed, moving: expected one contrast but for the method discrete, got {contrasts}")
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to register, its options chosen.
@@ -71,6 +81,7 @@ class Method:
         aligned: whether the affines are trusted to bring the images near each other.
         transform: ``"deformable"``, or the kind of start, ``"rigid"`` or ``"affine"``, to which it adds nothing.
         optimises: whether it fits the very pair, so that it can do without what masks leave out, and be guided.
+        check_contrasts: raises an `InputError` where it does not take images of so many contrasts.
     """
 
     options: dict[str, Any]
@@ -79,6 +90,7 @@ class Method:
     aligned: bool = True
     transform: str = DEFORMABLE
     optimises: bool = True
+    check_contrasts: Callable[[int], object] = only_one
 
 
 def on_grid_of(
@@ -106,16 +118,22 @@ def on_grid_of(
 
 
 def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None = None) -> Tensor:
-    """Moving's image at the voxels of the fixed one, its border repeated: (1, 1, *fixed). See `on_grid_of`.
+    """Moving's images at the voxels of the fixed one, their border repeated: (1, C, *fixed). See `on_grid_of`.
 
     Where it has to be interpolated it is `without_strays`, as those would spread.
     """
-    data, matrix = moving.data[None, None].to(device), voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
+    data, matrix = _channels(moving).to(device), voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
     still = start is None and fixed.data.shape == moving.data.shape
     if still and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
         return data
     counted = None if moving.mask is None else moving.mask[None, None].to(device)
-    return on_grid_of(fixed, moving, without_strays(data, counted), start=start)
+    tidy = torch.cat([without_strays(image, counted) for image in torch.split(data, 1, 1)], 1)
+    return on_grid_of(fixed, moving, tidy, start=start)
+
+
+def _channels(volume: Volume) -> Tensor:
+    """(1, C, *spatial), of all contrasts."""
+    return torch.stack([volume.data, *volume.contrasts])[None] if volume.contrasts else volume.data[None, None]
 
 
 def apply(
@@ -158,11 +176,11 @@ def apply(
                 covered = _covered(fixed, moving, device, start)
                 image = image_on_grid_of(fixed, moving, device, start)
             else:
-                covered, image = None, moving.data[None, None].to(device)
+                covered, image = None, _channels(moving).to(device)
             inside = None if fixed.mask is None else fixed.mask[None, None].to(device)
             prepared = (
-                method.prepared("fixed", fixed.data[None, None].to(device), inside),
-                method.prepared("moving", image, None if moving.mask is None else covered),
+                _prepared(method, "fixed", _channels(fixed).to(device), inside),
+                _prepared(method, "moving", image, None if moving.mask is None else covered),
             )
             masks = [None if mask is None else mask.float() for mask in (inside, covered)]
             guides = _guides(method, landmarks, fixed, moving, start)
@@ -186,6 +204,11 @@ def apply(
     if used is not None and (guides is not None or len(used.fixed) >= FEWEST):
         options |= {"landmarks": len(used.fixed), "landmark_weight": used.weight}
     return Registration(displacement, inverse, fixed, moving, stages.seconds, options, entropy)
+
+
+def _prepared(method: Method, name: str, images: Tensor, mask: Tensor | None) -> Tensor:
+    """Each contrast on its own."""
+    return torch.cat([method.prepared(name, image, mask) for image in torch.split(images, 1, 1)], 1)
 
 
 def _guides(

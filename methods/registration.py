@@ -21,9 +21,10 @@ from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, initialise
 from .landmarks import Landmarks, checked
 from .linear import TRANSFORMS, linear
-from .masks import counted, filled
+from .masks import filled
 from .method import DEFORMABLE, Method, apply
 from .result import Registration
+from .several import joined
 from .stages import Progress, Stages
 from .unsupervised.register import unsupervised
 from .weakly_supervised.register import weakly_supervised
@@ -62,7 +63,9 @@ def register(
     Args:
         fixed, moving: 3-D images, or 2-D ones, each a path, a nibabel image, an `l2rfast.io.Volume`, or a tensor or
             array of shape ([1, 1,] [D,] H, W), whose voxels are then taken as 1 mm. Grids may differ: moving is
-            resampled to the fixed grid through both affines. An image of one slice counts as 2-D.
+            resampled to the fixed grid through both affines. An image of one slice counts as 2-D. Or of several
+            contrasts of the same, a list each, as many in the same order, for the method discrete: one field is found
+            by all of them, the start by the first, which is what is warped and reported.
         method: ``"discrete"``, which needs no training (`methods.discrete`), or a trained network: ``"unsupervised"``
             (`methods.unsupervised`), ``"pddnet"`` (`methods.discrete.pddnet`), or ``"weakly-supervised"``
             (`methods.weakly_supervised`), which takes images of different kinds, and no notice of the affines.
@@ -99,8 +102,8 @@ def register(
     with _defaults(), _threads(threads), _budgeted(time_budget, progress) as stages:
         chosen, place = choose(method, preset, transform, **options), usable(device)
         volumes = (
-            counted("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
-            counted("moving", moving, "moving_mask", moving_mask, nan_outside=nan_outside),
+            joined("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
+            joined("moving", moving, "moving_mask", moving_mask, nan_outside=nan_outside),
         )
         guides = checked(landmarks, landmark_weight, [volume.data.shape for volume in volumes])
         more: dict[str, Any] = {"landmarks": guides}
@@ -147,6 +150,10 @@ def registered(
         if init not in (AUTO, method.transform):
             raise InputError(f"init: expected {method.transform}, as the transform is that, got {init!r}")
         init = method.transform
+    if len(fixed.contrasts) != len(moving.contrasts):
+        numbers = f"{1 + len(fixed.contrasts)} and {1 + len(moving.contrasts)}"
+        raise InputError(f"fixed, moving: expected as many contrasts of one as of the other, got {numbers}")
+    method.check_contrasts(1 + len(fixed.contrasts))
     images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
     if isinstance(start, Field):
         if init not in (AUTO, NONE):

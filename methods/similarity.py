@@ -75,6 +75,23 @@ def both_ways(
     )
 
 
+def summed(distances: Sequence[Distance], shares: Sequence[float]) -> Distance:
+    """The mean of distances, by their shares."""
+    if len(distances) == 1:
+        return distances[0]
+    total = sum(shares)
+
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = field.new_zeros(()), torch.zeros_like(field)
+        for one, share in zip(distances, shares, strict=True):
+            its_loss, its_gradient = one(field)
+            loss = loss + its_loss * (share / total)
+            gradient += its_gradient.mul_(share / total)
+        return loss, gradient
+
+    return distance
+
+
 def mind_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
     """Squared differences of MIND features (1, 12, *spatial), summed over the channels.
 

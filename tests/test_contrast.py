@@ -19,7 +19,10 @@ CONTRASTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "brighter": (lambda image: 300 * image + 40, True),
     "inverted": (lambda image: 1 - image, False),
     "not monotone": (lambda image: (5 * image).sin(), False),
-    "another subject's noise": (lambda image: torch.rand(image.shape, generator=torch.Generator().manual_seed(0)), False),
+    "another subject's noise": (
+        lambda image: torch.rand(image.shape, generator=torch.Generator().manual_seed(0)),
+        False,
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -58,9 +58,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors a
 
 
 def register(
-    fixed: Annotated[Path, typer.Argument(help="Fixed image: NIfTI, MGH, MetaImage, NRRD, DICOM, PNG, TIFF, JPEG.")],
-    moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, created if absent.")],
+    fixed: Annotated[
+        Path | None, typer.Argument(help="Fixed image: NIfTI, MGH, MetaImage, NRRD, DICOM, PNG, TIFF, JPEG.")
+    ] = None,
+    moving: Annotated[Path | None, typer.Argument(help="Moving image, on any grid.")] = None,
+    fixed_contrasts: Annotated[
+        list[Path] | None, typer.Option("--fixed", help="A further contrast of FIXED, or the first; repeated.")
+    ] = None,
+    moving_contrasts: Annotated[
+        list[Path] | None, typer.Option("--moving", help="Likewise of MOVING, in the same order.")
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="Of each contrast, in order; all alike.")] = None,
     method: MethodName = "discrete",
     preset: Preset = "default",
     weights: Weights = None,
@@ -85,7 +94,10 @@ def register(
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds to end in: late steps are left out.")] = None,
     quiet: Quiet = False,
-    metric: Annotated[str | None, typer.Option(help="Refinement: lncc, ssd (one contrast), mi, mind; auto.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Refinement: lncc, ssd, mi, mind; auto. Of all contrasts, or repeated: of each."),
+    ] = None,
     mind_radius: Annotated[int | None, typer.Option(help="MIND-SSC patch radius, voxels.")] = None,
     mind_dilation: Annotated[int | None, typer.Option(help="MIND-SSC neighbour distance, voxels.")] = None,
     grid_spacing: Annotated[int | None, typer.Option(help="Voxels between control points.")] = None,
@@ -104,10 +116,12 @@ def register(
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
     report."""
+    if weight and weights is not None:
+        raise InputError("--weight: of contrasts, which a network with --weights has not; expected one of the two")
     options = {
-        "weights": weights,
+        "weights": weight or weights,
         "finetune": finetune,
-        "metric": metric,
+        "metric": metric[0] if metric and len(metric) == 1 else metric or None,
         "mind_radius": mind_radius,
         "mind_dilation": mind_dilation,
         "grid_spacing": grid_spacing,
@@ -119,10 +133,14 @@ def register(
         "full_iterations": full_iterations,
         "rate": rate,
     }
+    fixed, *fixed_others = _contrasts("FIXED", fixed, fixed_contrasts)
+    moving, *moving_others = _contrasts("MOVING", moving, moving_contrasts)
     run(
         fixed,
         moving,
         out,
+        fixed_contrasts=fixed_others,
+        moving_contrasts=moving_others,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         nan_outside=nan_outside,
@@ -148,11 +166,25 @@ def register(
     )
 
 
+def _contrasts(name: str, first: Path | None, more: list[Path] | None) -> list[Path]:
+    """In order.
+
+    Raises:
+        InputError: there is none.
+    """
+    every = [*([] if first is None else [first]), *(more or [])]
+    if not every:
+        raise InputError(f"{name}: expected an image, or --{name.lower()} for each contrast, got none")
+    return every
+
+
 def run(
     fixed: Path,
     moving: Path,
     out: Path,
     *,
+    fixed_contrasts: Sequence[Path] = (),
+    moving_contrasts: Sequence[Path] = (),
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
     nan_outside: bool = False,
@@ -166,7 +198,7 @@ def run(
     quiet: bool = False,
     **arguments: Any,
 ) -> None:
-    """The whole job; ``arguments`` go to `methods.registration.register`.
+    """The whole job, of one contrast or several; ``arguments`` go to `methods.registration.register`.
 
     Raises:
         InputError: anything that cannot be read, used or written; nothing is then left in ``out``.
@@ -184,10 +216,10 @@ def run(
         write_displacement,
         write_image,
     )
-    from ..methods.masks import counted
     from ..methods.method import DEFORMABLE
     from ..methods.metrics import distances, in_both
     from ..methods.registration import register as compute
+    from ..methods.several import joined
     from ..methods.stages import Stages
     from ..output import OutputFolder
     from .overview import draw_overview
@@ -200,8 +232,8 @@ def run(
         stages = Stages(progress)
         with stages.stage("reading"):
             images = (
-                counted("FIXED", fixed, "--fixed-mask", fixed_mask, nan_outside=nan_outside),
-                counted("MOVING", moving, "--moving-mask", moving_mask, nan_outside=nan_outside),
+                joined("FIXED", [fixed, *fixed_contrasts], "--fixed-mask", fixed_mask, nan_outside=nan_outside),
+                joined("MOVING", [moving, *moving_contrasts], "--moving-mask", moving_mask, nan_outside=nan_outside),
             )
             labels = None
             if fixed_labels is not None:
@@ -269,10 +301,19 @@ def run(
             if jacobian:
                 change = jacobian_determinant(result.displacement)[0].log()  # NaN where it folds
                 write_image(folder.path("jacobian.nii.gz"), on_grid(data=change))
-        files = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
         report.inputs = {
-            name: {"path": path, "shape": list(volume.data.shape), "spacing": list(volume.spacing)}
-            for (name, path), volume in zip(files.items(), 2 * images, strict=True)
+            name if number == 1 else f"{name}, contrast {number}": {
+                "path": path,
+                "shape": list(volume.data.shape),
+                "spacing": list(volume.spacing),
+            }
+            for name, paths, volume in (
+                ("fixed", [fixed, *fixed_contrasts], images[0]),
+                ("moving", [moving, *moving_contrasts], images[1]),
+                ("fixed_mask", [fixed_mask], images[0]),
+                ("moving_mask", [moving_mask], images[1]),
+            )
+            for number, path in enumerate(paths, 1)
             if path is not None
         }
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}

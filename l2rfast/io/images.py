@@ -64,7 +64,9 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside:
             f"{source.name}: nothing in its header says where it lies (both form codes are 0): its first voxel is "
             f"taken for the origin and its axes for left, posterior and superior, as ITK does"
         )
-    return Volume(data, source.affine, mask, bool(source.placed), source.flat)
+    contrasts = value.contrasts if isinstance(value, Volume) else ()
+    others = tuple(image.float().reshape(data.shape) for image in contrasts)
+    return Volume(data, source.affine, mask, bool(source.placed), source.flat, others)
 
 
 def write_image(path: str | os.PathLike[str], volume: Volume) -> None:

@@ -23,6 +23,7 @@ class Volume:
         placed: whether somebody said where it lies: pictures, arrays and headers without codes do not.
         flat: of a slice, which axis of its file has a length of 1; None where none has. Its direction is the affine's
             third.
+        contrasts: further images of the same, float32 in the shape of data.
     """
 
     data: Tensor
@@ -30,6 +31,7 @@ class Volume:
     mask: Tensor | None = None
     placed: bool = True
     flat: int | None = None
+    contrasts: tuple[Tensor, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, ...]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ from ..similarity import (
     mi_distance,
     mind_distance,
     ssd_distance,
+    summed,
     together,
     window_of,
 )
@@ -46,11 +46,19 @@ INTENSITY_DISTANCES = {"ssd": ssd_distance, "mi": mi_distance}
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
+class Compared(NamedTuple):
+    """Fixed and moving in one contrast, (1, 1, *spatial) each, and the `methods.discrete.options.Contrast`."""
+
+    images: tuple[Tensor, Tensor]
+    metric: str
+    share: float
+
+
 def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> Found:
     """Displacement field from a fixed to a moving image on the same grid, and its inverse.
 
     Args:
-        pair: of zero mean and unit variance.
+        pair: of zero mean and unit variance, in any number of contrasts, which one field aligns.
         options: see `DiscreteOptions`.
         stages: times the stages and reports their progress.
 
@@ -58,7 +66,12 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         (1, ndim, *spatial) each, in voxels: moving at x + disp(x) corresponds to fixed at x, and fixed at y +
         inverse(y) to moving at y. Neither has folds. With them the metric that was chosen, where that was ``"auto"``.
     """
-    o, size, images = options, pair.fixed.shape[2:], (pair.fixed, pair.moving)
+    o, size = options, pair.fixed.shape[2:]
+    compared: Sequence[Compared] = [
+        Compared((pair.fixed[:, k : k + 1], pair.moving[:, k : k + 1]), *contrast)
+        for k, contrast in enumerate(o.contrasts(pair.fixed.shape[1]))
+        if contrast.share > 0
+    ]
     spacings = o.grid_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
     grid, *levels = (_blocks(voxels, size, pair.spacing) for voxels in spacings)
 
@@ -67,7 +80,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     stages.voxels = math.prod(size)
     with stages.stage("features"):
-        features = [_features(x, o, grid) for x in images]
+        features = [_searched(compared, side, o, grid) for side in range(2)]
 
     with stages.stage("discrete search"):
         sides = [g * mm / min(pair.spacing) for g, mm in zip(grid, pair.spacing, strict=True)]
@@ -87,19 +100,27 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         fields: Fields = inverse_consistency(field, searched(1))
 
         chosen: dict[str, Any] = {}
-        if o.metric == AUTO:
+        if any(one.metric == AUTO for one in compared):
             blocks = levels[LEVELS.index("half")]
             aligned = resampled(fields, [s // b for s, b in zip(size, blocks, strict=True)], grid, blocks)[0]
-            chosen = _chosen([pool(x, blocks) for x in images], Weight(*masks(blocks)), aligned)
-            o = replace(o, **{name: chosen[name] for name in chosen if name != BECAUSE})
+            weight = Weight(*masks(blocks)).at(aligned)
+            compared, why = zip(*(_chosen(one, blocks, weight, aligned) for one in compared), strict=True)
+            metrics = [one.metric for one in compared]
+            chosen = {"metric": metrics[0] if len(metrics) == 1 else metrics, BECAUSE: "; ".join(filter(None, why))}
+            if set(metrics) == {"mind"}:
+                chosen["full_iterations"] = 0
 
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
     for name, target, iterations in zip(LEVELS, levels, numbers, strict=True):
-        if not iterations:
+        used = [one for one in compared if name != "full" or one.metric != "mind"]  # whose features stay
+        if not (iterations and used):
             continue
-        with stages.stage(f"refinement, {o.metric.upper()}, {name}"):
-            distances = _distances(o, images, masks(target), target, pair.spacing)
+        with stages.stage(f"refinement, {' and '.join(dict.fromkeys(one.metric.upper() for one in used))}, {name}"):
+            every = [_distances(o, one, masks(target), target, pair.spacing) for one in used]
+            shares = [one.share for one in used]
+            distances = summed([there for there, _ in every], shares), summed([back for _, back in every], shares)
+            del every
             shape, sides = [s // t for s, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
             fields = refine(
                 guided(distances, pair.landmarks, shape, target, sides),
@@ -119,12 +140,21 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
     return Found(*fields, options=chosen)
 
 
-def _chosen(images: Sequence[Tensor], weight: Weight, field: Tensor) -> dict[str, Any]:
-    """The options that a field tells which aligns fixed and moving roughly."""
-    one, why = one_contrast(images[0], warp(images[1], field), weight.at(field))
-    if one:
-        return {"metric": "lncc", BECAUSE: f"one contrast: {why}"}
-    return {"metric": "mind", "full_iterations": 0, BECAUSE: f"two contrasts: {why}"}
+def _chosen(one: Compared, blocks: Sequence[int], weight: Tensor | None, field: Tensor) -> tuple[Compared, str]:
+    """The metric that a field tells which aligns the images roughly, and why; that which is there unless auto."""
+    if one.metric != AUTO:
+        return one, ""
+    fixed, moving = (pool(image, blocks) for image in one.images)
+    alike, why = one_contrast(fixed, warp(moving, field), weight)
+    return one._replace(metric="lncc" if alike else "mind"), f"{'one contrast' if alike else 'two contrasts'}: {why}"
+
+
+def _searched(compared: Sequence[Compared], side: int, o: DiscreteOptions, blocks: Sequence[int]) -> Tensor:
+    """The features of all contrasts of fixed (0) or moving (1), whose squared differences count by their shares."""
+    features = [(_features(one.images[side], o, blocks), one.share) for one in compared]
+    if len(features) == 1:
+        return features[0][0]
+    return torch.cat([values * share**0.5 for values, share in features], 1)
 
 
 def _blocks(voxels: int, size: Sequence[int], spacing: Sequence[float]) -> list[int]:
@@ -141,20 +171,20 @@ def _sides(blocks: Sequence[int], spacing: Sequence[float]) -> list[float]:
 
 def _distances(
     o: DiscreteOptions,
-    images: Sequence[Tensor],
+    one: Compared,
     masks: Sequence[Tensor | None],
     blocks: Sequence[int],
     spacing: Sequence[float],
 ) -> tuple[Distance, Distance]:
-    """Of fixed and moving, averaged over blocks."""
-    if o.metric == "mind":
-        return both_ways(mind_distance, [_features(image, o, blocks) for image in images], masks)
-    pooled = [pool(image, blocks) for image in images]
-    if o.metric == "lncc":
+    """Of fixed and moving in one contrast, averaged over blocks."""
+    if one.metric == "mind":
+        return both_ways(mind_distance, [_features(image, o, blocks) for image in one.images], masks)
+    pooled = [pool(image, blocks) for image in one.images]
+    if one.metric == "lncc":
         return both_ways(
             lncc_distance, pooled, masks, window_of(o.window, pooled[0].shape[2:], _sides(blocks, spacing))
         )
-    return both_ways(INTENSITY_DISTANCES[o.metric], pooled, masks)
+    return both_ways(INTENSITY_DISTANCES[one.metric], pooled, masks)
 
 
 def _features(image: Tensor, o: DiscreteOptions, blocks: Sequence[int]) -> Tensor:

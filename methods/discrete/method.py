@@ -18,4 +18,5 @@ def discrete(preset: str, **options: Any) -> Method:
         {"method": "discrete", "preset": preset, **asdict(chosen)},
         standardised,
         lambda pair, stages: register_discrete(pair, chosen, stages),
+        check_contrasts=chosen.contrasts,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from l2rfast import _check
 from l2rfast.errors import InputError
@@ -12,6 +12,13 @@ from ..options import make_plain
 
 AUTO = "auto"
 METRICS = (AUTO, "lncc", "ssd", "mi", "mind")
+
+
+class Contrast(NamedTuple):
+    """What one of several is compared by, and its share of the sum of all."""
+
+    metric: str
+    share: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class DiscreteOptions:
                       search has aligned them (`methods.contrast.one_contrast`), else ``mind``
             ========  ==============================================================================================
 
+            Or one for each contrast of the images.
+        weights: of the contrasts of the images, not below 0, in the discrete search and in the refinement; alike when
+            None.
         window: side of the LNCC window, in voxels of the level; odd. Where it is more than a sixth of the longest side
             of the image, that is taken.
         refine_spacing: voxels between the points of the refined field, which works on images and features averaged
@@ -54,7 +64,8 @@ class DiscreteOptions:
     mind_dilation: int = 2
     grid_spacing: int = 6
     search_radius: int = 4
-    metric: str = AUTO
+    metric: str | tuple[str, ...] = AUTO
+    weights: tuple[float, ...] | None = None
     window: int = 21
     refine_spacing: int = 2
     coarse_iterations: int = 6
@@ -66,13 +77,35 @@ class DiscreteOptions:
         make_plain(self)
         for name, least in _LEAST.items():
             _check.at_least(name, getattr(self, name), least)
-        _check.choice("metric", self.metric, METRICS)
+        for metric in self.metrics:
+            _check.choice("metric", metric, METRICS)
+        weights = (1.0,) if self.weights is None else self.weights
+        usable = isinstance(weights, tuple) and all(_check.is_number(weight) and weight >= 0 for weight in weights)
+        if not (usable and any(weights)):
+            raise InputError(f"weights: expected numbers, none below 0 and not all 0, got {self.weights!r}")
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
         if not (_check.is_number(self.rate) and self.rate > 0):
             raise InputError(f"rate: expected a positive number, got {self.rate!r}")
-        if self.metric == "mind" and self.full_iterations:
+        if set(self.metrics) == {"mind"} and self.full_iterations:
             raise InputError("full_iterations: expected 0 with the metric mind, whose features stay at refine_spacing")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.metric if isinstance(self.metric, tuple) else (self.metric,)
+
+    def contrasts(self, number: int) -> list[Contrast]:
+        """What is done with each contrast of the images; one metric is that of all.
+
+        Raises:
+            InputError: metrics or weights for another number of contrasts.
+        """
+        metrics = number * self.metrics if isinstance(self.metric, str) else self.metrics
+        weights = number * (1.0,) if self.weights is None else self.weights
+        for name, given in (("metric", metrics), ("weights", weights)):
+            if len(given) != number:
+                raise InputError(f"{name}: expected one for each contrast, {number}, got {len(given)}")
+        return [Contrast(metric, weight / sum(weights)) for metric, weight in zip(metrics, weights, strict=True)]
 
 
 _LEAST = {
@@ -107,6 +140,7 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
         raise InputError(
             f"{unknown[0]}: no such option; expected one of {', '.join(DiscreteOptions.__dataclass_fields__)}"
         )
-    if changes.get("metric") == "mind":
+    metric = changes.get("metric")
+    if metric == "mind" or (isinstance(metric, list | tuple) and set(metric) == {"mind"}):
         changes.setdefault("full_iterations", 0)
     return replace(PRESETS[preset], **changes)
