@@ -182,9 +182,11 @@ class BuildLibraries(build_ext):
         (output,) = self.compiler.object_filenames([source], output_dir=folder)
         options = {"include_dirs": ext.include_dirs, "extra_postargs": [*ext.extra_compile_args, "-MD"]}
         options["extra_postargs"] += [f"-include{first}"]
+        # The compiler lists nothing of what was compiled before.
+        own = [path for path in included(first.with_suffix(".h.d")) if path.startswith("kernels")]
         make(
             Path(output),
-            [source, *included(Path(output).with_suffix(".d"))],
+            [source, *own, *included(Path(output).with_suffix(".d"))],
             # Not by whose headers of PyTorch: those of every version give objects that serve for all.
             f"{self.compiler.compiler_so_cxx} {options | {'include_dirs': ['kernels']}}",
             lambda: self.compiler.compile([source], folder, **options),

@@ -117,7 +117,7 @@ def metadata(wheel: Path, file: str = "WHEEL") -> str:
 
 
 def compiled(log: str) -> list[str]:
-    return re.findall(r"-c (kernels/\w+/cpu\.cpp)", log)
+    return re.findall(r"-c (kernels/\w+/\w+\.cpp)", log)
 
 
 @pytest.fixture(scope="module")
