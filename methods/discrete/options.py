@@ -121,7 +121,7 @@ _LEAST = {
 }
 
 PRESETS = {
-    "fast": DiscreteOptions(iterations=12, full_iterations=0),
+    "fast": DiscreteOptions(iterations=14, full_iterations=0),
     "default": DiscreteOptions(),
     "accurate": DiscreteOptions(iterations=14, full_iterations=10),
 }
