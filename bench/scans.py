@@ -1,7 +1,7 @@
 """``python -m bench.scans``: registers pairs of many kinds, whose right result is known, and writes the report.
 
-Every registration is in a process of its own. What an earlier run measured stays in the report: only what is missing is
-measured, or what ``--only`` names.
+Every registration is in a process of its own. What an earlier run measured stays in the report: only what is missing,
+or was timed beside other work, is measured, or what ``--only`` names.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ class Survey:
             for name, methods in content["sets"].items()
         }
         return cls(content["date"], content["machine"], content["versions"], sets, content["skipped"])
+
+    def lacks(self, name: str, method: str) -> bool:
+        """Whether a set was not measured by a method, or beside other work."""
+        results = self.sets.get(name, {}).get(method, {})
+        return not results or any(one.taken.others > BUSY for one in results.values())
 
     def markdown(self) -> str:
         head = ["set", "method", "pairs", "measure", "before", "start", "result", "worst", "folded, %"]
@@ -179,9 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     good = True
     for name in arguments.only or SETS:
         for method in methods_of(name, SETS[name]):
-            if method in (arguments.method or []) or (
-                not arguments.method and (arguments.only or method not in survey.sets.get(name, {}))
-            ):
+            asked = method in arguments.method if arguments.method else arguments.only or survey.lacks(name, method)
+            if asked:
                 good = _attempt(survey, name, method, arguments.threads) and good
                 survey.write(arguments.out)
     print(f"\n{survey.markdown()}\nReport: {survey.write(arguments.out)}")

@@ -90,7 +90,8 @@ def test_what_is_missing_is_measured_and_a_refusal_is_told(tmp_path: Path, monke
 
     monkeypatch.setattr(scans, "measured", measured)
     monkeypatch.setattr(scans, "SETS", {name: pairs.SETS[name] for name in ("brain-malf", "spine")})
-    Survey(sets={"spine": {FAST: {"one": result()}}}).write(tmp_path)
+    busy = replace(result(), taken=replace(result().taken, others=0.5))
+    Survey(sets={"spine": {FAST: {"one": result()}, DEFAULT: {"one": result(), "two": busy}}}).write(tmp_path)
     assert scans.main(["--out", str(tmp_path)]) == 1  # ours refused
     assert asked == [FAST, DEFAULT, ACCURATE, GREEDY_AFFINE, DEFAULT, ACCURATE, MIND, MUTUAL]
     content = json.loads((tmp_path / "scans.json").read_text())
