@@ -37,7 +37,7 @@ The presets have no options, unless said. *Before* is by the headers alone, *sta
 registration began with. All are means over the pairs of a set, and *worst* is the pair that came off worst. *Folded* is
 the percentage of the voxels where the map on the grid is no digital diffeomorphism, the larger of both directions, and
 the *inverse residual* the mean distance in voxels from where one after the other leads. Seconds are of the call alone,
-the mean over the pairs. No preset was tuned on one of these sets alone."""
+the mean over the pairs."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,19 @@ class Survey:
             _row(name, method, results) for name, methods in self.sets.items() for method, results in methods.items()
         ]
         parts = ["# Registration of scans of many kinds", table(head, rows)]
+        waiting = [
+            key
+            for name, chosen in SETS.items()
+            for method in methods_of(name, chosen)
+            if method not in self.sets.get(name, {}) and (key := f"{name}, {method}") not in self.skipped
+        ]
         every = [one.taken for methods in self.sets.values() for r in methods.values() for one in r.values()]
         if any(taken.others > BUSY for taken in every):
             parts.append("\\* timed while others kept up to so many processors busy, in brackets: not to be compared.")
         parts += [
             EXPLANATION,
-            "\n".join(f"- {name}: {SETS[name].described}." for name in self.sets),
+            "\n".join(f"- {name}: {chosen.described}." for name, chosen in SETS.items()),
+            *([f"Not measured yet: {'; '.join(waiting)}."] if waiting else []),
             *left_out(self.skipped),
             table(["machine", ""], [[name, str(value)] for name, value in self.machine.items()]),
             table(["software", "version"], [list(item) for item in self.versions.items()]),

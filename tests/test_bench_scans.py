@@ -74,6 +74,7 @@ def test_the_report_has_means_and_the_worst_and_is_read_again(tmp_path: Path) ->
     row = f"| spine | {FAST} | 2 | Dice | 0.3000 | 0.4000 | 0.6000 | 0.5000 | 0.2500 | 0.0200 | 2.00 | 3.00 |"
     assert row in text
     assert "Skipped: a (b)." in text
+    assert f"; spine, {DEFAULT}; " in text.partition("Not measured yet: ")[2]
     assert asdict(Survey.restored(json.loads((tmp_path / "scans.json").read_text()))) == asdict(survey)
 
 
