@@ -5,7 +5,8 @@ Between voxels a field is interpolated, so a map can fold where the central diff
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,17 +51,29 @@ def unfolded(field: Tensor) -> Tensor:
             return field
         if turn == 0:
             field = field.clone()
-        # All of them of the field as it was: where boxes overlap, they agree.
-        for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
-            field[:, :, *box] = smoother
-        for box in boxes:
-            checked, around = _wider(box, 1, bad.shape), _wider(box, 2, bad.shape)
-            folds = digital_jacobian(field[:, :, *around])[0] <= LEAST
-            bad[checked] = folds[_within(checked, around)]
+        with _one_thread():
+            # All of them of the field as it was: where boxes overlap, they agree.
+            for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
+                field[:, :, *box] = smoother
+            for box in boxes:
+                checked, around = _wider(box, 1, bad.shape), _wider(box, 2, bad.shape)
+                folds = digital_jacobian(field[:, :, *around])[0] <= LEAST
+                bad[checked] = folds[_within(checked, around)]
     # What is left is made small: a map that is close enough to the identity cannot fold.
     while (digital_jacobian(field) <= LEAST).any():
         field = 0.8 * field
     return field
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small boxes: several threads wait for each other longer than they work, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Box = tuple[slice, ...]
