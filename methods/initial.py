@@ -26,7 +26,8 @@ from .stages import Stages
 from .translations import Placed, compared
 
 NONE, AUTO = "none", "auto"
-KINDS = (NONE, "moments", "rigid", "affine")
+SEARCHED = ("rigid", "affine")  # in the images
+KINDS = (NONE, "moments", *SEARCHED)
 WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: what headers that agree have
 # What is in images overrules headers that agree where a translation has that much more information than none, and that
 # much for every place, in nats: what tells little, as ultrasound of MR, may fit anywhere.

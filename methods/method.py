@@ -37,6 +37,7 @@ class Pair(NamedTuple):
         moving_mask: likewise of moving, which does not reach everywhere. Where images do not count they are as
             `methods.masks.filled` has them.
         landmarks: that guide the field, both in voxels of the fixed grid; None where there are none.
+        near: whether a rigid or affine start was found in the images.
     """
 
     fixed: Tensor
@@ -45,6 +46,7 @@ class Pair(NamedTuple):
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
     landmarks: Landmarks | None = None
+    near: bool = False
 
 
 class Found(NamedTuple):
@@ -145,6 +147,7 @@ def apply(
     start: Tensor | None = None,
     landmarks: Landmarks | None = None,
     *,
+    near: bool = False,
     without_folds: bool = True,
 ) -> Registration:
     """Register a moving image to a fixed one.
@@ -157,6 +160,7 @@ def apply(
         start: (1, ndim, *fixed), in voxels of fixed, for a method that is ``aligned``: the displacement to go on from,
             which the one that is found includes.
         landmarks: each in voxels of its image; they are not used where the method does not optimise, which is said.
+        near: see `Pair`.
         without_folds: whether a field that comes without its inverse, as a network's, is smoothed where it folds;
             else it is as the method gives it.
 
@@ -184,7 +188,7 @@ def apply(
             )
             masks = [None if mask is None else mask.float() for mask in (inside, covered)]
             guides = _guides(method, landmarks, fixed, moving, start)
-            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides)
+            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides, near)
             del image, prepared, masks
         found = method.run(pair, stages)
     displacement, inverse = found.displacement.cpu(), None if found.inverse is None else found.inverse.cpu()

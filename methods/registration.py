@@ -18,7 +18,7 @@ from l2rfast.io import Field, Transform, Volume, read_transform, voxel_to_voxel
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
-from .initial import AUTO, GIVEN, NONE, initialise
+from .initial import AUTO, GIVEN, NONE, SEARCHED, initialise
 from .landmarks import Landmarks, checked
 from .linear import TRANSFORMS, linear
 from .masks import filled
@@ -167,7 +167,8 @@ def registered(
         given = replace(GIVEN, matrix=start)
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
-    found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks)
+    near = initial.kind in SEARCHED
+    found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks, near=near)
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
 

@@ -43,6 +43,7 @@ BECAUSE = "metric_because"  # beside the options
 LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
 INTENSITY_DISTANCES = {"ssd": ssd_distance, "mi": mi_distance}
+WIDE, NEAR = 4, 2  # reach of the search, in control points: by the headers alone, and after a start that was found
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
@@ -84,8 +85,9 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     with stages.stage("discrete search"):
         sides = [g * mm / min(pair.spacing) for g, mm in zip(grid, pair.spacing, strict=True)]
+        reach = o.search_radius or (NEAR if pair.near else WIDE)
         radius = [
-            min(max(1, round(o.search_radius * o.grid_spacing / side)), o.search_radius, points - 1)
+            min(max(1, round(reach * o.grid_spacing / side)), reach, points - 1)
             for side, points in zip(sides, features[0].shape[2:], strict=True)
         ]
         weight, deviations = together(masks(grid)), [AROUND / side for side in _sides(grid, pair.spacing)]
@@ -99,14 +101,14 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         stages.advance(0.5)
         fields: Fields = inverse_consistency(field, searched(1))
 
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, Any] = {"search_radius": reach}
         if any(one.metric == AUTO for one in compared):
             blocks = levels[LEVELS.index("half")]
             aligned = resampled(fields, [s // b for s, b in zip(size, blocks, strict=True)], grid, blocks)[0]
             weight = Weight(*masks(blocks)).at(aligned)
             compared, why = zip(*(_chosen(one, blocks, weight, aligned) for one in compared), strict=True)
             metrics = [one.metric for one in compared]
-            chosen = {"metric": metrics[0] if len(metrics) == 1 else metrics, BECAUSE: "; ".join(filter(None, why))}
+            chosen |= {"metric": metrics[0] if len(metrics) == 1 else metrics, BECAUSE: "; ".join(filter(None, why))}
             if set(metrics) == {"mind"}:
                 chosen["full_iterations"] = 0
 

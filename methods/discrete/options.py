@@ -28,7 +28,8 @@ class DiscreteOptions:
     Attributes:
         mind_radius, mind_dilation: of the MIND-SSC descriptor, in voxels.
         grid_spacing: voxels between the control points of the discrete search; at most a quarter of a side.
-        search_radius: reach of the discrete search to each side, in control-point spacings.
+        search_radius: reach of the discrete search to each side, in control-point spacings. None: 4, or 2 where a rigid
+            or affine start was found in the images, which leaves less to find.
         metric: distance of the refinement:
 
             ========  ==============================================================================================
@@ -63,7 +64,7 @@ class DiscreteOptions:
     mind_radius: int = 1
     mind_dilation: int = 2
     grid_spacing: int = 6
-    search_radius: int = 4
+    search_radius: int | None = None
     metric: str | tuple[str, ...] = AUTO
     weights: tuple[float, ...] | None = None
     window: int = 21
@@ -76,7 +77,8 @@ class DiscreteOptions:
     def __post_init__(self) -> None:
         make_plain(self)
         for name, least in _LEAST.items():
-            _check.at_least(name, getattr(self, name), least)
+            if getattr(self, name) is not None or name != "search_radius":
+                _check.at_least(name, getattr(self, name), least)
         for metric in self.metrics:
             _check.choice("metric", metric, METRICS)
         weights = (1.0,) if self.weights is None else self.weights
