@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -233,11 +233,12 @@ def usable(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """PyTorch's own, whatever device and dtype its user wants for what is made without them."""
+    """PyTorch's own, whatever device and dtype its user wants for what is made without them, and no inference mode: in
+    it there are no gradients, by which some metrics and the fine-tuning go."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
             yield
     finally:
         torch.set_default_dtype(before)

@@ -108,7 +108,13 @@ def registered(**options: object) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"preset": "fast"}, {"preset": "accurate"}, {"metric": "mind"}, {"preset": "fast", "init": "rigid"}],
+    [
+        {"preset": "fast"},
+        {"preset": "accurate"},
+        {"metric": "mind"},
+        {"metric": "mi"},
+        {"preset": "fast", "init": "rigid"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("context", (FOR_ALL | NARROW).values(), ids=FOR_ALL | NARROW)

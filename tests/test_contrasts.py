@@ -109,6 +109,7 @@ def test_another_grid_of_the_same_subject(scans: Pairs) -> None:
         ),
         (lambda f, m: ((f, m), {"weights": [1, -1]}), "weights: expected numbers, none below 0 and not all 0"),
         (lambda f, m: ((f, m), {"weights": [0, 0]}), "weights: expected numbers, none below 0 and not all 0"),
+        (lambda f, m: ((f, m), {"weights": [1e308, 1e308]}), "weights: expected numbers, none below 0 and not all 0"),
         (
             lambda f, m: ((f, m), {"weights": [1, float("nan")]}),
             "weights: expected numbers, none below 0 and not all 0",

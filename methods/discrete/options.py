@@ -83,7 +83,7 @@ class DiscreteOptions:
             _check.choice("metric", metric, METRICS)
         weights = (1.0,) if self.weights is None else self.weights
         usable = isinstance(weights, tuple) and all(_check.is_number(weight) and weight >= 0 for weight in weights)
-        if not (usable and any(weights)):
+        if not (usable and any(weights) and sum(weights) <= _MOST):
             raise InputError(f"weights: expected numbers, none below 0 and not all 0, got {self.weights!r}")
         if self.window % 2 == 0:
             raise InputError(f"window: expected an odd number, got {self.window}")
@@ -110,6 +110,7 @@ class DiscreteOptions:
         return [Contrast(metric, weight / sum(weights)) for metric, weight in zip(metrics, weights, strict=True)]
 
 
+_MOST = 1e300  # of weights: what float64 can add and divide by
 _LEAST = {
     "mind_radius": 0,
     "mind_dilation": 1,
