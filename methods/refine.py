@@ -37,6 +37,7 @@ PASSES = 2  # of the averages that smooth a step, before and after it is scaled
 MOMENTUM = 0.5  # what remains of the mean of the gradients at each step
 # So many steps gain at least such a share of what those before them did, or they are the last. Steps swing.
 STEADY, HARDLY = 5, 0.001
+SHORTER = 0.5  # what steps become that made it worse
 PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to rest, and from which on they are whole
 
 
@@ -83,7 +84,7 @@ def refine(
     rate: float,
     stages: Stages,
     sides: Sequence[float] | None = None,
-) -> Fields:
+) -> Fields | None:
     """Minimise the distances of two images, each from the other's warp, by steps that are composed.
 
     Args:
@@ -98,7 +99,7 @@ def refine(
 
     Returns:
         The refined fields, in voxels of the level; nearly each other's inverse. After fewer steps where the distances
-        no longer become less, or no time is left.
+        no longer become less, or no time is left. None where they are more than at first in spite of shorter steps.
     """
     sides = [1.0] * fields[0].shape[1] if sides is None else sides
     there, back = fields
@@ -118,7 +119,9 @@ def refine(
         losses.append(first.loss + second.loss)
         stages.took(time.perf_counter() - start, there[0, 0].numel())
         stages.advance(k / iterations)
-    return there, back
+        if losses[-1] > losses[0]:
+            first.rate, second.rate = SHORTER * first.rate, SHORTER * second.rate
+    return None if losses and losses[-1] > losses[0] else (there, back)
 
 
 def _at_rest(losses: Sequence[float]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 import l2rfast
@@ -69,7 +72,9 @@ def there_and_back(distance: Distance, size: tuple[int, ...], stages: Stages | N
         return loss, -gradient
 
     distances = distance, other
-    return refine(distances, (still, still), stages=stages or Stages(), **options)
+    found = refine(distances, (still, still), stages=stages or Stages(), **options)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 22, 24), (36, 36, 36)])
@@ -194,3 +199,33 @@ def test_no_step_begins_that_would_end_too_late() -> None:
     there_and_back(distance, (20, 22), iterations=3, rate=0.5, stages=stages)
     assert len(seen) == 2 * 3
     assert not stages.late
+
+
+def test_steps_that_make_it_worse_become_shorter_and_are_undone() -> None:
+    """Towards something that is to be gained far away, uphill."""
+    lengths = []
+
+    def distance(field: Tensor, way: float = 1.0) -> tuple[Tensor, Tensor]:
+        lengths.append(float(field.abs().max()))
+        return field.square().sum(1).mean(), torch.full_like(field, way)
+
+    still = torch.zeros(1, 2, 20, 22)
+    distances = distance, partial(distance, way=-1.0)
+    assert refine(distances, (still, still), iterations=6, rate=0.5, stages=Stages()) is None
+    ways = [later - earlier for earlier, later in zip(lengths[::2], lengths[2::2], strict=False)]
+    assert 0 < ways[-1] < 0.3 * ways[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_slab_is_not_made_worse(seed: int) -> None:
+    """Three slices of which only the middle one holds anything, moved within it."""
+    rng, size = np.random.default_rng(seed), (40, 44, 3)
+    places = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
+    texture = gaussian_filter(rng.standard_normal(size), [2, 2, 0.75])
+    fixed = ((sum(x * x for x in places) < 0.7) * (3 + texture / texture.std())).astype(np.float32)
+    field = [gaussian_filter(rng.standard_normal(size), [6, 6, 0.75]) for _ in range(2)]
+    way = [2 * x / abs(x).max() for x in field] + [0.0]
+    places = [i + x for i, x in zip(np.indices(size), way, strict=True)]
+    moving = map_coordinates(fixed, places, order=1, mode="nearest").astype(np.float32)
+    warped = l2rfast.register(fixed, moving, init="none").warp(torch.from_numpy(moving)).numpy()
+    assert np.square(warped - fixed).mean() < np.square(moving - fixed).mean()

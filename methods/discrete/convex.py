@@ -124,7 +124,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             distances = summed([there for there, _ in every], shares), summed([back for _, back in every], shares)
             del every
             shape, sides = [s // t for s, t in zip(size, target, strict=True)], _sides(target, pair.spacing)
-            fields = refine(
+            refined = refine(
                 guided(distances, pair.landmarks, shape, target, sides),
                 resampled(fields, shape, level, target),
                 iterations=iterations,
@@ -132,9 +132,10 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
                 stages=stages,
                 sides=sides,
             )
-            level = target
+            if refined is not None:
+                fields, level = refined, target
             features.clear()  # as large as the images
-            del distances
+            del distances, refined
     with stages.stage("displacement field"):
         fields = settled(fields)
         if level != levels[-1]:

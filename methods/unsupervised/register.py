@@ -119,7 +119,8 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
     with stages.stage("fine-tuning"):
         start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
         level = start.shape[2:], [LEVEL] * ndim, [1.0] * ndim
-        fields = refine(
+        fields = start, inverted(start)
+        refined = refine(
             guided(
                 both_ways(
                     lncc_distance,
@@ -130,12 +131,12 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
                 pair.landmarks,
                 *level,
             ),
-            (start, inverted(start)),
+            fields,
             iterations=finetune,
             rate=RATE,
             stages=stages,
         )
-        return Found(*settled(resampled(settled(fields), size, LEVEL, 1)))
+        return Found(*settled(resampled(settled(refined or fields), size, LEVEL, 1)))
 
 
 def _predicted(fixed: Tensor, moving: Tensor, network: VoxelMorph) -> Tensor:
