@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "common/tensor.h"
+#include "common/memory.h"
 
 namespace l2rfast {
 namespace {
@@ -14,7 +14,7 @@ constexpr int64_t kRun = 1024;  // voxels whose numbers stay in the first-level 
 std::tuple<Tensor, Tensor> adam_step(const Tensor& gradient_, const Tensor& mean_, const Tensor& square_,
                                      const Tensor& factor_, double beta, int64_t done, double rate, double eps) {
   const Tensor gradient = packed(gradient_), mean = packed(mean_), square = packed(square_), factor = packed(factor_);
-  const Tensor next = empty_as(square, shape_of(square)), step = empty_as(mean, shape_of(mean));
+  const Tensor next = room_as(square, shape_of(square)), step = room_as(mean, shape_of(mean));
   const int64_t items = mean.size(0), channels = mean.size(1), volume = square.numel() / items;
   const int64_t runs = (volume + kRun - 1) / kRun;
   for_real(mean.scalar_type(), [&](auto t) {

@@ -5,8 +5,8 @@
 // slice across y is. Volumes that fit the cache take all passes there.
 
 #include "common/box.h"
+#include "common/memory.h"
 #include "common/smoother.h"
-#include "common/tensor.h"
 
 namespace l2rfast {
 namespace {
@@ -115,7 +115,7 @@ void smooth(const T* image, T* result, int64_t volumes, Grid grid, const Filter&
 
 template <class Filter>
 Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string padding) {
-  const Tensor image = packed(image_), result = empty_as(image, shape_of(image));
+  const Tensor image = packed(image_), result = room_as(image, shape_of(image));
   const Outside outside = padding == "zeros"    ? Outside::zero
                           : padding == "border" ? Outside::border
                                                 : Outside::extended;

@@ -1,5 +1,6 @@
 // The loops that every operation that samples has: common/sampler.h says what they do, and how.
 
+#include "common/memory.h"
 #include "common/sampler.h"
 
 namespace l2rfast {
@@ -134,7 +135,7 @@ Tensor sample(const Tensor& image, const Positions<A>& source, const std::string
               const Added<A>& added) {
   Tensor result;
   for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
-    result = empty_as(image, p.shape(image.size(1)));
+    result = room_as(image, p.shape(image.size(1)));
     const Job job(image, result);
     if (mode == "nearest")
       p.template each_group<BlockNearest<ndim, A, Index>>([&](auto group) { sample_nearest(p, group, job); });

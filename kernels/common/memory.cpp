@@ -4,11 +4,11 @@
 // that takes longer than most of these kernels compute. While somebody asks for it, the memory of large results that
 // are gone is therefore kept for the next of the same size.
 
+#include "common/memory.h"
+
 #include <cstdlib>
 #include <mutex>
 #include <unordered_map>
-
-#include "common/tensor.h"
 
 namespace l2rfast {
 namespace {
@@ -66,7 +66,7 @@ void keep_memory(bool more) { kept.keep(more); }
 
 }  // namespace
 
-Tensor empty_as(const Tensor& like, std::vector<int64_t> shape) {
+Tensor room_as(const Tensor& like, std::vector<int64_t> shape) {
   size_t bytes = like.element_size();
   for (const int64_t n : shape) bytes *= n;
   void* const block = bytes < kLarge ? nullptr : kept.take(bytes);

@@ -27,8 +27,7 @@ using BFloat16 = torch::headeronly::BFloat16;
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// Room for a result of the dtype of another tensor: see common/memory.cpp.
-Tensor empty_as(const Tensor& like, std::vector<int64_t> shape);
+inline Tensor empty_as(const Tensor& like, std::vector<int64_t> shape) { return torch::stable::new_empty(like, shape); }
 
 // The dtype of a C++ floating type.
 template <class A>

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "common/memory.h"
 #include "common/sampler.h"
 
 namespace l2rfast {
@@ -97,7 +98,7 @@ void invert_block(const Problem<ndim, A, Index>& p, StepX step_x, Held<ndim, A>&
 }
 
 Tensor invert(const Tensor& disp_, const Tensor& start_, int64_t tries) {
-  const Tensor disp = packed(disp_), start = packed(start_), result = empty_as(disp, shape_of(disp));
+  const Tensor disp = packed(disp_), start = packed(start_), result = room_as(disp, shape_of(disp));
   for_arithmetic(disp, disp, [&](auto dims, auto real) {
     constexpr int ndim = dims;
     using A = decltype(real);

@@ -6,6 +6,7 @@
 // The gradient is gathered, row by row too: what every voxel gets of its neighbours' determinants. Their cofactors are
 // computed again for each of the 2 * ndim + 1 rows that need them, which is cheaper than to store ndim^2 volumes.
 
+#include "common/memory.h"
 #include "common/rows.h"
 #include "common/sampling.h"
 #include "common/vectors.h"
@@ -261,7 +262,7 @@ Tensor of_each_row(const Tensor& disp_, const F& f) {
   const Tensor disp = packed(disp_);
   auto shape = shape_of(disp);
   shape.erase(shape.begin() + 1);
-  const Tensor result = empty_as(disp, shape);
+  const Tensor result = room_as(disp, shape);
   const Grid grid = grid_of(disp, disp.size(1));
   each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
     using T = decltype(t);
@@ -280,7 +281,7 @@ Tensor digital_jacobian(const Tensor& disp) {
 }
 
 Tensor jacobian_determinant_backward(const Tensor& grad_, const Tensor& disp_) {
-  const Tensor disp = packed(disp_), grad = packed(grad_), result = empty_as(disp, shape_of(disp));
+  const Tensor disp = packed(disp_), grad = packed(grad_), result = room_as(disp, shape_of(disp));
   const Grid grid = grid_of(disp, disp.size(1));
   each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
     using T = decltype(t);

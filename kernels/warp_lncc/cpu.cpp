@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "common/local_ncc.h"
+#include "common/memory.h"
 #include "common/sampler.h"
 
 namespace l2rfast {
@@ -119,7 +120,7 @@ std::tuple<Tensor, Tensor> warp_local_ncc(const Tensor& fixed, const Tensor& mov
                                           std::vector<double> weights, std::string borders,
                                           std::vector<double> constants, bool averaged, std::string padding) {
   const Tensor disp = packed(disp_), scale = packed(scale_);
-  const Tensor value = empty_as(disp, {disp.size(0)}), gradient = empty_as(disp, shape_of(disp));
+  const Tensor value = room_as(disp, {disp.size(0)}), gradient = room_as(disp, shape_of(disp));
   const Measure measure(constants, averaged, borders);
   const Windows w(disp, window, weights.empty() ? nullptr : weights.data());
   const auto run = [&]<class R>(const Sampler<R>& sampler, const Grid& out, const Channels& image) {

@@ -7,7 +7,7 @@
 // loop, pass them in channels-last layout with a multiple of 16 channels.
 
 #include "common/interpolation.h"
-#include "common/tensor.h"
+#include "common/memory.h"
 
 namespace l2rfast {
 namespace {
@@ -142,8 +142,8 @@ void warp_ssd_item(const T* fixed, const T* moving, int64_t channels, const Tens
 }
 
 std::tuple<Tensor, Tensor> warp_ssd(const Tensor& fixed, const Tensor& moving, const Tensor& disp_) {
-  const Tensor disp = packed(disp_), gradient = empty_as(disp, shape_of(disp));
-  const Tensor loss = empty_as(disp, {disp.size(0)});
+  const Tensor disp = packed(disp_), gradient = room_as(disp, shape_of(disp));
+  const Tensor loss = room_as(disp, {disp.size(0)});
   const int64_t ndim = disp.size(1);
   const Grid out = grid_of(disp, ndim);
   for_real(disp.scalar_type(), [&](auto t) {
