@@ -13,7 +13,6 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast._dispatch import OPERATORS
-from l2rfast.data.synthetic import anatomies
 
 
 @pytest.fixture(params=OPERATORS["mind_ssc"].backends(), autouse=True)
@@ -181,12 +180,3 @@ def test_warp_ssd_where_the_field_is_not_finite() -> None:
     assert loss[0].isnan()
     assert loss[1] == clean_loss[1]
     assert torch.equal(gradient, clean_gradient.masked_fill(hit, 0))
-
-
-@pytest.mark.parametrize(("init", "reach"), [("none", 4), ("moments", 4), ("rigid", 2), ("affine", 2)])
-def test_after_a_start_that_was_found_the_search_is_narrow(init: str, reach: int) -> None:
-    (subject,) = anatomies(1, (32, 36, 30), structures=3)
-    image = subject.image[0, 0]
-    few = {"coarse_iterations": 0, "iterations": 1, "full_iterations": 0}
-    assert l2rfast.register(image, image.roll(2, 0), init=init, **few).options["search_radius"] == reach
-    assert l2rfast.register(image, image, init=init, search_radius=3, **few).options["search_radius"] == 3

@@ -379,3 +379,13 @@ def test_a_budget_of_time_is_kept_or_said(pair: dict[str, torch.Tensor]) -> None
 def test_a_budget_is_seconds(pair: dict[str, torch.Tensor], seconds: object) -> None:
     with pytest.raises(InputError, match="time_budget: expected a positive number of seconds"):
         l2rfast.register(pair["fixed"], pair["moving"], time_budget=seconds)
+
+
+@pytest.mark.parametrize(("init", "reach"), [("none", 4), ("moments", 4), ("rigid", 2), ("affine", 2)])
+def test_after_a_start_that_was_found_the_search_is_narrow(
+    pair: dict[str, torch.Tensor], init: str, reach: int
+) -> None:
+    image = pair["fixed"][::2, ::2, ::2]
+    few = {"coarse_iterations": 0, "iterations": 1, "full_iterations": 0}
+    assert l2rfast.register(image, image.roll(2, 0), init=init, **few).options["search_radius"] == reach
+    assert l2rfast.register(image, image, init=init, search_radius=3, **few).options["search_radius"] == 3
