@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from .intensities import robust_range
+from .intensities import in_range
 
 BINS = 32  # of the intensities, for the best function of them
 DARK = 0.05  # of the robust range, from its lower end: where either image has not more there is nothing to compare
@@ -28,7 +28,7 @@ def one_contrast(fixed: Tensor, moving: Tensor, counts: Tensor | None) -> tuple[
         Whether they are, and why, in a sentence.
     """
     valid = np.ones(fixed.numel(), dtype=bool) if counts is None else counts.cpu().numpy().ravel() >= 0.5
-    x, y = (_scaled(image).astype(np.float64) for image in (fixed, moving))
+    x, y = (in_range(image).cpu().numpy().ravel().astype(np.float64) for image in (fixed, moving))
     valid &= (x > DARK) & (y > DARK)
     x, y = x[valid], y[valid]
     if len(x) < FEWEST or not (x.std() > 0 and y.std() > 0):
@@ -50,10 +50,3 @@ def _correlation_ratio(x: np.ndarray, y: np.ndarray) -> float:
     if degrees >= len(y):
         return 0.0
     return float(max(0.0, 1 - (1 - explained) * (len(y) - 1) / (len(y) - degrees)) ** 0.5)
-
-
-def _scaled(image: Tensor) -> np.ndarray:
-    """Flat, the robust range from 0 to 1."""
-    low, high = robust_range(image)
-    scaled: np.ndarray = ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1).cpu().numpy().ravel()
-    return scaled

@@ -19,7 +19,7 @@ from torch import Tensor
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 
-from .intensities import robust_range
+from .intensities import in_range
 from .landmarks import Landmarks, fitted
 from .poses import METRICS, Level, World
 from .stages import Stages
@@ -301,11 +301,9 @@ def _placed(volume: Volume, device: torch.device) -> Placed:
     """The robust range from 0 to 1, what lies outside cut off; 0 where it is constant."""
     image = volume.data.to(device, torch.float32)[None, None]
     mask = None if volume.mask is None else volume.mask.to(device)[None, None]
-    low, high = robust_range(image, mask)
-    scaled = ((image - low) / (high - low if high > low else 1.0)).clamp(0, 1)
     keep = [*range(volume.data.ndim), 3]
     affine = torch.from_numpy(volume.affine[np.ix_(keep, keep)]).double()
-    return Placed(scaled, affine, None if mask is None else mask.float())
+    return Placed(in_range(image, mask), affine, None if mask is None else mask.float())
 
 
 def _centre(placed: Placed) -> Tensor:

@@ -36,6 +36,19 @@ def robust_range(image: Tensor, mask: Tensor | None = None) -> tuple[float, floa
     return _range(_scanned(image, mask))
 
 
+def in_range(image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The robust range from 0 to 1, what lies beyond cut off; 0 where the image is constant.
+
+    Args:
+        image, mask: as in `robust_range`.
+
+    Returns:
+        The same shape and dtype.
+    """
+    low, high = robust_range(image, mask)
+    return ((image - low) / (high - low if high > low else 1.0)).clamp_(0, 1)
+
+
 def without_strays(image: Tensor, mask: Tensor | None = None) -> Tensor:
     """Bring what lies beyond the robust range by more than its width to its ends, and what is outside a CT scan to air.
 

@@ -52,10 +52,12 @@ def checked(landmarks: Any, weight: Any, shapes: Sequence[Sequence[int]]) -> Lan
         None where nothing is to guide.
 
     Raises:
-        InputError: not two sets of as many finite points, or a weight that is no number from 0 on.
+        InputError: not two sets of as many finite points, a weight that is no number from 0 on, or without landmarks.
     """
     weight = _check.not_negative("landmark_weight", weight)
     if landmarks is None:
+        if weight != 1:
+            raise InputError(f"landmark_weight: expected landmarks to weigh, got {weight:g} and none")
         return None
     ndim = len(shapes[0])
     expected = f"landmarks: expected points of fixed and of moving, two tensors (M, {ndim})"

@@ -42,10 +42,11 @@ PRESSED, FREE = 0.1, 0.3  # least Jacobian determinants at which steps come to r
 
 
 def pool(image: Tensor, size: int | Sequence[int]) -> Tensor:
-    """Averages over blocks of ``size`` voxels along each axis."""
-    if size == 1:
+    """Averages over blocks of ``size`` voxels along each axis; of blocks of one voxel the image itself."""
+    sides = [size] * (image.ndim - 2) if isinstance(size, int) else list(size)
+    if max(sides) == 1:
         return image
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, size if isinstance(size, int) else list(size))
+    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, sides)
 
 
 def resample_field(

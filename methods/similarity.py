@@ -14,7 +14,7 @@ from l2rfast import box_average, joint_histogram, warp
 from l2rfast.lncc import warp_local_ncc
 from l2rfast.losses import warp_ssd
 
-from .intensities import robust_range
+from .intensities import in_range
 
 # Of a displacement field (1, ndim, *spatial) in voxels of its level: the distance, a mean over the voxels that count,
 # without axes, and the gradient to the field of such a sum over all voxels, those that do not count being 0.
@@ -224,8 +224,7 @@ def steepness(image: Tensor) -> Tensor:
 
 def _in_bins(image: Tensor) -> Tensor:
     """The robust range from the second bin to the last but one, so that no window is cut."""
-    low, high = robust_range(image)
-    return (image - low).mul_((BINS - 3) / (high - low if high > low else 1.0)).add_(1).clamp_(1, BINS - 2)
+    return in_range(image).mul_(BINS - 3).add_(1)
 
 
 def _information(joint: Tensor) -> float:

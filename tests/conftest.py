@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 
 # Small tensors gain nothing by a second thread, which waits for a core that another test has. Before PyTorch reads it.
@@ -53,6 +54,14 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def same_locale() -> Iterator[None]:
+    """SimpleITK sets the locale of the process to C where it writes DICOM, and with it the encoding of later tests."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

@@ -258,3 +258,8 @@ def test_the_report_says_whether_they_guided(pair: tuple[Tensor, Tensor], tmp_pa
         assert before == pytest.approx(27**0.5, rel=1e-4)
         errors.append(after)
     assert errors[0] < 0.8 < 2 < errors[1]
+
+
+def test_a_weight_without_landmarks_is_refused() -> None:
+    with pytest.raises(InputError, match="landmark_weight: expected landmarks to weigh, got 5 and none"):
+        l2rfast.register(torch.rand(12, 12, 12), torch.rand(12, 12, 12), landmark_weight=5)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from .._dispatch import OPERATORS
 from .._native import INSTRUCTION_SET
 from ..errors import InputError, notice
-from ..methods.stages import Progress
+from .bars import bars
 from .notices import notices
 from .report import Report
 
@@ -92,7 +88,7 @@ def register(
     landmark_weight: Annotated[float, typer.Option(help="How much they count; 0: they are measured only.")] = 1.0,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
-    time_budget: Annotated[float | None, typer.Option(help="Seconds to end in: late steps are left out.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds it may take; late steps are left out.")] = None,
     quiet: Quiet = False,
     metric: Annotated[
         list[str] | None,
@@ -228,7 +224,7 @@ def run(
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
     if (fixed_landmarks is None) != (moving_landmarks is None):
         raise InputError("--fixed-landmarks, --moving-landmarks: expected both or neither")
-    with _progress(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
+    with bars(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
         stages = Stages(progress)
         with stages.stage("reading"):
             images = (
@@ -394,22 +390,3 @@ def _backend(device: str) -> str:
 
 def _paired(before: dict[int, float], after: dict[int, float]) -> dict[int, tuple[float, float]]:
     return {label: (value, after[label]) for label, value in before.items()}
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[tuple[Console, Progress | None]]:
-    """A bar with one line per stage, on standard error; nothing where quiet."""
-    console = Console(stderr=True)
-    if quiet:
-        yield console, None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=1.0)
-            bar.update(tasks[stage], completed=fraction)
-
-        yield console, progress
