@@ -28,7 +28,9 @@ def elastix(fixed: Volume, moving: Volume, folder: Path) -> Ready:
         return lambda: converted(warped, transform)
 
     def converted(warped: object, transform: object) -> Fields:
-        vectors = np.asarray(itk.transformix_deformation_field(m, transform))  # (k, j, i, 3)
+        # Into the folder, as it writes the field into the present one otherwise.
+        field = itk.transformix_deformation_field(m, transform, output_directory=str(folder))
+        vectors = np.asarray(field)  # (k, j, i, 3)
         return Fields(
             of_itk(vectors.transpose(2, 1, 0, 3), fixed.affine),
             warped=torch.from_numpy(np.asarray(warped).transpose(2, 1, 0).copy()),
