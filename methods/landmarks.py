@@ -18,8 +18,8 @@ from torch import Tensor
 
 from l2rfast import _check
 from l2rfast.errors import InputError, notice
+from l2rfast.world import at_points
 
-from .points import at_points
 from .similarity import SLOPE, Distance
 
 DEVIATION = 2.0  # of the Gaussian where fields are refined, in voxels of the level along the shortest side

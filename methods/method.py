@@ -14,12 +14,12 @@ from torch import Tensor
 from l2rfast import compose
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, voxel_to_voxel
+from l2rfast.world import at_points
+from l2rfast.world.inverse import inverted
 
 from .folds import unfolded
 from .intensities import without_strays
-from .inverse import inverted
 from .landmarks import FEWEST, Landmarks
-from .points import at_points
 from .result import Registration, through
 from .stages import Stages
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2rfast import _check, affine_warp
+from l2rfast import _check
 from l2rfast.errors import InputError, notice
-from l2rfast.io import Field, Transform, Volume, read_transform, voxel_to_voxel
+from l2rfast.io import Volume, read_transform
+from l2rfast.world import Grid, Transform, within
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
@@ -109,7 +110,7 @@ def register(
         more: dict[str, Any] = {"landmarks": guides}
         if initial is None:
             return registered(chosen, *volumes, init, init_metric, place, stages, **more)
-        more["start"] = read_transform("initial", initial)
+        more["start"] = read_transform(initial, fixed=volumes[0], moving=volumes[1], name="initial")
         found = registered(chosen, *volumes, init, init_metric, place, stages, **more)
         return replace(found, options={**found.options, "initial": os.fspath(initial)})
 
@@ -155,7 +156,7 @@ def registered(
         raise InputError(f"fixed, moving: expected as many contrasts of one as of the other, got {numbers}")
     method.check_contrasts(1 + len(fixed.contrasts))
     images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
-    if isinstance(start, Field):
+    if start is not None and start.matrix is None:
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
         found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks)
@@ -164,7 +165,7 @@ def registered(
     if start is None:
         initial = initialise(fixed, moving, init, metric, device, stages, landmarks)
     else:
-        given = replace(GIVEN, matrix=start)
+        given = replace(GIVEN, matrix=start.matrix)
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
     near = initial.kind in SEARCHED
@@ -172,33 +173,25 @@ def registered(
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
 
-def _on_grid(field: Field, fixed: Volume) -> Tensor:
-    """(1, ndim, *fixed), in voxels of fixed. Where the field does not reach it goes on as at its border: ITK has 0
+def _on_grid(start: Transform, fixed: Volume) -> Tensor:
+    """(1, ndim, *fixed), in voxels of fixed. Where a field does not reach it goes on as at its border: ITK has 0
     there, and a jump, where everything folds. Where that is beyond the next of its own voxels, it is said.
 
     Raises:
         InputError: it has other axes, or reaches nowhere.
     """
-    ndim = fixed.data.ndim
-    if ndim == 2 and field.disp.ndim == 5 and 1 in field.disp.shape[2:]:  # of a slice in three axes
-        flat = field.disp.shape[2:].index(1)
-        axes = [k for k in range(3) if k != flat]
-        field = Field(field.disp[:, axes].squeeze(2 + flat), field.affine[:, [*axes, flat, 3]])
-    own = field.disp.shape[2:]
-    if len(own) != ndim:
-        raise InputError(f"initial: expected a field of {ndim} axes, as the images have, got one of {len(own)}")
-    matrix = torch.from_numpy(voxel_to_voxel(fixed.affine, field.affine, ndim)).float()
-    about = matrix + torch.eye(ndim + 1)[-1]  # of a grid with one more voxel on every side
-    ones = torch.ones(1, 1, *(n + 2 for n in own))
-    reached = affine_warp(ones, about[None], fixed.data.shape, mode="nearest", padding="zeros")
+    ndim, grid = fixed.data.ndim, Grid(tuple(fixed.data.shape), fixed.affine)
+    own = start.grid
+    axes = ndim if own is None else sum(n > 1 for n in own.size)
+    if axes != ndim:
+        raise InputError(f"initial: expected a field of {ndim} axes, as the images have, got one of {axes}")
+    reached = within(start, grid)
     if not reached.any():
         raise InputError("initial: expected a field that overlaps the fixed image, but it lies elsewhere")
     if not reached.all():
-        share = f"{100 * float(reached.mean()):.0f} %"
+        share = f"{100 * float(reached.double().mean()):.0f} %"
         notice(f"initial: its field covers {share} of the fixed image, and goes on beyond as at its border")
-    sampled = affine_warp(field.disp, matrix[None], fixed.data.shape)
-    found: Tensor = torch.linalg.inv(matrix[:, :ndim]) @ sampled.flatten(2)
-    return found.view(sampled.shape)
+    return start.on(grid).disp[:, :ndim].reshape(1, ndim, *fixed.data.shape)
 
 
 def choose(method: str, preset: str, transform: str = DEFORMABLE, **options: Any) -> Method:

@@ -15,11 +15,11 @@ from torch import Tensor
 from l2rfast import _check, affine_warp, compose, warp
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
+from l2rfast.world import at_points
 
 from .initial import NO_CHANGE, Initial
 from .intensities import robust_range
 from .masks import filled
-from .points import at_points
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from scipy import ndimage as ndi
 import l2rfast
 from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_displacement
-from l2rfast.methods.inverse import inverted
 from l2rfast.methods.method import Found, Method
 from l2rfast.methods.registration import registered
 from l2rfast.methods.stages import Stages
+from l2rfast.world.inverse import inverted
 
 
 def places(size: tuple[int, ...]) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_points_come_back_after_a_field_to_start_from_that_turns(degrees: float,
     size, affine = (20, 18, 16), np.diag([-2.0, 2.0, 3.0, 1.0])
     image = Volume(torch.rand(size, generator=torch.Generator().manual_seed(0)), affine)
     write_displacement(tmp_path / "turn.nii.gz", turn(size, degrees), affine)
-    start = l2rfast.io.read_transform("initial", tmp_path / "turn.nii.gz")
+    start = l2rfast.io.read_transform(tmp_path / "turn.nii.gz", name="initial")
     found = registered(still(size), image, image, "auto", "mi", torch.device("cpu"), Stages(), start)
     points = torch.tensor([[6.0, 8.0, 5.0], [12.0, 9.5, 10.0]])
     there = found.points_in_moving(points)
@@ -95,7 +95,7 @@ def test_beyond_its_border_a_field_to_start_from_goes_on_as_there(first: int, sa
     disp, header = turn(size, 8, by=2.0), np.eye(4)
     header[0, 3] = first
     write_displacement(tmp_path / "part.nii.gz", disp[:, :, first:], header)
-    start = l2rfast.io.read_transform("initial", tmp_path / "part.nii.gz")
+    start = l2rfast.io.read_transform(tmp_path / "part.nii.gz", name="initial")
     arguments = (still(size), image, image, "auto", "mi", torch.device("cpu"), Stages(), start)
     if said:
         with pytest.warns(InputWarning, match="field covers 65 % of the fixed image, and goes on beyond as at its bor"):

@@ -161,7 +161,7 @@ def test_only_a_field_is_resampled_where_nothing_is_deformed(scan: Volume, tmp_p
             "mi",
             torch.device("cpu"),
             Stages(),
-            read_transform("initial", tmp_path / "field.nii.gz"),
+            read_transform(tmp_path / "field.nii.gz", name="initial"),
         ),
     )
     write_image(tmp_path / "fixed.nii.gz", scan)

@@ -11,7 +11,8 @@ import torch
 from scipy.io import savemat
 
 from l2rfast import InputError
-from l2rfast.io import Field, read_transform, write_displacement
+from l2rfast.io import read_transform, write_displacement
+from l2rfast.world import Displacement
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 CENTRE, SHIFT = (3.0, -5.0, 7.0), (1.5, 20.0, -4.0)
@@ -42,7 +43,8 @@ def kinds() -> dict[str, sitk.Transform]:
 def test_linear_ones_take_places_where_itk_does(kind: str, suffix: str, tmp_path: Path) -> None:
     theirs, file = kinds()[kind], tmp_path / f"a.{suffix}"
     sitk.WriteTransform(theirs, str(file))
-    ours, ndim = read_transform("initial", file), theirs.GetDimension()
+    ours, ndim = read_transform(file).matrix, theirs.GetDimension()
+    assert ours is not None
     for place in np.random.default_rng(0).normal(scale=50, size=(5, 3)):
         place[ndim:] = 0
         reached = LPS @ np.append(theirs.TransformPoint((LPS @ place)[:ndim]), place[ndim:])
@@ -57,7 +59,8 @@ def test_the_files_of_ants(tmp_path: Path) -> None:
         "fixed": np.array(CENTRE, np.float32)[:, None],
     }
     savemat(tmp_path / "0GenericAffine.mat", numbers, format="4")
-    ours = read_transform("initial", tmp_path / "0GenericAffine.mat")
+    ours = read_transform(tmp_path / "0GenericAffine.mat").matrix
+    assert ours is not None
     place = np.array([10.0, 20.0, 30.0])
     reached = LPS @ theirs.TransformPoint(LPS @ place)
     np.testing.assert_allclose((ours @ [*place, 1])[:3], reached, atol=1e-4)
@@ -77,31 +80,36 @@ def test_a_field_in_hdf5_and_in_nifti(tmp_path: Path) -> None:
     field = sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
     sitk.WriteTransform(field, str(tmp_path / "a.h5"))
     for name in ("a.nii.gz", "a.h5"):
-        found = read_transform("initial", tmp_path / name)
-        assert isinstance(found, Field)
+        found = read_transform(tmp_path / name)
+        assert isinstance(found, Displacement)
         np.testing.assert_allclose(found.affine, oblique(), atol=1e-5)
         np.testing.assert_allclose(found.disp, disp, atol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", ["txt", "h5"])
+def test_of_several_a_point_goes_through_the_last_first(suffix: str, tmp_path: Path) -> None:
+    several = sitk.CompositeTransform([kinds()["affine"], kinds()["euler"], kinds()["versor"]])
+    sitk.WriteTransform(several, str(tmp_path / f"three.{suffix}"))
+    ours = read_transform(tmp_path / f"three.{suffix}").matrix
+    assert ours is not None
+    place = np.array([10.0, 20.0, 30.0])
+    np.testing.assert_allclose((ours @ [*place, 1])[:3], LPS @ several.TransformPoint(LPS @ place), atol=1e-9)
+
+
 def test_what_cannot_be_one_is_said(tmp_path: Path) -> None:
-    several = sitk.CompositeTransform([kinds()["affine"], kinds()["euler"]])
-    for suffix in ("txt", "h5"):
-        sitk.WriteTransform(several, str(tmp_path / f"two.{suffix}"))
-        with pytest.raises(InputError, match=rf"initial \(.*two.{suffix}\): expected one transform, got 2"):
-            read_transform("initial", tmp_path / f"two.{suffix}")
     bspline = sitk.BSplineTransformInitializer(sitk.Image(8, 8, 8, sitk.sitkUInt8), [2, 2, 2])
     sitk.WriteTransform(bspline, str(tmp_path / "spline.tfm"))
     with pytest.raises(InputError, match=r"expected a rigid or affine transform, or a displacement field.*BSpline"):
-        read_transform("initial", tmp_path / "spline.tfm")
+        read_transform(tmp_path / "spline.tfm", name="initial")
     flirt = "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
     for name, content in (("flirt.mat", flirt), ("other.txt", flirt), ("other.h5", flirt), ("short.tfm", short())):
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=f"{name}.: expected a rigid or affine transform"):
-            read_transform("initial", tmp_path / name)
+            read_transform(tmp_path / name, name="initial")
     with pytest.raises(InputError, match="there is no such file"):
-        read_transform("initial", tmp_path / "absent.tfm")
+        read_transform(tmp_path / "absent.tfm", name="initial")
     with pytest.raises(InputError, match="initial: expected a path, got 3"):
-        read_transform("initial", 3)  # type: ignore[arg-type]
+        read_transform(3, name="initial")  # type: ignore[arg-type]
 
 
 def short() -> str:

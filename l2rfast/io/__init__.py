@@ -7,24 +7,27 @@ transposed or reoriented, with the affine that takes a voxel to RAS millimetres.
 
 from .displacements import read_displacement, write_displacement
 from .formats import FORMATS, read_shape
+from .grids import read_grid
 from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_mask, read_masks
 from .landmarks import read_landmarks
 from .points import Points, paired, read_points
-from .transforms import Field, Transform, read_transform, write_affine
+from .transforms import FORMATS as TRANSFORMS
+from .transforms import read_transform, write_transform
+from .transforms.text import write_affine
 from .volume import Volume, axes_in_itk, onto_plane, voxel_to_voxel
 
 __all__ = [
     "FORMATS",
-    "Field",
+    "TRANSFORMS",
     "Points",
-    "Transform",
     "Volume",
     "as_volume",
     "axes_in_itk",
     "onto_plane",
     "paired",
     "read_displacement",
+    "read_grid",
     "read_image",
     "read_labels",
     "read_landmarks",
@@ -37,4 +40,5 @@ __all__ = [
     "write_affine",
     "write_displacement",
     "write_image",
+    "write_transform",
 ]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from l2rfast import _check
 from l2rfast.errors import InputError
+from l2rfast.world.inverse import inverted
 
 from ..folds import settled
 from ..intensities import from_zero_to_one, standardised
-from ..inverse import inverted
 from ..landmarks import guided
 from ..method import Found, Method, Pair
 from ..options import make_plain

@@ -1,49 +1,112 @@
-"""Transforms of the world: one module for each format of file, and `itk`, which knows what their numbers mean."""
+"""Transforms of the world in files: one module for each format, and here the way to it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
-from ..displacements import read_displacement
-from . import hdf5, matlab, text
-from .itk import Field, Transform, transform_of
-from .text import write_affine
+from ...world import Transform
+from ..grids import read_grid
+from . import insight
+from .format import Format, Grids
 
-__all__ = ["Field", "Transform", "read_transform", "write_affine"]
+__all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
+
+FORMATS: dict[str, Format] = {each.name: each for each in (insight.FORMAT,)}
 
 
-def read_transform(name: str, path: str | os.PathLike[str]) -> Transform:
-    """Read a transform as ITK has it: place of fixed -> place of moving.
+def read_transform(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    fixed: Any = None,
+    moving: Any = None,
+    name: str = "transform",
+) -> Transform:
+    """Read a transform: from places of the fixed world to those of the moving world, in RAS millimetres.
 
     Args:
+        path: of the file.
+        format: one of `FORMATS`; by what the file is when None.
+        fixed, moving: the images between which it goes, for formats in whose voxels it is given: what `read_grid`
+            takes.
         name: of the argument, for messages.
-        path: ITK's .txt, .tfm, .mat (as ANTs writes it) or .h5, of one transform; or a displacement field in NIfTI, see
-            `read_displacement`.
-
-    Returns:
-        A (4, 4) map in RAS millimetres, or a displacement field.
 
     Raises:
-        InputError: the file cannot be read, holds several transforms or none that is linear or a field.
+        InputError: the file cannot be read, is of no format that is known, or of several that mean different things;
+            or more has to be known of the images.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: expected a path, got {path!r}")
-    name, file = f"{name} ({path})", Path(path)
-    reader = next((reader for reader in (text, matlab, hdf5) if file.name.lower().endswith(reader.SUFFIXES)), None)
-    if reader is None:
-        return Field(*read_displacement(file))
+    file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
+    if not file.is_file():
+        raise InputError(f"{name}: expected a transform, but there is no such file")
+    chosen = _named(format) if format is not None else _recognised(name, file)
     try:
-        found = [stored for stored in reader.stored(file) if not stored.kind.startswith("CompositeTransform")]
-        if len(found) != 1:
-            raise InputError(f"{name}: expected one transform, got {len(found)}: join them into one first")
-        return transform_of(found[0])
-    except FileNotFoundError:
-        raise InputError(f"{name}: expected a transform, but there is no such file") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise InputError(
-            f"{name}: expected a rigid or affine transform, or a displacement field, as ITK writes it, got {error}"
-        ) from error
+        return chosen.read(file, grids)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise InputError(f"{name}: expected {chosen.text}, got {error}") from error
+
+
+def write_transform(
+    path: str | os.PathLike[str],
+    transform: Transform,
+    *,
+    format: str | None = None,
+    fixed: Any = None,
+    moving: Any = None,
+) -> None:
+    """Write a transform for another tool.
+
+    Args:
+        path: of the file, which is written as a whole or not at all.
+        transform: fixed -> moving.
+        format: one of `FORMATS` that are written; when None ``"itk"``.
+        fixed, moving: as in `read_transform`. A field is written at the voxels of fixed, or where it is given when
+            that is None.
+
+    Raises:
+        InputError: an unknown format, a name with another suffix than its files have, a transform that it cannot
+            hold, or more has to be known of the images.
+        OSError: the file cannot be written.
+    """
+    chosen, file = _named(format or "itk"), Path(path)
+    if chosen.write is None:
+        written = ", ".join(name for name, each in FORMATS.items() if each.write)
+        raise InputError(f"format: expected one that is written, {written}, got {chosen.name!r}")
+    if not file.name.lower().endswith(chosen.suffixes):
+        raise InputError(f"{path}: expected a name that ends with {' or '.join(chosen.suffixes)}")
+    # Beside it, with its suffix, by which writers go.
+    suffix = next(suffix for suffix in chosen.suffixes if file.name.lower().endswith(suffix))
+    part = file.with_name(f".{file.name}.{os.getpid()}{suffix}")
+    try:
+        chosen.write(part, transform, _grids(fixed, moving))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _grids(fixed: Any, moving: Any) -> Grids:
+    return Grids(
+        None if fixed is None else read_grid("fixed", fixed), None if moving is None else read_grid("moving", moving)
+    )
+
+
+def _named(format: str) -> Format:
+    if format not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    return FORMATS[format]
+
+
+def _recognised(name: str, file: Path) -> Format:
+    found = [each for each in FORMATS.values() if each.knows(file)]
+    if not found:
+        raise InputError(f"{name}: expected a transform of one of the formats {', '.join(FORMATS)}")
+    if len(found) > 1:
+        ways = " or ".join(f"{each.name}:{file.name} ({each.text})" for each in found)
+        raise InputError(f"{name}: expected a file that can mean one thing only, say which: {ways}")
+    return found[0]

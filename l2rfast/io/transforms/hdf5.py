@@ -10,6 +10,7 @@ import numpy as np
 from .itk import Stored
 
 SUFFIXES = (".h5", ".hdf5")
+MAGIC = b"\x89HDF\r\n\x1a\n"  # what they begin with
 
 
 def stored(path: Path) -> list[Stored]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
-from ..displacements import LPS, in_voxels
+from ...world import Affine, Displacement, Transform
+from ..displacements import LPS
 
 
 class Stored(NamedTuple):
@@ -26,21 +26,12 @@ class Stored(NamedTuple):
     fixed: np.ndarray
 
 
-class Field(NamedTuple):
-    """A displacement field: (1, ndim, *spatial) in voxels of its own grid, and the affine of that, (4, 4)."""
-
-    disp: Tensor
-    affine: np.ndarray
-
-
-Transform = np.ndarray | Field
-
 # Linear part and translation, of the parameters and the fixed ones behind the centre.
 _Parts = tuple[np.ndarray, np.ndarray]
 
 
 def transform_of(stored: Stored) -> Transform:
-    """A map of the world, (4, 4), place of fixed -> place of moving in RAS millimetres, or a field.
+    """A linear map or a displacement field.
 
     Raises:
         ValueError: of a kind that has neither, or with other numbers than its kind has.
@@ -56,10 +47,10 @@ def transform_of(stored: Stored) -> Transform:
     matrix, flip = np.eye(4), LPS[:ndim, :ndim]
     matrix[:ndim, :ndim] = flip @ linear @ flip
     matrix[:ndim, 3] = flip @ (centre + translation - linear @ centre)
-    return matrix
+    return Affine(matrix)
 
 
-def _field(stored: Stored, ndim: int) -> Field:
+def _field(stored: Stored, ndim: int) -> Displacement:
     """Size, origin, spacing and direction are its fixed numbers; of the others a vector's components are neighbours,
     and then voxels along the first axis.
     """
@@ -67,8 +58,10 @@ def _field(stored: Stored, ndim: int) -> Field:
     direction = stored.fixed[3 * ndim :].reshape(ndim, ndim)
     affine, flip = np.eye(4), LPS[:ndim, :ndim]
     affine[:ndim, :ndim], affine[:ndim, 3] = flip @ direction * spacing, flip @ origin
-    vectors = stored.parameters.reshape(*size[::-1].astype(int), ndim).T
-    return Field(in_voxels(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), affine, flip), affine)
+    vectors = np.zeros((3, *size.astype(int), *[1] * (3 - ndim)), np.float32)
+    vectors[:ndim] = stored.parameters.reshape(*size[::-1].astype(int), ndim).T.reshape(ndim, *vectors.shape[1:])
+    vectors[:2] *= -1
+    return Displacement.of_world(torch.from_numpy(vectors), affine)
 
 
 def _affine(numbers: np.ndarray, fixed: np.ndarray, ndim: int) -> _Parts:

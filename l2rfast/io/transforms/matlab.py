@@ -10,6 +10,7 @@ from scipy.io import loadmat
 from .itk import Stored
 
 SUFFIXES = (".mat",)
+MAGIC = b""  # what they begin with
 
 
 def stored(path: Path) -> list[Stored]:

@@ -11,6 +11,7 @@ from ..displacements import LPS
 from .itk import Stored
 
 SUFFIXES = (".txt", ".tfm")
+MAGIC = b"#Insight Transform File"  # what they begin with
 
 
 def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from l2rfast import warp
+from ..transforms import warp
 
 
 def at_points(field: Tensor, points: Tensor) -> Tensor:
@@ -18,12 +20,27 @@ def at_points(field: Tensor, points: Tensor) -> Tensor:
     Returns:
         (M, ndim) in the dtype of the field.
     """
-    ndim = field.shape[1]
+    (found,) = on_line(lambda places: (warp(field, places),), points)
+    return found
+
+
+def on_line(sample: Callable[[Tensor], tuple[Tensor, ...]], points: Tensor) -> list[Tensor]:
+    """What an operation that samples at ``x + disp(x)`` gives at points, as if they were voxels of one line.
+
+    Args:
+        sample: of (1, ndim, M, 1[, 1]) displacements, gives (1, *any, M, 1[, 1]) each.
+        points: (M, ndim).
+
+    Returns:
+        (M, *any) of each.
+    """
+    ndim = points.shape[1]
     if not len(points):
-        return points.clone()
+        points, none = points.new_zeros(1, ndim), slice(0)
+    else:
+        none = slice(None)
     line = points.T.reshape(1, ndim, len(points), *[1] * (ndim - 1))
     there = torch.arange(len(points)).to(points).view(1, 1, -1, *[1] * (ndim - 1))
     # Along the first axis the field of places begins at the number of the point, along the others at 0.
     places = torch.cat([line[:, :1] - there, line[:, 1:]], 1)
-    found: Tensor = warp(field, places)[0].reshape(ndim, -1).T
-    return found
+    return [found[0].flatten(-ndim).movedim(-1, 0)[none] for found in sample(places)]

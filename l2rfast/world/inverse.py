@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l2rfast import affine_warp, invert
+from ..fields import invert
+from ..transforms import affine_warp
 
 NEAR = 0.5  # norm of an affine part, less the identity, to which the field backwards is close enough
 LEAST = 1e-3  # volume of an affine part that has an inverse

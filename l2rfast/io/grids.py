@@ -1,0 +1,39 @@
+"""The grid of an image, of which no voxel is read."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from nibabel.spatialimages import SpatialImage
+
+from ..errors import InputError
+from ..world import Grid
+from .formats import open_image
+from .headers import affine_of
+from .volume import Volume
+
+
+def read_grid(name: str, value: Any) -> Grid:
+    """Where the voxels of an image lie.
+
+    Args:
+        name: of the argument, for messages.
+        value: a path, of any format of docs/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series it is the
+            grid of one volume; axes of length 1 stay.
+
+    Raises:
+        InputError: none of these, or the file is missing, damaged or of another kind.
+    """
+    if isinstance(value, Grid):
+        return value
+    if isinstance(value, Volume):
+        return Grid(tuple(value.data.shape), value.affine)
+    stored = isinstance(value, str | os.PathLike)
+    if stored:
+        name = f"{name} ({value})"
+        value = open_image(name, value)
+    if not isinstance(value, SpatialImage):
+        raise InputError(f"{name}: expected a path, a nibabel image, a Volume or a Grid, got {type(value).__name__}")
+    affine, _ = affine_of(name, value, stored=stored)
+    return Grid(tuple((*value.shape, 1, 1)[:3]), affine)

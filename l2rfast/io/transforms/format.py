@@ -1,0 +1,80 @@
+"""What every format of transforms is given, and the reasons that several have to refuse one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import InputError
+from ...world import Grid, Transform
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS from it, and it from RAS
+
+
+class Grids(NamedTuple):
+    """The grids between which a transform goes, as far as they are known.
+
+    Attributes:
+        fixed: that images are resampled to: a transform takes its places to those of moving.
+        moving: of the image that is resampled.
+    """
+
+    fixed: Grid | None = None
+    moving: Grid | None = None
+
+    def need(self, which: str, why: str) -> Grid:
+        """The one that is called ``"fixed"`` or ``"moving"``.
+
+        Raises:
+            InputError: it is not known.
+        """
+        grid: Grid | None = getattr(self, which)
+        if grid is None:
+            raise InputError(f"{which}: expected the {which} image, of which {why}")
+        return grid
+
+
+class Format(NamedTuple):
+    """One format: what its module offers.
+
+    Attributes:
+        name: by which it is asked for, ``--to NAME`` and ``NAME:PATH``.
+        text: what it is, in a few words.
+        knows: whether a file is one, by its name and what it begins with; of a file that is there.
+        read: a file to a transform, fixed -> moving in RAS millimetres. Raises OSError, ValueError, TypeError, KeyError
+            or IndexError where it is none, and `InputError` where more has to be known.
+        write: a transform to a file; None where the format is only read.
+        suffixes: of the files that it writes, the usual first.
+    """
+
+    name: str
+    text: str
+    knows: Callable[[Path], bool]
+    read: Callable[[Path, Grids], Transform]
+    write: Callable[[Path, Transform, Grids], None] | None
+    suffixes: tuple[str, ...]
+
+
+def linear(transform: Transform, kind: str) -> np.ndarray:
+    """The (4, 4) matrix of a transform for a format that has no more.
+
+    Raises:
+        InputError: the transform is no linear map.
+    """
+    if transform.matrix is None:
+        raise InputError(f"transform: expected a linear map, as {kind} holds no other, got a deformation")
+    return transform.matrix
+
+
+def named(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether the name ends so, in any case of letters."""
+    return path.name.lower().endswith(suffixes)
+
+
+def head(path: Path, size: int = 512) -> bytes:
+    """What a file begins with."""
+    with path.open("rb") as file:
+        return file.read(size)

@@ -1,0 +1,76 @@
+"""Where the voxels of a grid go, as transforms take them through the world one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..transforms import affine_warp, warp
+from .grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Voxel x of a grid goes to ``frame @ (x + disp(x))`` of the world: what is linear costs nothing.
+
+    Attributes:
+        size: (D, H, W) of the grid.
+        frame: (4, 4), to RAS millimetres.
+        disp: (1, 3, D, H, W) in voxels of the grid; None for nothing.
+    """
+
+    size: tuple[int, int, int]
+    frame: np.ndarray
+    disp: Tensor | None = None
+
+    @classmethod
+    def of(cls, grid: Grid) -> Map:
+        """Every voxel to its own place."""
+        return cls(grid.size, grid.affine)
+
+    def moved(self, matrix: np.ndarray) -> Map:
+        """On by a (4, 4) map of the world."""
+        return Map(self.size, matrix @ self.frame, self.disp)
+
+    def added(self, vectors: Tensor, frame: np.ndarray) -> Map:
+        """On by (1, 3, D, H, W) vectors in voxels of a frame."""
+        own = torch.from_numpy(np.linalg.solve(self.frame, frame)[:3, :3]).to(vectors)
+        step = (own @ vectors.flatten(2)).view(vectors.shape)
+        return Map(self.size, self.frame, step if self.disp is None else step.add_(self.disp))
+
+    def sampled(self, values: Tensor, affine: np.ndarray, mode: str = "linear", padding: str = "border") -> Tensor:
+        """What lies there on another grid.
+
+        Args:
+            values: (1, C, *spatial) on that grid, of three axes.
+            affine: (4, 4) of it.
+            mode, padding: as in `l2rfast.warp`.
+
+        Returns:
+            (1, C, D, H, W).
+        """
+        matrix = torch.from_numpy(np.linalg.solve(affine, self.frame)[:3])
+        if self.disp is None:
+            real = torch.float64 if values.dtype == torch.float64 else torch.float32
+            return affine_warp(values, matrix[None].to(values.device, real), self.size, mode=mode, padding=padding)
+        return warp(values, self.towards(matrix), mode=mode, padding=padding)
+
+    def towards(self, matrix: Tensor) -> Tensor:
+        """(1, 3, D, H, W): matrix (x + disp(x)) - x, for a (3, 4) matrix to voxels of another grid.
+
+        Separate products and sums round the same for any number of threads.
+        """
+        disp = self.disp
+        assert disp is not None
+        axes = [torch.arange(n, dtype=disp.dtype, device=disp.device) for n in self.size]
+        places = torch.meshgrid(*axes, indexing="ij")
+        total = torch.empty_like(disp)
+        for k, row in enumerate(matrix.tolist()):
+            component = total[0, k].copy_(-places[k]).add_(row[3])
+            for j in range(3):
+                if row[j]:
+                    component.add_((places[j] + disp[0, j]).mul_(row[j]))
+        return total
