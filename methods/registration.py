@@ -156,16 +156,17 @@ def registered(
         raise InputError(f"fixed, moving: expected as many contrasts of one as of the other, got {numbers}")
     method.check_contrasts(1 + len(fixed.contrasts))
     images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
-    if start is not None and start.matrix is None:
+    matrix = None if start is None else start.matrix
+    if start is not None and matrix is None:
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
         found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks)
         initial = replace(GIVEN, why="a displacement field, which the displacement includes")
         return replace(found, initial=initial, fixed=images[0], moving=images[1])
-    if start is None:
+    if matrix is None:
         initial = initialise(fixed, moving, init, metric, device, stages, landmarks)
     else:
-        given = replace(GIVEN, matrix=start.matrix)
+        given = replace(GIVEN, matrix=matrix)
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
     near = initial.kind in SEARCHED

@@ -43,7 +43,5 @@ def converted(found: dict[str, Any]) -> Fields:
     fields = Fields(forward, inverse, warped=torch.from_numpy(found["warpedmovout"].numpy()))
     for name in found["fwdtransforms"]:
         if name.endswith(".mat"):
-            matrix = read_transform(name, name="affine")
-            assert not isinstance(matrix, tuple)
-            fields.matrix = matrix
+            fields.matrix = read_transform(name).matrix
     return fields

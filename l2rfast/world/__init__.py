@@ -4,7 +4,7 @@ The world is NIfTI's, in RAS millimetres, and has three axes; slices lie in it t
 fixed world to the place of the moving world that corresponds to it: the direction in which images are resampled.
 """
 
-from .algebra import Affine, Composite, Displacement, Inverse, Transform, Velocity, compose, within
+from .algebra import Affine, Composite, Displacement, Field, Inverse, Transform, Velocity, compose, within
 from .grid import Grid
 from .points import at_points
 
@@ -12,6 +12,7 @@ __all__ = [
     "Affine",
     "Composite",
     "Displacement",
+    "Field",
     "Grid",
     "Inverse",
     "Transform",

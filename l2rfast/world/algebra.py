@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -103,38 +103,21 @@ class Affine(Transform):
         return self.array
 
 
-@dataclass(frozen=True, eq=False)
-class Displacement(Transform):
-    """A displacement field, linear between its voxels; beyond them it goes on as at its border.
+class Field(Transform):
+    """A field at the voxels of a grid, linear between them; beyond them it goes on as at its border.
 
     Attributes:
-        disp: (1, ndim, *spatial), floating, in voxels of its own grid, the component of each axis along that axis; of a
-            slice two, kept as three axes of which the last has a length of 1.
+        disp: (1, 3, D, H, W) in voxels of its own grid, the component of each axis along that axis.
         affine: (4, 4) of the grid.
     """
 
     disp: Tensor
     affine: np.ndarray
 
-    def __post_init__(self) -> None:
-        ndim = _check.field("disp", self.disp)
-        if len(self.disp) != 1:
-            raise InputError(f"disp: expected a batch of one, got {len(self.disp)}")
-        if ndim == 2:
-            flat = torch.cat([self.disp, torch.zeros_like(self.disp[:, :1])], 1).unsqueeze(-1)
-            object.__setattr__(self, "disp", flat)
-
-    @classmethod
-    def of_world(cls, vectors: Tensor, affine: np.ndarray) -> Displacement:
-        """Of vectors (3, D, H, W) in RAS millimetres, at the voxels of a grid."""
-        to = torch.from_numpy(np.linalg.inv(affine[:3, :3])).to(vectors)
-        return cls((to @ vectors.flatten(1)).view(1, *vectors.shape), affine)
-
     @property
     def vectors(self) -> Tensor:
         """(3, D, H, W) in RAS millimetres."""
-        to = torch.from_numpy(self.affine[:3, :3]).to(self.disp)
-        return (to @ self.disp[0].flatten(1)).view(self.disp.shape[1:])
+        return (_linear(self.affine, self.disp) @ self.disp[0].flatten(1)).view(self.disp.shape[1:])
 
     def __call__(self, points: Tensor) -> Tensor:
         voxels = _to_voxels(points, self.affine)
@@ -153,9 +136,32 @@ class Displacement(Transform):
 
 
 @dataclass(frozen=True, eq=False)
-class Velocity(Transform):
+class Displacement(Field):
+    """A displacement field.
+
+    Attributes:
+        disp: (1, ndim, *spatial), floating; of a slice it has two components, and is kept as three axes of which the
+            last has a length of 1.
+        affine: (4, 4) of its grid.
+    """
+
+    disp: Tensor
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "disp", _of_three_axes("disp", self.disp))
+
+    @classmethod
+    def of_world(cls, vectors: Tensor, affine: np.ndarray) -> Displacement:
+        """Of vectors (3, D, H, W) in RAS millimetres, at the voxels of a grid."""
+        to = torch.from_numpy(np.linalg.inv(affine[:3, :3])).to(vectors)
+        return cls((to @ vectors.flatten(1)).view(1, *vectors.shape), affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity(Field):
     """A stationary velocity field, integrated over one unit of time by scaling and squaring (Arsigny et al., MICCAI
-    2006).
+    2006). Its inverse is that of what comes of it: integrating backwards is so but for rounding on the grid.
 
     Attributes:
         velocity: as `Displacement.disp`, per unit of time.
@@ -167,24 +173,12 @@ class Velocity(Transform):
     affine: np.ndarray
     steps: int = 7
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "velocity", _of_three_axes("velocity", self.velocity))
+
     @cached_property
-    def displacement(self) -> Displacement:
-        """What it comes to."""
-        return Displacement(integrate_velocity(Displacement(self.velocity, self.affine).disp, self.steps), self.affine)
-
-    def __call__(self, points: Tensor) -> Tensor:
-        return self.displacement(points)
-
-    def carried(self, map: Map) -> Map:
-        return self.displacement.carried(map)
-
-    @property
-    def inverse(self) -> Velocity:
-        return replace(self, velocity=-self.velocity)
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(lifted(self.velocity.shape[2:]), self.affine)
+    def disp(self) -> Tensor:  # type: ignore[override]
+        return integrate_velocity(self.velocity, self.steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +192,7 @@ class Inverse(Transform):
         of: the field.
     """
 
-    of: Displacement
+    of: Field
 
     @cached_property
     def near(self) -> Displacement:
@@ -247,7 +241,7 @@ class Inverse(Transform):
         return best
 
     @property
-    def inverse(self) -> Displacement:
+    def inverse(self) -> Field:
         return self.of
 
     @property
@@ -316,6 +310,13 @@ def within(transform: Transform, grid: Grid) -> Tensor:
             inside &= map.sampled(ones, wider, "nearest", "zeros")[0, 0] > 0
         map = part.carried(map)
     return inside
+
+
+def _of_three_axes(name: str, field: Tensor) -> Tensor:
+    ndim = _check.field(name, field)
+    if len(field) != 1:
+        raise InputError(f"{name}: expected a batch of one, got {len(field)}")
+    return field if ndim == AXES else torch.cat([field, torch.zeros_like(field[:, :1])], 1).unsqueeze(-1)
 
 
 def _linear(affine: np.ndarray, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
@@ -19,8 +20,8 @@ _READERS = (text, matlab, hdf5)
 
 def _knows(file: Path) -> bool:
     if named(file, NIFTI):
-        image = nib.load(file)
-        return image.header["intent_code"] in (1006, 1007)
+        header: Any = nib.load(file).header
+        return int(header["intent_code"]) in (1006, 1007)
     return any(named(file, reader.SUFFIXES) and head(file).startswith(reader.MAGIC) for reader in _READERS)
 
 
