@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
@@ -92,6 +92,31 @@ class OutputFolder:
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"--out {self._target}: expected a folder that can be written ({error.strerror})")
+
+
+@contextmanager
+def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write a file that takes the place of another, or of none, as a whole or not at all.
+
+    Args:
+        target: the file. What is given has the same suffixes, by which writers go.
+
+    Raises:
+        InputError: the folder is not there, or cannot be written.
+    """
+    file = Path(target)
+    part = file.with_name(f"{_WORK}{uuid.uuid4().hex}{file.name}")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream)
+        part.replace(file)
+    except OSError as error:
+        if error.errno in (*_UNWRITABLE, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+            raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _locked(folder: Path, *, wait: bool) -> int | None:

@@ -1,4 +1,4 @@
-"""The command line: ``l2rfast register``, ``train``, ``evaluate``, ``info`` and ``data``.
+"""The command line: ``l2rfast register``, ``apply``, ``invert``, ``convert``, ``train``, ``evaluate`` and more.
 
 What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback.
 """
@@ -18,10 +18,12 @@ from typer.core import TyperGroup
 from .. import data
 from .._info import info
 from ..errors import BackendError, InputError
+from .apply import apply
 from .evaluate import evaluate
 from .notices import notices
 from .register import register
 from .train import train_app
+from .transforms import compose, convert, describe, invert, jacobian
 
 
 class _Commands(TyperGroup):
@@ -119,3 +121,6 @@ def main() -> None:
 
 app.command("register")(register)
 app.command("evaluate")(evaluate)
+app.command("apply")(apply)
+for command in (invert, compose, convert, jacobian, describe):
+    app.command(command.__name__)(command)

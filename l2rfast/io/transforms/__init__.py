@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
 from . import insight
@@ -72,7 +73,6 @@ def write_transform(
     Raises:
         InputError: an unknown format, a name with another suffix than its files have, a transform that it cannot
             hold, or more has to be known of the images.
-        OSError: the file cannot be written.
     """
     chosen, file = _named(format or "itk"), Path(path)
     if chosen.write is None:
@@ -80,14 +80,8 @@ def write_transform(
         raise InputError(f"format: expected one that is written, {written}, got {chosen.name!r}")
     if not file.name.lower().endswith(chosen.suffixes):
         raise InputError(f"{path}: expected a name that ends with {' or '.join(chosen.suffixes)}")
-    # Beside it, with its suffix, by which writers go.
-    suffix = next(suffix for suffix in chosen.suffixes if file.name.lower().endswith(suffix))
-    part = file.with_name(f".{file.name}.{os.getpid()}{suffix}")
-    try:
+    with written_whole(file) as part:
         chosen.write(part, transform, _grids(fixed, moving))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _grids(fixed: Any, moving: Any) -> Grids:

@@ -1,0 +1,114 @@
+"""``l2rfast invert``, ``compose``, ``convert``, ``jacobian`` and ``describe``: transforms in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError, notice
+
+INVERSE = "inverse:"
+
+Format = Annotated[
+    str | None, typer.Option("--to", help="Format of the file: see docs/transforms.md. By default ITK's.")
+]
+Fixed = Annotated[Path | None, typer.Option(help="Image whose places the transform takes to those of moving.")]
+Moving = Annotated[Path | None, typer.Option(help="Image that it resamples to fixed.")]
+Out = Annotated[Path, typer.Option(help="File to write.")]
+One = Annotated[str, typer.Argument(help="[inverse:][FORMAT:]FILE")]
+
+
+def parse_transforms(values: Sequence[str], fixed: Any = None, moving: Any = None, name: str = "--transform") -> Any:
+    """The transform that goes through several in the order in which they are given.
+
+    Args:
+        values: ``[inverse:][FORMAT:]PATH`` each.
+        fixed, moving: between which all of them go together; of an inverse they change places.
+        name: of the option, for messages.
+
+    Returns:
+        A `l2rfast.world.Transform`.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    from ..io import TRANSFORMS, read_transform
+    from ..world import compose
+
+    parts = []
+    for value in values:
+        turned, format, path = value.startswith(INVERSE), None, value.removeprefix(INVERSE)
+        before, colon, after = path.partition(":")
+        if colon and before in TRANSFORMS:
+            format, path = before, after
+        grids = (moving, fixed) if turned else (fixed, moving)
+        read = read_transform(path, format=format, fixed=grids[0], moving=grids[1], name=name)
+        parts.append(read.inverse if turned else read)
+    return compose(*parts)
+
+
+def invert(transform: One, out: Out, to: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+    """Write the inverse of a transform, which goes from moving to fixed; a field at the voxels of moving, if given."""
+    _write(out, parse_transforms([transform], fixed, moving, "transform").inverse, to, moving, fixed)
+
+
+def compose(
+    transforms: Annotated[list[str], typer.Argument(help="In the order in which a point of fixed goes through them.")],
+    out: Out,
+    to: Format = None,
+    fixed: Fixed = None,
+    moving: Moving = None,
+) -> None:
+    """Write several transforms as one."""
+    _write(out, parse_transforms(transforms, fixed, moving, "transforms"), to, fixed, moving)
+
+
+def convert(transform: One, out: Out, to: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+    """Write a transform in the format of another tool."""
+    _write(out, parse_transforms([transform], fixed, moving, "transform"), to, fixed, moving)
+
+
+def jacobian(
+    transform: One,
+    out: Out,
+    fixed: Fixed = None,
+    moving: Moving = None,
+    log: Annotated[bool, typer.Option("--log/--no-log", help="The logarithm of the determinant, or itself.")] = True,
+) -> None:
+    """Write the local change of volume, of moving over fixed, at the voxels of fixed, or of the field."""
+    import torch
+
+    from .. import jacobian_determinant
+    from ..io import Volume, read_grid, write_image
+    from ..output import written_whole
+
+    read = parse_transforms([transform], fixed, moving, "transform")
+    grid = read.grid if fixed is None else read_grid("fixed", fixed)
+    if grid is None:
+        raise InputError("fixed: expected the fixed image, at whose voxels it is written")
+    change = jacobian_determinant(read.on(grid).disp)[0]
+    folded = int((change <= 0).sum())
+    if folded:
+        notice(f"{out}: the transform folds at {folded} of {change.numel()} voxels")
+    if log:
+        change = change.clamp(min=torch.finfo(change.dtype).tiny).log()
+    with written_whole(out) as part:
+        write_image(part, Volume(change, grid.affine))
+
+
+def describe(transform: One, fixed: Fixed = None, moving: Moving = None) -> None:
+    """Say what a transform is: from where to where, by how much, and whether it folds."""
+    from .description import described
+
+    for line in described(parse_transforms([transform], fixed, moving, "transform")):
+        typer.echo(line)
+
+
+def _write(out: Path, transform: Any, format: str | None, fixed: Path | None, moving: Path | None) -> None:
+    from ..io import write_transform
+
+    write_transform(out, transform, format=format, fixed=fixed, moving=moving)
+    typer.echo(out)

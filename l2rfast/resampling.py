@@ -1,0 +1,102 @@
+"""Images on another grid, through transforms of the world, interpolated once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _check
+from .errors import InputError
+from .transforms import MODES, affine_warp, warp
+from .world import Grid, Transform
+from .world.maps import Map
+
+INTERPOLATIONS = MODES
+LABELS = ("nearest", "vote")  # those that give no number that was not there
+_AFFINE = ("linear", "nearest")  # what needs no field of places
+
+
+class Resampler:
+    """Takes images from the grid of moving to that of fixed; the places are computed once, for a whole series.
+
+    Args:
+        transform: from fixed to moving.
+        fixed: the grid of the result.
+        moving: the grid of the images.
+        interpolation: one of `INTERPOLATIONS`, see `l2rfast.warp`.
+        outside: what there is farther than half a voxel beyond moving's voxels, as ITK has it; within that half,
+            images go on as at their border.
+        dtype: in which places are computed, float32 or float64.
+
+    Raises:
+        InputError: an unknown interpolation.
+    """
+
+    def __init__(
+        self,
+        transform: Transform,
+        fixed: Grid,
+        moving: Grid,
+        *,
+        interpolation: str = "linear",
+        outside: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        _check.choice("interpolation", interpolation, INTERPOLATIONS)
+        self.fixed, self.moving, self.mode, self.outside = fixed, moving, interpolation, outside
+        went = transform.carried(Map.of(fixed))
+        matrix = torch.from_numpy(np.linalg.solve(moving.affine, went.frame)[:3])
+        if len(moving.shape) == 2 or moving.size[2] == 1 == fixed.size[2]:
+            matrix[2] = 0  # a slice is resampled in its plane, wherever that lies
+        self._matrix = matrix[None].to(dtype)
+        if went.disp is None and interpolation not in _AFFINE:
+            went = Map(went.size, went.frame, torch.zeros(1, 3, *went.size, dtype=dtype))
+        self._places = None if went.disp is None else Map(went.size, went.frame, went.disp.to(dtype)).towards(matrix)
+        inside = self._sampled(torch.ones(1, 1, *moving.size, dtype=torch.bool), "nearest", "zeros")
+        self._beyond = None if inside.all() else ~inside
+
+    @property
+    def covered(self) -> float:
+        """The share of the voxels of fixed that lie within moving."""
+        return 1.0 if self._beyond is None else 1 - float(self._beyond.double().mean())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Resample.
+
+        Args:
+            images: (1, C, *moving), in a dtype that the interpolation takes.
+
+        Returns:
+            (1, C, *fixed) in the same dtype.
+
+        Raises:
+            InputError: another shape than moving's.
+        """
+        if images.ndim < 4 or tuple(images.shape[2:]) != tuple(self.moving.shape):
+            raise InputError(f"images: expected shape (1, C, {self.moving.shape}), got {tuple(images.shape)}")
+        lifted = images.reshape(1, images.shape[1], *self.moving.size)
+        found = self._sampled(lifted, self.mode, "border")
+        if self._beyond is not None:
+            found.masked_fill_(self._beyond, self.outside)
+        return found.view(1, images.shape[1], *self.fixed.shape)
+
+    def _sampled(self, images: Tensor, mode: str, padding: str) -> Tensor:
+        if self._places is None:
+            return affine_warp(images, self._matrix, self.fixed.size, mode=mode, padding=padding)
+        return warp(images, self._places, mode=mode, padding=padding)
+
+
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in another dtype, to the nearest integer where that holds integers, and to the ends of their range.
+
+    NaN becomes 0 there.
+    """
+    if values.dtype == dtype or dtype.kind not in "iu":
+        return np.asarray(values, dtype)
+    ends = np.iinfo(dtype)
+    whole = np.rint(values)
+    low, high = whole <= ends.min, whole >= ends.max
+    found = np.where(low | high | (whole != whole), 0, whole).astype(dtype)
+    found[low], found[high] = ends.min, ends.max
+    return found

@@ -1,0 +1,224 @@
+"""``l2rfast apply`` and the commands beside it: ITK resamples to the same values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from test_world import affine, oblique, places, smooth
+from typer.testing import CliRunner, Result
+
+from l2rfast import cli
+from l2rfast.io import read_transform, write_affine, write_displacement
+
+FIXED, MOVING = oblique((20, 24, 22), 0), oblique((26, 21, 18), 1)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def done(*arguments: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def scan(dtype: str, *rest: int) -> np.ndarray:
+    """Smooth, of the range of its dtype as far as 1000."""
+    noise = np.random.default_rng(0).normal(size=(7, 6, 5, *rest))
+    for axis, size in enumerate(MOVING.shape):
+        noise = np.apply_along_axis(
+            lambda line, size=size: np.interp(np.linspace(0, len(line) - 1, size), range(len(line)), line), axis, noise
+        )
+    top = 1000 if np.dtype(dtype).kind in "fc" else min(1000, np.iinfo(dtype).max)
+    low = 0 if np.dtype(dtype).kind == "u" else -top
+    return (low + (top - low) * (noise - noise.min()) / np.ptp(noise)).astype(dtype)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    nib.save(nib.Nifti1Image(np.zeros(FIXED.shape, np.float32), FIXED.affine), "fixed.nii.gz")
+    nib.save(nib.Nifti1Image(scan("int16"), MOVING.affine), "moving.nii.gz")
+    write_displacement("field.nii.gz", smooth(FIXED.shape, 0.5), FIXED.affine)
+    write_affine("affine.txt", affine().array)
+    return tmp_path
+
+
+CHAIN = ("--reference=fixed.nii.gz", "--transform=field.nii.gz", "--transform=affine.txt")
+
+
+def chain() -> sitk.Transform:
+    field = sitk.ReadImage("field.nii.gz", sitk.sitkVectorFloat64)
+    return sitk.CompositeTransform([sitk.ReadTransform("affine.txt"), sitk.DisplacementFieldTransform(field)])
+
+
+def by_itk(image: sitk.Image, mode: int = sitk.sitkLinear, outside: float = 0.0) -> np.ndarray:
+    warped = sitk.Resample(image, sitk.ReadImage("fixed.nii.gz"), chain(), mode, outside)
+    array: np.ndarray = sitk.GetArrayFromImage(warped).T
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_values_keep_their_dtype_and_are_itks(dtype: str, files: Path) -> None:
+    nib.save(nib.Nifti1Image(scan(dtype), MOVING.affine, dtype=dtype), "moving.nii.gz")
+    done("apply", "moving.nii.gz", *CHAIN, "--out=warped.nii.gz")
+    found: nib.Nifti1Image = nib.load("warped.nii.gz")
+    assert found.get_data_dtype() == dtype
+    np.testing.assert_allclose(found.affine, FIXED.affine, atol=1e-5)
+    # SimpleITK 2.5.7 cuts integers towards zero; of float64 it gives what is to be rounded.
+    theirs = by_itk(sitk.Cast(sitk.ReadImage("moving.nii.gz"), sitk.sitkFloat64))
+    theirs = theirs if np.dtype(dtype).kind == "f" else np.rint(theirs)
+    assert 0.2 < (theirs != 0).mean() < 0.9
+    # A value that lies halfway between two integers may be rounded to either.
+    off = np.abs(np.asarray(found.dataobj, np.float64) - theirs)
+    assert off.max() <= (0.01 if np.dtype(dtype).kind == "f" else 1)
+    assert (off > 0.01).mean() < 1e-3
+
+
+def test_what_is_outside_has_the_value_that_is_asked_for(files: Path) -> None:
+    done("apply", "moving.nii.gz", *CHAIN, "--outside=-500", "--interpolation=nearest", "--out=warped.nii.gz")
+    theirs = by_itk(sitk.ReadImage("moving.nii.gz"), sitk.sitkNearestNeighbor, -500)
+    assert (np.asarray(nib.load("warped.nii.gz").dataobj) != theirs).mean() < 1e-3
+    assert (theirs == -500).mean() > 0.1
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_series_goes_volume_by_volume(suffix: str, files: Path) -> None:
+    data = scan("int16", 2, 3)
+    stored = nib.Nifti1Image(data, MOVING.affine)
+    stored.header.set_zooms((*stored.header.get_zooms()[:3], 2.5, 1))
+    stored.header.set_xyzt_units("mm", "sec")
+    nib.save(stored, f"series{suffix}")
+    done("apply", f"series{suffix}", *CHAIN, f"--out=warped{suffix}")
+    found = nib.load(f"warped{suffix}")
+    assert found.shape == (*FIXED.shape, 2, 3)
+    assert (found.header.get_zooms()[3], found.header.get_xyzt_units()) == (2.5, ("mm", "sec"))
+    for i, j in np.ndindex(2, 3):
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(data[..., i, j]), MOVING.affine), "one.nii.gz")
+        done("apply", "one.nii.gz", *CHAIN, "--out=alone.nii.gz")
+        np.testing.assert_array_equal(found.dataobj[..., i, j], nib.load("alone.nii.gz").dataobj)
+
+
+def test_scaled_values_keep_their_scale(files: Path) -> None:
+    data = scan("int16")
+    stored = nib.Nifti1Image(data, MOVING.affine)
+    stored.header.set_slope_inter(0.25, -3)
+    nib.save(stored, "moving.nii.gz")  # which multiplies nothing: the array is as it is stored
+    raw = nib.load("moving.nii.gz")
+    done("apply", "moving.nii.gz", *CHAIN, "--out=warped.nii.gz", "--outside=-3")
+    found = nib.load("warped.nii.gz")
+    assert (found.dataobj.slope, found.dataobj.inter) == (raw.dataobj.slope, raw.dataobj.inter) != (1, 0)
+    theirs = by_itk(sitk.ReadImage("moving.nii.gz"), outside=-3)
+    np.testing.assert_allclose(found.get_fdata(), theirs, atol=0.13)
+
+
+def test_complex_numbers_and_colours_are_channels(files: Path) -> None:
+    data = scan("float32", 3)
+    complex_ = (data[..., 0] + 1j * data[..., 1]).astype(np.complex64)
+    nib.save(nib.Nifti1Image(complex_, MOVING.affine), "complex.nii.gz")
+    colours = np.empty(MOVING.shape, [(name, "u1") for name in "RGB"])
+    for k, name in enumerate("RGB"):
+        colours[name] = scan("uint8", 3)[..., k]
+    nib.save(nib.Nifti1Image(colours, MOVING.affine), "colours.nii.gz")
+    for k in range(3):
+        for kind, values in (("parts", data), ("grey", scan("uint8", 3))):
+            nib.save(nib.Nifti1Image(np.ascontiguousarray(values[..., k]), MOVING.affine), f"{kind}{k}.nii.gz")
+            done("apply", f"{kind}{k}.nii.gz", *CHAIN, f"--out=warped_{kind}{k}.nii.gz")
+    for kind in ("complex", "colours"):
+        done("apply", f"{kind}.nii.gz", *CHAIN, f"--out=warped_{kind}.nii.gz")
+    found = np.asarray(nib.load("warped_complex.nii.gz").dataobj)
+    np.testing.assert_array_equal(found.real, nib.load("warped_parts0.nii.gz").dataobj)
+    np.testing.assert_array_equal(found.imag, nib.load("warped_parts1.nii.gz").dataobj)
+    for k, name in enumerate("RGB"):
+        np.testing.assert_array_equal(
+            np.asarray(nib.load("warped_colours.nii.gz").dataobj)[name], nib.load(f"warped_grey{k}.nii.gz").dataobj
+        )
+
+
+def test_back_again(files: Path) -> None:
+    """By one file of the inverse of both."""
+    done("compose", "field.nii.gz", "affine.txt", "--fixed=fixed.nii.gz", "--out=both.nii.gz")
+    done("invert", "both.nii.gz", "--moving=moving.nii.gz", "--fixed=fixed.nii.gz", "--out=inverse.nii.gz")
+    inverse = read_transform("inverse.nii.gz")
+    assert inverse.grid is not None
+    assert inverse.grid.agrees(MOVING)
+    field, linear = read_transform("field.nii.gz"), read_transform("affine.txt")
+    at = places(MOVING)
+    at = at[at.norm(dim=1) < 6]  # within the field
+    np.testing.assert_allclose(inverse(at), field.inverse(linear.inverse(at)), atol=2e-3)
+
+
+def test_the_change_of_volume_is_written(files: Path) -> None:
+    done("jacobian", "field.nii.gz", "--out=change.nii.gz", "--no-log")
+    theirs = sitk.DisplacementFieldJacobianDeterminant(along_the_axes())
+    inner = (slice(2, -2),) * 3
+    found = np.asarray(nib.load("change.nii.gz").dataobj)
+    np.testing.assert_allclose(found[inner], sitk.GetArrayFromImage(theirs).T[inner], atol=1e-4)
+
+
+def along_the_axes() -> sitk.Image:
+    """The field in voxels on a plain grid: on another one ITK's filter is wrong."""
+    vectors = smooth(FIXED.shape, 0.5)[0].permute(3, 2, 1, 0).double().contiguous().numpy()
+    return sitk.GetImageFromArray(vectors, isVector=True)
+
+
+def test_a_transform_is_described(files: Path) -> None:
+    result = run("describe", "inverse:field.nii.gz")
+    assert result.exit_code == 0
+    assert "places of fixed -> places of moving, in RAS" in result.stdout
+    assert "the inverse of a displacement field of 20 x 24 x 22 voxels" in result.stdout
+    assert "0 of 10560 voxels fold" in result.stdout
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    write_affine("turn.txt", turn)
+    assert "rigid: turns by 53.13 degrees" in run("describe", "turn.txt").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--out=a.png"), "a.png: expected a name that ends wi"),
+        (("apply", "no.nii.gz", "--reference=fixed.nii.gz", "--out=a.nii.gz"), "there is no such file"),
+        (("apply", "moving.nii.gz", "--reference=no.nii.gz", "--out=a.nii.gz"), "--reference (no.nii.gz): expected"),
+        (("apply", "moving.nii.gz", *CHAIN, "--interpolation=best", "--out=a.nii.gz"), "interpolation: expected one"),
+        (("apply", "moving.nii.gz", *CHAIN, "--out=no/a.nii.gz"), "no/a.nii.gz: expected a file that can be written"),
+        (("apply", "moving.nii.gz", *CHAIN, "--outside=0.5", "--out=a.nii.gz"), "expected a number that the image"),
+        (("invert", "affine.txt", "--out=a.xyz"), "a.xyz: expected a name that ends with"),
+        (("convert", "field.nii.gz", "--out=a.txt"), "expected a linear map"),
+        (("convert", "affine.txt", "--to=best", "--out=a.txt"), "format: expected one of"),
+        (("convert", "affine.txt", "--out=a.nii.gz"), "expected the fixed image, at whose voxels"),
+        (("jacobian", "affine.txt", "--out=a.nii.gz"), "expected the fixed image, at whose voxels"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(arguments: tuple[str, ...], said: str, files: Path) -> None:
+    before = {file: file.read_bytes() for file in files.iterdir()}
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert {file: file.read_bytes() for file in files.iterdir()} == before
+
+
+def test_a_damaged_series_leaves_nothing_behind(files: Path) -> None:
+    nib.save(nib.Nifti1Image(scan("int16", 4), MOVING.affine), "series.nii")
+    Path("series.nii").write_bytes(Path("series.nii").read_bytes()[:-100])
+    result = run("apply", "series.nii", *CHAIN, "--out=warped.nii")
+    assert result.exit_code == 2
+    assert "image (series.nii): expected a NIfTI image, but the file is empty, damaged" in result.stderr
+    assert sorted(file.name for file in files.iterdir() if "warped" in file.name) == []
+
+
+def test_what_is_far_away_is_said(files: Path) -> None:
+    away = MOVING.affine.copy()
+    away[:3, 3] += 500
+    nib.save(nib.Nifti1Image(scan("int16"), away), "away.nii.gz")
+    result = run("apply", "away.nii.gz", "--reference=fixed.nii.gz", "--out=warped.nii.gz")
+    assert result.exit_code == 0
+    assert "image: nothing of it reaches the reference" in result.stderr
+    write_displacement("short.nii.gz", smooth((20, 24, 10), 0.5), FIXED.affine)
+    result = run("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=short.nii.gz", "--out=w.nii.gz")
+    assert "--transform: fields cover 50 % of the reference, and go on beyond as at their border" in result.stderr
