@@ -20,6 +20,7 @@ from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gra
 
 if TYPE_CHECKING:
     from .compat.patching import FallbackWarning, patch, patch_report, unpatch
+    from .io.transforms import read_transform, write_transform
     from .methods.registration import register
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "nn",
     "patch",
     "patch_report",
+    "read_transform",
     "register",
     "shift_labels",
     "soft_argmin",
@@ -61,12 +63,14 @@ __all__ = [
     "warp_many",
     "warp_ssd",
     "warp_with_gradient",
+    "write_transform",
 ]
 
 
 # Loaded when first asked for: the methods are built on the operations, and bring nibabel.
 _LATER = {
     "register": "methods.registration",
+    **dict.fromkeys(("read_transform", "write_transform"), "io.transforms"),
     **dict.fromkeys(("FallbackWarning", "patch", "patch_report", "unpatch"), "compat.patching"),
 }
 

@@ -14,7 +14,7 @@ from .landmarks import read_landmarks
 from .points import Points, paired, read_points
 from .transforms import FORMATS as TRANSFORMS
 from .transforms import read_transform, write_transform
-from .transforms.text import write_affine
+from .transforms.itk import write_affine
 from .volume import Volume, axes_in_itk, onto_plane, voxel_to_voxel
 
 __all__ = [

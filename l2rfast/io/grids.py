@@ -20,7 +20,7 @@ def read_grid(name: str, value: Any) -> Grid:
     Args:
         name: of the argument, for messages.
         value: a path, of any format of docs/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series it is the
-            grid of one volume; axes of length 1 stay.
+            grid of one volume; axes of length 1 stay, and of a file of two axes it has two.
 
     Raises:
         InputError: none of these, or the file is missing, damaged or of another kind.
@@ -36,4 +36,4 @@ def read_grid(name: str, value: Any) -> Grid:
     if not isinstance(value, SpatialImage):
         raise InputError(f"{name}: expected a path, a nibabel image, a Volume or a Grid, got {type(value).__name__}")
     affine, _ = affine_of(name, value, stored=stored)
-    return Grid(tuple((*value.shape, 1, 1)[:3]), affine)
+    return Grid(tuple(value.shape[:3]), affine)

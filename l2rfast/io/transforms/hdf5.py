@@ -1,4 +1,4 @@
-"""ITK's transform files in HDF5 (.h5, .hdf5)."""
+"""Numbers of HDF5 files that others made."""
 
 from __future__ import annotations
 
@@ -7,34 +7,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .itk import Stored
-
-SUFFIXES = (".h5", ".hdf5")
 MAGIC = b"\x89HDF\r\n\x1a\n"  # what they begin with
+_PACKED = 1032  # bytes that one of a compressed file can stand for, at most
 
 
-def stored(path: Path) -> list[Stored]:
-    """The transforms of a file, in its order.
+def values_of(dataset: h5py.Dataset) -> np.ndarray:
+    """What is stored, for which there is no more memory taken than the file can fill.
 
     Raises:
-        ValueError, OSError: it is no such file.
+        ValueError: it is no array of real numbers, or larger than the file.
     """
-    with h5py.File(path, "r") as file:
-        if "TransformGroup" not in file:
-            raise ValueError("no transform file of ITK's")
-        group = file["TransformGroup"]
-        return [_stored(group[name]) for name in sorted(group, key=int)]
-
-
-def _stored(group: h5py.Group) -> Stored:
-    kind = group["TransformType"][0]
-    numbers = [_numbers(group, name) for name in ("Parameters", "FixedParameters")]
-    return Stored(kind.decode() if isinstance(kind, bytes) else str(kind), *numbers)
-
-
-def _numbers(group: h5py.Group, name: str) -> np.ndarray:
-    """ITK before 5 misspells the names; where there are no numbers there may be none."""
-    for start in ("Transform", "Tranform"):
-        if start + name in group:
-            return np.asarray(group[start + name], np.float64)
-    return np.zeros(0)
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu" or dataset.shape is None:
+        raise ValueError(f"{dataset.name} that is no array of numbers")
+    stored, room = dataset.id.get_storage_size(), Path(dataset.file.filename).stat().st_size
+    if dataset.nbytes > min(stored, room) * _PACKED:
+        raise ValueError(f"{dataset.name} of shape {dataset.shape}, for which the file is too short")
+    return np.asarray(dataset)

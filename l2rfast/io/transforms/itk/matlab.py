@@ -1,0 +1,56 @@
+"""ITK's transform files in MATLAB's level 4 (.mat), which ANTs writes for affine maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat, savemat, whosmat
+
+from ..format import named
+from .stored import Stored
+
+SUFFIXES = (".mat",)
+
+
+def knows(path: Path) -> bool:
+    """Whether a file is one: FSL's and greedy's of the same suffix are text, and other programs have other names."""
+    if not named(path, SUFFIXES):
+        return False
+    try:
+        names = [name for name, _, _ in whosmat(path, appendmat=False)]
+    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError):
+        return False
+    return bool(names) and names[0].split("_")[0].endswith(("Transform", "TransformBase"))
+
+
+def load(path: Path) -> list[Stored]:
+    """The transforms of a file, in its order.
+
+    Raises:
+        ValueError, OSError: it is no such file, or ends early.
+    """
+    found: list[Stored] = []
+    room = path.stat().st_size
+    for name, shape, _ in whosmat(path, appendmat=False):
+        if len(shape) > 2 or not 0 <= np.prod([float(n) for n in shape]) <= room:
+            raise ValueError(f"{name} of shape {shape}, for which the file is too short")
+    for name, values in loadmat(path, appendmat=False).items():
+        if not isinstance(values, np.ndarray):  # what scipy says of the file
+            continue
+        numbers = values.astype(np.float64).ravel()
+        if name == "fixed" and found:
+            found[-1] = found[-1]._replace(fixed=numbers)
+        else:
+            found.append(Stored(name, numbers, np.zeros(0)))
+    return found
+
+
+def store(path: Path, transform: Stored) -> None:
+    """Write a file of one transform.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    numbers = {transform.kind: transform.parameters, "fixed": transform.fixed}
+    savemat(path, numbers, appendmat=False, format="4", oned_as="column")
