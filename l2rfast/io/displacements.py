@@ -17,6 +17,7 @@ from .volume import Volume, axes_in_itk
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # RAS from it, and it from RAS
 _VECTOR = 1007  # the NIfTI intent that ITK takes as it stands, LPS
+NIFTYREG = b"NREG_TRANS"  # the name of NiftyReg's, which are vectors in RAS, or no displacements at all
 _DISPLACEMENT = 1006  # which ITK turns from RAS to LPS
 
 
@@ -70,6 +71,10 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
             f"{name}: expected a displacement field of shape (D, H, W, 1, 3) or (D, H, W, 3) whose intent says what it "
             f"holds, {_VECTOR} for LPS or {_DISPLACEMENT} for RAS millimetres, got shape {image.shape} and intent "
             f"{intent}; a field without intent may be in voxels, and is to be multiplied by the affine first"
+        )
+    if image.header["intent_name"] == NIFTYREG:
+        raise InputError(
+            f"{name}: expected a displacement field of ITK's, got one of NiftyReg's: l2rfast.read_transform reads it"
         )
     affine, _ = affine_of(name, image, stored=True)
     world = LPS if intent == _VECTOR else np.eye(3)

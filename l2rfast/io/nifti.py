@@ -94,7 +94,7 @@ def write_volumes(
     scale: tuple[float, float] | None = None,
     steps: Sequence[float] = (),
     unit: str = "unknown",
-    more: Mapping[str, float] = MappingProxyType({}),
+    more: Mapping[str, float | bytes] = MappingProxyType({}),
 ) -> None:
     """Write parts of an image as they come, as `write` writes the whole.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import InputError
 from ...world import Grid, Transform
@@ -78,3 +80,32 @@ def head(path: Path, size: int = 512) -> bytes:
     """What a file begins with."""
     with path.open("rb") as file:
         return file.read(size)
+
+
+def rows_of_four(path: Path) -> np.ndarray | None:
+    """The (4, 4) matrix of a text that is four rows of four numbers and nothing else; None of others.
+
+    Several programs write such texts, and mean different things by them.
+    """
+    text = head(path, 4096)
+    try:
+        rows = [
+            [float(number) for number in line.split()] for line in text.decode("ascii").splitlines() if line.strip()
+        ]
+    except ValueError:
+        return None
+    return np.array(rows) if [len(row) for row in rows] == [4] * 4 else None
+
+
+def less_places(values: Tensor, affine: np.ndarray) -> Tensor:
+    """(3, D, H, W) float32 of places in RAS millimetres, each less that of its voxel."""
+    size = values.shape[1:]
+    steps = [
+        torch.arange(n, dtype=torch.float64).view([-1 if k == j else 1 for j in range(3)]) for k, n in enumerate(size)
+    ]
+    return torch.stack(
+        [
+            (value.double() - sum(to * step for to, step in zip(row.tolist(), steps, strict=False)) - row[3]).float()
+            for value, row in zip(values, affine[:3], strict=True)
+        ]
+    )

@@ -1,0 +1,142 @@
+"""NiftyReg's transforms: affine maps as text, fields and grids of control points as NIfTI.
+
+All go from the reference image, here fixed, to the floating one, in RAS millimetres. What a NIfTI file holds stands in
+``intent_p1``, beside the name NREG_TRANS and the intent of vectors, 1007: ITK takes them for its own and for LPS.
+Places (kinds 0, 2, 3, 5, 6) or displacements (1, 4), of what they lead to (0, 1, 2, 6) or as a velocity (3, 4, 5) that
+is integrated by as many squarings as ``intent_p2`` says, backwards where that is below 0; at voxels or at control
+points (2, 5 cubic B-splines, 6 linear). Where extensions of the header hold affine maps, a place goes through the first
+before the control points and through the second after them (`reg_f3d -vel -aff`). Seen of NiftyReg 1.5.70.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import affine_transform
+from torch import Tensor
+
+from ...errors import InputError
+from ...world import Affine, Displacement, Field, Grid, Transform, Velocity, compose
+from ..displacements import NIFTYREG, in_voxels
+from ..headers import affine_of
+from ..nifti import NIFTI, open_nifti, write_volumes
+from ..source import read_values
+from .format import Format, Grids, less_places, linear, named, rows_of_four
+
+_PLACES, _VELOCITIES = (0, 2, 3, 5, 6), (3, 4, 5)
+_ORDERS = {2: 3, 5: 3, 6: 1}  # of the B-splines between control points
+_MOST = 30  # squarings: more are none that anybody asked for
+_LONGEST = 0.28  # mm along an axis of one of the steps that are squared, where their number is not given
+
+
+def _knows(file: Path) -> bool:
+    if named(file, NIFTI):
+        header: Any = open_nifti(str(file), file).header
+        return bool(header["intent_name"] == NIFTYREG)
+    return named(file, (".txt",)) and rows_of_four(file) is not None
+
+
+def _read(file: Path, grids: Grids) -> Transform:
+    if not named(file, NIFTI):
+        rows = rows_of_four(file)
+        if rows is None:
+            raise ValueError("no four rows of four numbers")
+        return Affine(rows)
+    image: Any = open_nifti(str(file), file)
+    name, kind, steps = (image.header[each].item() for each in ("intent_name", "intent_p1", "intent_p2"))
+    if name != NIFTYREG or kind not in range(7) or not abs(steps) <= _MOST:
+        raise ValueError(f"intent_name {name!r}, intent_p1 {kind:g} and intent_p2 {steps:g}")
+    if image.shape[3:] != (1, 3) and image.shape[2:] != (1, 1, 2):
+        raise ValueError(f"the shape {image.shape}")
+    affine, kind, steps = _affine(image), int(kind), int(steps)
+    stored = read_values(str(file), image, scaled=True)[..., 0, :].movedim(-1, 0)
+    values = torch.cat([stored, torch.zeros(3 - len(stored), *stored.shape[1:])])
+    if kind in _PLACES:
+        values[: len(stored)] = less_places(values, affine)[: len(stored)]
+    first, second = _maps(image)
+    if kind in _ORDERS:
+        fixed = grids.need("fixed", "at whose voxels the control points are evaluated")
+        return compose(_field(values, affine, fixed, first, kind, steps), Affine(second))
+    if image.header.extensions:
+        raise ValueError("a field with affine maps in extensions of its header")
+    return _integrated(values, affine, steps) if kind in _VELOCITIES else Displacement.of_world(values, affine)
+
+
+def _field(points: Tensor, affine: np.ndarray, fixed: Grid, first: np.ndarray, kind: int, steps: int) -> Field:
+    """Of (3, *control points) in mm, at the voxels of fixed after these went by a first map."""
+    frame = first @ fixed.affine
+    vectors = _between(points, affine, frame, fixed, _ORDERS[kind])
+    still = np.array_equal(first, np.eye(4))
+    if kind in _VELOCITIES:
+        integrated = _integrated(vectors, fixed.affine, steps)
+        if still:
+            return integrated
+        vectors = integrated.vectors
+    if not still:
+        vectors = less_places(vectors, fixed.affine - frame)
+    return Displacement.of_world(vectors, fixed.affine)
+
+
+def _write(file: Path, transform: Transform, grids: Grids) -> None:
+    if not named(file, NIFTI):
+        matrix = linear(transform, "a file of text")
+        file.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))
+        return
+    grid: Grid | None = grids.fixed or transform.grid
+    if grid is None:
+        raise InputError("fixed: expected the fixed image, at whose voxels the field is written")
+    vectors = transform.on(grid).vectors.float().permute(1, 2, 3, 0).unsqueeze(3).numpy()
+    more = {"intent_code": 1007, "intent_name": NIFTYREG, "intent_p1": 1}
+    write_volumes(file, [vectors], vectors.shape, vectors.dtype, grid.affine, more=more)
+
+
+FORMAT = Format(
+    "niftyreg", "a transform of NiftyReg, from place of fixed to place of moving in RAS mm", _knows, _read, _write,
+    (".nii.gz", ".nii", ".txt"),
+)  # fmt: skip
+
+
+def _affine(image: Any) -> np.ndarray:
+    """(4, 4) of the grid. NiftyReg takes the sform wherever it has a code, else the qform, and no notice of units.
+
+    Raises:
+        InputError: images with such a header lie elsewhere by ITK's rules, as by ours.
+    """
+    header = image.header
+    theirs = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
+    ours, _ = affine_of("its header", image, stored=True)
+    if not Grid(image.shape[:3], ours).agrees(Grid(image.shape[:3], theirs)):
+        raise InputError(
+            "expected a header that has one reading; NiftyReg takes the sform whenever it has a code, and millimetres "
+            "for any unit, so that images that lie elsewhere by ITK's rules do not fit its field"
+        )
+    return theirs
+
+
+def _maps(image: Any) -> list[np.ndarray]:
+    """The (4, 4) maps that stand in extensions of the header, in its order of bytes; where there are none they do
+    nothing.
+    """
+    dtype = np.dtype(np.float32).newbyteorder(image.header.endianness)
+    contents = [extension.get_content().ljust(64, b"\0")[:64] for extension in image.header.extensions[:2]]
+    found = [np.frombuffer(content, dtype).reshape(4, 4).astype(np.float64) for content in contents]
+    return [*found, np.eye(4), np.eye(4)][:2]
+
+
+def _integrated(velocity: Tensor, affine: np.ndarray, steps: int) -> Velocity:
+    """Of (3, D, H, W) in mm. Without a number of steps NiftyReg finds one, of at least 6."""
+    number = abs(steps) or max(6, int(np.ceil(np.log2(max(velocity.abs().max().item(), _LONGEST) / _LONGEST))))
+    return Velocity(in_voxels(velocity if steps >= 0 else -velocity, affine, np.eye(3)), affine, number)
+
+
+def _between(points: Tensor, affine: np.ndarray, frame: np.ndarray, grid: Grid, order: int) -> Tensor:
+    """(3, D, H, W) of a B-spline with coefficients (3, *control points), where the voxels of a grid are by a frame."""
+    across = np.linalg.solve(affine, frame)
+    found = [
+        affine_transform(each, across[:3, :3], across[:3, 3], grid.size, None, order, "nearest", prefilter=False)
+        for each in points.numpy()
+    ]
+    return torch.from_numpy(np.stack(found))
