@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -72,7 +73,8 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
             f"holds, {_VECTOR} for LPS or {_DISPLACEMENT} for RAS millimetres, got shape {image.shape} and intent "
             f"{intent}; a field without intent may be in voxels, and is to be multiplied by the affine first"
         )
-    if image.header["intent_name"] == NIFTYREG:
+    header: Any = image.header
+    if header["intent_name"] == NIFTYREG:
         raise InputError(
             f"{name}: expected a displacement field of ITK's, got one of NiftyReg's: l2rfast.read_transform reads it"
         )

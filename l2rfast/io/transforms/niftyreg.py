@@ -89,7 +89,7 @@ def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels the field is written")
     vectors = transform.on(grid).vectors.float().permute(1, 2, 3, 0).unsqueeze(3).numpy()
-    more = {"intent_code": 1007, "intent_name": NIFTYREG, "intent_p1": 1}
+    more: dict[str, float | bytes] = {"intent_code": 1007, "intent_name": NIFTYREG, "intent_p1": 1}
     write_volumes(file, [vectors], vectors.shape, vectors.dtype, grid.affine, more=more)
 
 
@@ -106,7 +106,7 @@ def _affine(image: Any) -> np.ndarray:
         InputError: images with such a header lie elsewhere by ITK's rules, as by ours.
     """
     header = image.header
-    theirs = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
+    theirs: np.ndarray = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
     ours, _ = affine_of("its header", image, stored=True)
     if not Grid(image.shape[:3], ours).agrees(Grid(image.shape[:3], theirs)):
         raise InputError(
