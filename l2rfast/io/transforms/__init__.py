@@ -10,12 +10,12 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
-from . import itk, niftyreg
+from . import elastix, itk, niftyreg
 from .format import Format, Grids
 
 __all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
 
-FORMATS: dict[str, Format] = {each.name: each for each in (itk.FORMAT, niftyreg.FORMAT)}
+FORMATS: dict[str, Format] = {each.name: each for each in (elastix.FORMAT, itk.FORMAT, niftyreg.FORMAT)}
 
 
 def read_transform(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ....errors import notice
-from ....world import Affine, Composite, Displacement, Transform, compose
+from ....world import Affine, Composite, Displacement, Grid, Transform, compose
 from ..format import LPS, Grids
 from ..spline import Spline
 
@@ -62,12 +63,13 @@ def _transform(stored: Stored) -> Transform:
     name, *rest = stored.kind.split("_")
     if rest[-2:] not in (["3", "3"], ["2", "2"]):
         raise ValueError(f"a {stored.kind}")
-    ndim, numbers, fixed = int(rest[-1]), stored.parameters.astype(np.float64, copy=False), stored.fixed
+    ndim, numbers, fixed = int(rest[-1]), stored.parameters, stored.fixed
     if name.endswith("DisplacementFieldTransform"):  # those that smooth their updates as well
-        return Displacement.of_world(*_on_grid(stored.parameters, fixed, ndim, vectors=True))
-    if name in ("BSplineTransform", "BSplineDeformableTransform"):
-        values, affine = _on_grid(stored.parameters, fixed, ndim, vectors=False)
-        return Spline(values.double().numpy().reshape(3, *values.shape[1 : ndim + 1]), affine)
+        grid = grid_of(fixed, ndim)
+        return Displacement.of_world(_on_grid(numbers, grid, vectors=True), grid.affine)
+    if name == "BSplineTransform":
+        grid = grid_of(fixed, ndim)
+        return Spline(_on_grid(numbers, grid, vectors=False).numpy().reshape(3, *grid.shape), grid.affine)
     centre = np.zeros(ndim) if name == "TranslationTransform" or not fixed.size else fixed[:ndim]
     if name.startswith("Centered"):
         centre, numbers = numbers[-2 * ndim : -ndim], np.append(numbers[: -2 * ndim], numbers[-ndim:])
@@ -81,25 +83,33 @@ def _transform(stored: Stored) -> Transform:
     return Affine(matrix)
 
 
-def _on_grid(numbers: np.ndarray, fixed: np.ndarray, ndim: int, vectors: bool) -> tuple[torch.Tensor, np.ndarray]:
-    """(3, D, H, W) in RAS millimetres and the (4, 4) affine, of numbers whose grid is told by the fixed ones: its size,
-    origin, spacing and direction. The first axis is the fastest; components are neighbours in a field of vectors, and
-    one behind the other in B-splines.
+def grid_of(fixed: np.ndarray, ndim: int) -> Grid:
+    """What numbers tell: the size, origin, spacing and direction, row by row.
+
+    Raises:
+        ValueError: they tell none.
     """
-    if fixed.size != ndim * (3 + ndim) or not np.isfinite(fixed).all():
-        raise ValueError(f"{fixed.size} fixed parameters, where {ndim * (3 + ndim)} tell a grid")
+    if fixed.size != ndim * (3 + ndim) or not np.isfinite(fixed).all() or (fixed[:ndim] < 1).any():
+        raise ValueError(f"the numbers {fixed.tolist()} for a grid of {ndim} axes")
     size, origin, spacing = fixed[: 3 * ndim].reshape(3, ndim)
-    if (size < 1).any() or float(size.prod()) * ndim != numbers.size:
-        raise ValueError(f"{numbers.size} parameters for a grid of {' x '.join(f'{n:g}' for n in size)}")
-    shape = [int(n) for n in reversed(size)]
     affine, flip = np.eye(4), LPS[:ndim, :ndim]
     affine[:ndim, :ndim] = flip @ fixed[3 * ndim :].reshape(ndim, ndim) * spacing
     affine[:ndim, 3] = flip @ origin
+    return Grid(tuple(int(n) for n in size), affine)
+
+
+def _on_grid(numbers: np.ndarray, grid: Grid, vectors: bool) -> torch.Tensor:
+    """(3, D, H, W) in RAS millimetres, of numbers for every point of a grid, of which the first axis is the fastest;
+    components are neighbours in a field of vectors, and come one behind the other in B-splines.
+    """
+    ndim, shape = len(grid.shape), grid.shape[::-1]
+    if math.prod(shape) * ndim != numbers.size:
+        raise ValueError(f"{numbers.size} parameters for a grid of {' x '.join(map(str, grid.shape))}")
     components = np.moveaxis(numbers.reshape(*shape, ndim), -1, 0) if vectors else numbers.reshape(ndim, *shape)
-    found = np.zeros((3, *reversed(shape), *[1] * (3 - ndim)), np.float32 if vectors else np.float64)
+    found = np.zeros((3, *grid.size), np.float32 if vectors else np.float64)
     for k in range(ndim):
-        found[k] = (components[k].T * flip[k, k]).reshape(found.shape[1:])
-    return torch.from_numpy(found), affine
+        found[k] = (components[k].T * LPS[k, k]).reshape(grid.size)
+    return torch.from_numpy(found)
 
 
 def stored_of(transform: Transform, ndim: int = 3) -> list[Stored]:

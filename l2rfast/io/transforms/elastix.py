@@ -1,0 +1,122 @@
+"""elastix' TransformParameters.*.txt, of versions 4.9 to 5.3.
+
+From places of fixed to places of moving, in LPS millimetres, by ITK's numbers under names of elastix' own. Directions
+stand column by column, where ITK's files have them row by row. A transform goes on from the initial one that it names.
+B-splines are evaluated at the voxels of fixed, which the file tells.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ...errors import InputError
+from ...world import Transform
+from .format import Format, Grids, head, named
+from .itk.stored import Stored, composite, grid_of, transform_of
+
+_KINDS = {
+    "TranslationTransform": "TranslationTransform",
+    "EulerTransform": "Euler{}DTransform",
+    "SimilarityTransform": "Similarity{}DTransform",
+    "AffineTransform": "AffineTransform",
+    "BSplineTransform": "BSplineTransform",
+    "RecursiveBSplineTransform": "BSplineTransform",
+}
+# What a transform would mean something else by, and what there is when it is not said.
+_KNOWN = {
+    "HowToCombineTransforms": "Compose",
+    "UseDirectionCosines": "true",
+    "BSplineTransformSplineOrder": "3",
+    "UseCyclicTransform": "false",
+    "UseBinaryFormatForTransformationParameters": "false",
+}
+_NONE = "NoInitialTransform"
+_VALUE = re.compile(r'"([^"]*)"|(\S+)')
+
+
+class _Parameters(dict[str, list[str]]):
+    """The values under each name of a file."""
+
+    def text(self, name: str, default: str | None = None) -> str:
+        if name not in self and default is None:
+            raise ValueError(f"no {name}")
+        return self[name][0] if name in self else str(default)
+
+    def numbers(self, name: str, size: int) -> np.ndarray:
+        values = self.get(name, [])
+        if len(values) != size:
+            raise ValueError(f"{len(values)} numbers of {name}, where {size} are expected")
+        return np.array([float(value) for value in values])
+
+
+def _parameters(file: Path) -> _Parameters:
+    lines = re.findall(r"^\((\w+)[ \t]+(.*)\)\s*$", file.read_text(), re.MULTILINE)
+    return _Parameters({name: [said or bare for said, bare in _VALUE.findall(values)] for name, values in lines})
+
+
+def _knows(file: Path) -> bool:
+    return named(file, (".txt",)) and re.search(rb'^\(Transform "\w+"\)', head(file, 2**16), re.MULTILINE) is not None
+
+
+def _read(file: Path, grids: Grids) -> Transform:
+    last = _parameters(file)
+    chain, files, parameters = [_stored(last)], [file.resolve()], last
+    while (before := _initial(parameters)) != _NONE:
+        files.append(_beside(files[-1], before))
+        if files[-1] in files[:-1]:
+            raise ValueError(f"a chain that comes back to {files[-1].name}")
+        parameters = _parameters(files[-1])
+        chain.append(_stored(parameters))
+    ndim = int(last.text("FixedImageDimension"))
+    return transform_of([composite(chain), *chain], Grids(grids.fixed or grid_of(_grid(last, ndim), ndim)))
+
+
+def _initial(parameters: _Parameters) -> str:
+    """Before 5.1 the name of it was another."""
+    return parameters.text(
+        "InitialTransformParameterFileName", parameters.text("InitialTransformParametersFileName", _NONE)
+    )
+
+
+def _beside(file: Path, name: str) -> Path:
+    """A file of the same folder, by a path that begins there or, as elastix writes it, where elastix ran."""
+    for start in file.parents:
+        found = (start / PurePosixPath(name.replace("\\", "/"))).resolve()
+        if found.is_relative_to(file.parent) and found.is_file():
+            return found
+    raise InputError(f"expected the transform from which {file.name} goes on in the same folder, got {name!r}")
+
+
+def _stored(parameters: _Parameters) -> Stored:
+    """As ITK has it."""
+    for name, known in _KNOWN.items():
+        if parameters.text(name, known) != known:
+            raise ValueError(f"{name} {parameters.text(name)!r}, where {known!r} alone is known")
+    kind, ndim = parameters.text("Transform"), int(parameters.text("FixedImageDimension"))
+    if kind not in _KINDS or ndim not in (2, 3):
+        raise ValueError(f"a {kind} of {ndim} axes")
+    if kind.endswith("BSplineTransform"):
+        fixed = _grid(parameters, ndim, "Grid")
+    elif kind == "TranslationTransform":
+        fixed = np.zeros(0)
+    else:
+        zyx = parameters.text("ComputeZYX", "false") == "true"
+        fixed = np.append(parameters.numbers("CenterOfRotationPoint", ndim), [zyx] if ndim == 3 else [])
+    count = int(parameters.text("NumberOfParameters"))
+    name = f"{_KINDS[kind].format(ndim)}_double_{ndim}_{ndim}"
+    return Stored(name, parameters.numbers("TransformParameters", count), fixed)
+
+
+def _grid(parameters: _Parameters, ndim: int, start: str = "") -> np.ndarray:
+    """As ITK has it, by size, origin, spacing and direction: of fixed, or by names that start so."""
+    size, index, spacing, origin = (
+        parameters.numbers(start + name, ndim) for name in ("Size", "Index", "Spacing", "Origin")
+    )
+    direction = parameters.numbers(f"{start}Direction", ndim**2).reshape(ndim, ndim).T
+    return np.concatenate([size, origin + direction @ (spacing * index), spacing, direction.ravel()])
+
+
+FORMAT = Format("elastix", "a transform of elastix", _knows, _read, None, (".txt",))
