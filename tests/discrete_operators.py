@@ -15,7 +15,7 @@ import l2rfast
 
 ODD: samples.Sizes = {2: [(3, 5), (1, 3)], 3: [(3, 1, 5)]}
 # Of displacements, and in reverse of control points: few, for the sake of the interpreter.
-LATTICES: samples.Sizes = {2: [(3, 4), (1, 2)], 3: [(3, 1, 2)]}
+LATTICES: samples.Sizes = {2: [(3, 2), (1, 2)], 3: [(3, 1, 2)]}
 METRICS = ("ssd", "sad", "dot")
 
 

@@ -95,20 +95,6 @@ def test_an_error_ends_the_choice() -> None:
     assert _dispatch._forced is None
 
 
-@pytest.mark.parametrize("name", [n for n in ("default", "avx2") if PACKAGE.joinpath(f"_cpp_{n}.so").exists()])
-def test_every_instruction_set_gives_the_values_of_the_reference(name: str) -> None:
-    """The comparison of test_operators.py, on the library that PyTorch's own variable chooses."""
-    script = """
-import pytest, sys, l2rfast
-print("library:", l2rfast._native.INSTRUCTION_SET)
-sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider", "--tb=short"]))
-"""
-    test = f"{TESTS / 'test_operators.py'}::test_values_and_gradients_are_those_of_the_reference"
-    done = python(script, test, "-k", "cpp-float32", folder=TESTS, ATEN_CPU_CAPABILITY=name)
-    assert f"library: {name}\n" in done.stdout
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set")
 @pytest.mark.parametrize(("name", "registers"), [("default", "%[yz]mm"), ("avx2", "%zmm")])
 def test_a_library_has_no_instructions_of_a_better_processor(name: str, registers: str) -> None:

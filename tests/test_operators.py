@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
+import native
 import numpy as np
 import pytest
 import torch
@@ -16,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import l2rfast
+from l2rfast import _native
 from l2rfast._dispatch import OPERATORS, Operator
 from l2rfast.errors import NotDifferentiableError
 
@@ -26,11 +32,14 @@ def pairs(operations: list[Operation]) -> list[Any]:
 
 
 DIFFERENTIABLE = [o for o in OPERATIONS if o.differentiable]
+PACKAGE = Path(l2rfast.__file__).parent
+# Instruction sets that the C++ kernels are built for as well.
+OTHERS = [name for name in ("default", "avx2") if PACKAGE.joinpath(f"_cpp_{name}.so").exists()]
 TYPED = [
     pytest.param(o, b, dtype, id=f"{o.name}-{b}-{str(dtype).removeprefix('torch.')}")
     for o in OPERATIONS
     for dtype in TOLERANCES
-    for b in o.backends
+    for b in [*o.backends, *(OTHERS if dtype == torch.float32 and "cpp" in o.backends else [])]
     if (b, dtype) != ("reference", torch.float64)  # the definition itself
 ]
 each_operation_and_backend = pytest.mark.parametrize(("operation", "backend"), pairs(OPERATIONS))
@@ -55,20 +64,25 @@ def in_dtype(operation: Operation, dtype: torch.dtype) -> Operation:
     return operation if dtype.itemsize > 2 else replace(operation, twice=False)
 
 
+def typed(operation: Operation, dtype: torch.dtype) -> list[tuple[Sample, Inputs]]:
+    """Samples of an operation, and their inputs in a dtype."""
+    # Gradients of means over many voxels are below the smallest float16.
+    samples = operation.samples + (operation.big if dtype.itemsize > 2 else [])
+    return [(sample, {name: t.to(dtype) for name, t in sample.inputs.items()}) for sample in samples]
+
+
 Problems = list[tuple[Sample, Inputs, Inputs]]
 
 
 @pytest.fixture(scope="module")
 def truth() -> Callable[[Operation, torch.dtype], Problems]:
-    """Samples of an operation, their inputs in a dtype, and what the reference makes of these in float64."""
+    """These, and what the reference makes of them in float64."""
 
     @lru_cache(maxsize=1)  # the backends come one after the other
     def of(name: str, dtype: torch.dtype) -> Problems:
         operation = in_dtype(next(o for o in OPERATIONS if o.name == name), dtype)
         problems = []
-        # Gradients of means over many voxels are below the smallest float16.
-        for sample in operation.samples + (operation.big if dtype.itemsize > 2 else []):
-            inputs = {name: t.to(dtype) for name, t in sample.inputs.items()}
+        for sample, inputs in typed(operation, dtype):
             exact = {name: t.double() for name, t in inputs.items()}
             problems.append((sample, inputs, evaluate(operation, exact, sample.options, backend="reference")))
         return problems
@@ -76,13 +90,52 @@ def truth() -> Callable[[Operation, torch.dtype], Problems]:
     return lambda operation, dtype: of(operation.name, dtype)
 
 
+def save_results(instruction_set: str, folder: str) -> None:
+    """What the C++ library that this process has makes of all samples in float32: of each operation a file."""
+    assert instruction_set == _native.INSTRUCTION_SET
+    native.poison_memory()
+    for operation in OPERATIONS:
+        results = [evaluate(operation, i, s.options, backend="cpp") for s, i in typed(operation, torch.float32)]
+        torch.save(results, Path(folder, operation.name))
+
+
+@pytest.fixture(scope="module")
+def of_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Operation], list[Inputs]]:
+    """The same, of the library for an instruction set, which PyTorch's own variable chooses in another process."""
+
+    @cache
+    def folder(name: str) -> Path:
+        tests, path = Path(__file__).parent, tmp_path_factory.mktemp(name)
+        script = "import sys, test_operators; test_operators.save_results(*sys.argv[1:])"
+        environment = {"ATEN_CPU_CAPABILITY": name, "PYTHONPATH": os.pathsep.join(map(str, (tests, tests.parent)))}
+        subprocess.run([sys.executable, "-c", script, name, path], env=os.environ | environment, cwd=tests, check=True)
+        return path
+
+    def results(name: str, operation: Operation) -> list[Inputs]:
+        file = folder(name) / operation.name
+        values: list[Inputs] = torch.load(file)
+        file.unlink()  # of hundreds of megabytes
+        return values
+
+    return results
+
+
 @pytest.mark.parametrize(("operation", "backend", "dtype"), TYPED)
 def test_values_and_gradients_are_those_of_the_reference(
-    operation: Operation, backend: str, dtype: torch.dtype, truth: Callable[[Operation, torch.dtype], Problems]
+    operation: Operation,
+    backend: str,
+    dtype: torch.dtype,
+    truth: Callable[[Operation, torch.dtype], Problems],
+    of_library: Callable[[str, Operation], list[Inputs]],
 ) -> None:
     wrong = []
-    for sample, inputs, expected in enough(truth(operation, dtype), backend):
-        got = evaluate(in_dtype(operation, dtype), inputs, sample.options, backend=backend)
+    problems = enough(truth(operation, dtype), backend)
+    if backend in OTHERS:
+        results = of_library(backend, operation)
+    else:
+        of_dtype = in_dtype(operation, dtype)
+        results = [evaluate(of_dtype, inputs, sample.options, backend=backend) for sample, inputs, _ in problems]
+    for (sample, _, expected), got in zip(problems, results, strict=True):
         assert {value.dtype for value in got.values()} == {dtype}
         wrong += disagreements(got, expected, sample.name)
     assert not wrong

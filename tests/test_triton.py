@@ -6,7 +6,6 @@ TRITON_INTERPRET=1; another starts them in a process that has it.
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -102,22 +101,22 @@ def overflow_checked(checked: bool) -> Iterator[None]:
 
 @pytest.fixture(autouse=INTERPRETED, scope="module")
 def _quick() -> Iterator[None]:
-    """Triton's interpreter without what it does again and again: two thirds of the time of these tests.
+    """Triton's interpreter without what it does again and again: three quarters of the time of these tests.
 
-    Offsets into small tensors are far from an overflow. And with every call of one function by another it looks for
-    its language among all names of modules, which are always the same.
+    Offsets into small tensors are far from an overflow. And with every call of one function by another it makes its
+    language what it is already since the kernel was launched, for functions of the same module.
     """
-    found, usual = {}, inspect.getmembers
+    usual, seen = interpreter._patch_lang, set()
 
-    def getmembers(of: Any, *args: Any) -> list[tuple[str, Any]]:
-        if args or not getattr(of, "__module__", getattr(of, "__name__", "")).startswith("triton.language"):
-            return usual(of, *args)
-        if of not in found:
-            found[of] = [name for name, member in usual(of) if tl.core.is_builtin(member)]
-        return [(name, getattr(of, name)) for name in found[of]]
+    def once(function: Any) -> Any:
+        if tl.core.is_builtin(tl.load):  # as it was: this is a launch
+            seen.clear()
+        if function.__module__ not in seen:
+            seen.add(function.__module__)
+            return usual(function)
 
     with pytest.MonkeyPatch.context() as patch, overflow_checked(False):
-        patch.setattr(inspect, "getmembers", getmembers)
+        patch.setattr(interpreter, "_patch_lang", once)
         yield
 
 
