@@ -21,7 +21,7 @@ PACKAGE = ("l2rfast", "kernels", "methods")
 GENERIC = {"__init__", "__main__", "cpu", "cuda", "triton", "reference", "register", "training", "options", "common"}
 GENERIC |= {"data", "images", "labels", "method", "torch", "weights", *PACKAGE}
 # Of minutes, whatever is in them: only where they changed themselves.
-LONG = {"test_aot", "test_backend", "test_bench", "test_cuda", "test_examples", "test_libraries", "test_operators"}
+LONG = {"test_aot", "test_bench", "test_cuda", "test_examples", "test_libraries", "test_operators"}
 LONG |= {"test_packaging", "test_triton"}
 
 
