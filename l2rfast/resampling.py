@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from .world.maps import Map
 
 INTERPOLATIONS = MODES
 LABELS = ("nearest", "vote")  # those that give no number that was not there
-_AFFINE = ("linear", "nearest")  # what needs no field of places
+_AFFINE = ("linear", "nearest")  # what samples through a matrix as well
 
 
 class Resampler:
@@ -49,10 +51,11 @@ class Resampler:
         matrix = torch.from_numpy(np.linalg.solve(moving.affine, went.frame)[:3])
         if len(moving.shape) == 2 or moving.size[2] == 1 == fixed.size[2]:
             matrix[2] = 0  # a slice is resampled in its plane, wherever that lies
-        self._matrix = matrix[None].to(dtype)
-        if went.disp is None and interpolation not in _AFFINE:
-            went = Map(went.size, went.frame, torch.zeros(1, 3, *went.size, dtype=dtype))
-        self._places = None if went.disp is None else Map(went.size, went.frame, went.disp.to(dtype)).towards(matrix)
+        disp = None if went.disp is None else went.disp.to(dtype)
+        if interpolation not in _AFFINE:  # samples by fields alone
+            disp = torch.zeros(1, 3, *fixed.size, dtype=dtype) if disp is None else disp
+            disp, matrix = Map(went.size, went.frame, disp).towards(matrix), torch.eye(3, 4, dtype=torch.float64)
+        self._disp, self._matrix = disp, matrix[None].to(dtype)
         inside = self._sampled(torch.ones(1, 1, *moving.size, dtype=torch.bool), "nearest", "zeros")
         self._beyond = None if inside.all() else ~inside
 
@@ -82,9 +85,9 @@ class Resampler:
         return found.view(1, images.shape[1], *self.fixed.shape)
 
     def _sampled(self, images: Tensor, mode: str, padding: str) -> Tensor:
-        if self._places is None:
-            return affine_warp(images, self._matrix, self.fixed.size, mode=mode, padding=padding)
-        return warp(images, self._places, mode=mode, padding=padding)
+        if mode not in _AFFINE:
+            return warp(images, cast("Tensor", self._disp), mode=mode, padding=padding)
+        return affine_warp(images, self._matrix, self.fixed.size, disp=self._disp, mode=mode, padding=padding)
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

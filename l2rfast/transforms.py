@@ -169,6 +169,14 @@ _affine_warp = Operator(
 )
 
 
+_affine_warp_displaced = Operator(
+    affine_reference.affine_warp_displaced,
+    fake=lambda image, disp, matrix, mode, padding: _fake_like(
+        image, disp if len(disp) >= len(matrix) else matrix, disp.shape[2:]
+    ),
+)
+
+
 def _check_sampled(image: Tensor, where: Tensor, names: str, ndim: int, mode: str) -> None:
     """What every sampler asks of its image, beside what says where to sample it."""
     if _check.image(names.split(",")[0], image, floating=mode != "nearest") != ndim:
@@ -335,6 +343,7 @@ def affine_warp(
     matrix: Tensor,
     size: Sequence[int] | None = None,
     *,
+    disp: Tensor | None = None,
     mode: str = "linear",
     padding: str = "border",
 ) -> Tensor:
@@ -344,20 +353,25 @@ def affine_warp(
         image: (N, C, *in), as in `warp`.
         matrix: (N, ndim, ndim + 1), floating: output voxel -> voxel of the image. A batch of one image, or of one
             matrix, goes with every item of the other's.
-        size: spatial size of the output; that of the image when None.
+        size: spatial size of the output; that of the image when None, or of the field.
+        disp: (N, ndim, *size), floating, in voxels of the output: x + disp(x) goes through the matrix, in one pass.
         mode, padding: as in `warp`.
 
     Returns:
         (N, C, *size) in the image's dtype; NaN where the matrix gives no finite position. Differentiable in image and
-        matrix, once.
+        matrix, once; with a field not at all.
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding.
+        NotDifferentiableError: a derivative is asked for, with a field.
     """
     _check.choice("mode", mode, MODES)
     _check.choice("padding", padding, PADDINGS)
     ndim = _check.image("image", image, floating=mode == "linear")
-    size = list(image.shape[2:] if size is None else _check.plain(size))
+    if disp is not None and _check.field("disp", disp) != ndim:
+        raise InputError(f"image, disp: expected as many spatial axes, got {ndim} and {disp.ndim - 2}")
+    usual = (image if disp is None else disp).shape[2:]
+    size = list(usual if size is None else _check.plain(size))
     if len(size) != ndim or not all(_check.is_integer(s) and s > 0 for s in size):
         raise InputError(f"size: expected {ndim} positive integers, got {size}")
     _check.tensor("matrix", matrix)
@@ -368,5 +382,15 @@ def affine_warp(
         )
     _check_sampled(image, matrix, "image, matrix", ndim, mode)
     source, matrix = _one_precision(image, matrix)
-    result: Tensor = _affine_warp(source, matrix, size, mode, padding)
-    return result.to(image.dtype)
+    if disp is None:
+        result: Tensor = _affine_warp(source, matrix, size, mode, padding)
+        return result.to(image.dtype)
+    _check_sampled(image, disp, "image, disp", ndim, mode)
+    if tuple(size) != tuple(disp.shape[2:]):
+        raise InputError(f"size, disp: expected one size, got {tuple(size)} and {tuple(disp.shape[2:])}")
+    if disp.shape[0] != matrix.shape[0] and 1 not in (disp.shape[0], matrix.shape[0]):
+        raise InputError(f"matrix, disp: expected one batch size, or 1, got {matrix.shape[0]} and {disp.shape[0]}")
+    if torch.float64 in (source.dtype, disp.dtype, matrix.dtype):
+        (source, disp), (source, matrix) = (_one_precision(source, each.double()) for each in (disp, matrix))
+    displaced: Tensor = _affine_warp_displaced(source, disp, matrix, mode, padding)
+    return displaced.to(image.dtype)

@@ -15,7 +15,8 @@ from torch import Tensor
 from l2rfast import _check, affine_warp, compose, warp
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, voxel_to_voxel
-from l2rfast.world import at_points
+from l2rfast.world import Affine, Displacement, Transform, at_points
+from l2rfast.world import compose as chained
 
 from .initial import NO_CHANGE, Initial
 from .intensities import robust_range
@@ -53,6 +54,11 @@ class Registration:
     def matrix(self) -> np.ndarray:
         """(ndim, ndim + 1): fixed voxel -> moving voxel, before any deformation."""
         return voxel_to_voxel(self.fixed.affine, self.moving.affine, self.fixed.data.ndim)
+
+    @property
+    def transform(self) -> Transform:
+        """From places of fixed to those of moving, in RAS millimetres: the displacement, then ``initial.matrix``."""
+        return chained(Displacement(self.displacement, self.fixed.affine), Affine(self.initial.matrix))
 
     @property
     def inverse_residual(self) -> float:

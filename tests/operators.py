@@ -45,6 +45,10 @@ def integrate_velocity_keeping_fields(velocity: Tensor, steps: int) -> Tensor:
     return l2rfast.integrate_velocity(velocity, steps, keep=True)
 
 
+def affine_warp_displaced(image: Tensor, matrix: Tensor, disp: Tensor, **options: Any) -> Tensor:
+    return l2rfast.affine_warp(image, matrix, disp=disp, **options)
+
+
 def adam_step(gradient: Tensor, mean: Tensor, square: Tensor, factor: Tensor, **options: Any) -> Tensor:
     """Both results, one after the other along the channels."""
     return torch.cat(l2rfast.adam_step(gradient, mean, square, factor, **options), 1)
@@ -168,6 +172,19 @@ OPERATIONS = [
             *[({"size": s}, "size: expected 2 positive") for s in ((5,), (5, 0), (5, -1), (5, 2.5), (5, "4"))],
         ],
         ("image", "matrix"),
+    ),
+    Operation(
+        affine_warp_displaced,
+        list(samples.displaced_affine_warps(SHAPES)),
+        list(samples.displaced_affine_warps(BIG, EDGES)),
+        [
+            *not_tensors("image", "matrix"),
+            *[error for error in not_tensors("disp") if error[0]["disp"] is not None],
+            *not_one_of(mode=MODES, padding=PADDINGS),
+            ({"disp": noise(2, 3, 4, 5, 3)}, "image, disp: expected as many spatial axes, got 2 and 3"),
+            ({"disp": noise(3, 2, 5, 4)}, "image, disp: expected one batch size, or 1, got 2 and 3"),
+            ({"size": (6, 4)}, "size, disp: expected one size, got (6, 4) and (5, 5)"),
+        ],
     ),
     Operation(
         l2rfast.compose,

@@ -16,6 +16,15 @@ Tensor affine_warp(const Tensor& image, const Tensor& matrix, std::vector<int64_
   return result;
 }
 
+Tensor affine_warp_displaced(const Tensor& image, const Tensor& disp, const Tensor& matrix, std::string mode,
+                             std::string padding) {
+  Tensor result;
+  for_arithmetic(image, disp, [&](auto ndim, auto real) {
+    result = sample<ndim.value>(image, AffineDisplaced<ndim.value, decltype(real)>(disp, matrix), mode, padding);
+  });
+  return result;
+}
+
 std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad_, const Tensor& image, const Tensor& matrix,
                                                 std::string mode, std::string padding, bool to_image, bool to_matrix) {
   const Tensor grad = packed(grad_), grad_matrix = gradient_to(matrix, to_matrix, mode);
@@ -57,6 +66,7 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad_, const Tenso
 
 STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) {
   m.impl("affine_warp", TORCH_BOX(&affine_warp));
+  m.impl("affine_warp_displaced", TORCH_BOX(&affine_warp_displaced));
   m.impl("affine_warp_backward", TORCH_BOX(&affine_warp_backward));
 }
 

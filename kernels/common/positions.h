@@ -150,4 +150,29 @@ struct Affine final : Positions<A> {
   }
 };
 
+// A matrix (N, ndim, ndim + 1) times (x + disp(x), 1).
+template <int ndim, class A>
+struct AffineDisplaced final : Positions<A> {
+  Displaced<ndim, A> displaced;
+  Affine<ndim, A> affine;
+
+  AffineDisplaced(const Tensor& disp, const Tensor& matrix)
+      : Positions<A>(grid_of(disp, ndim), std::max(disp.size(0), matrix.size(0))),
+        displaced(disp),
+        affine(matrix, grid_of(disp, ndim)) {}
+
+  void along(int k, const Block& b, A (&position)[kBlock]) const override {
+    const A* m = affine.matrix.data() + ((affine.items > 1 ? b.n : 0) * ndim + k) * (ndim + 1);
+    A from[kBlock];
+    for (int j = 0; j < ndim; ++j) {
+      displaced.along(j, b, from);
+      const A slope = m[j], start = j == 0 ? m[ndim] : A(0);
+      if (j == 0)
+        for (int i = 0; i < b.count; ++i) position[i] = start + slope * from[i];
+      else
+        for (int i = 0; i < b.count; ++i) position[i] += slope * from[i];
+    }
+  }
+};
+
 }  // namespace l2rfast

@@ -20,6 +20,7 @@ from .maps import Map
 from .points import at_points, on_line
 
 NEAR = 1e-3  # voxels from where an inverse leads to where it should
+SAME = 1e-6  # voxels: of a grid a field is taken as it is
 TRIES = 30  # of Newton's method
 STEP = 4.0  # voxels: the longest of its steps, as fields are smooth over so much
 
@@ -124,6 +125,8 @@ class Field(Transform):
         return points + at_points(self.disp.to(points.dtype), voxels) @ _linear(self.affine, points).T
 
     def carried(self, map: Map) -> Map:
+        if map.disp is None and self.grid.agrees(Grid(map.size, map.frame), SAME):
+            return Map(map.size, map.frame, self.disp)
         return map.added(map.sampled(self.disp, self.affine), self.affine)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..transforms import affine_warp, warp
+from ..transforms import affine_warp
 from .grid import Grid
 
 
@@ -52,11 +52,10 @@ class Map:
         Returns:
             (1, C, D, H, W).
         """
-        matrix = torch.from_numpy(np.linalg.solve(affine, self.frame)[:3])
-        if self.disp is None:
-            real = torch.float64 if values.dtype == torch.float64 else torch.float32
-            return affine_warp(values, matrix[None].to(values.device, real), self.size, mode=mode, padding=padding)
-        return warp(values, self.towards(matrix), mode=mode, padding=padding)
+        matrix = torch.from_numpy(np.linalg.solve(affine, self.frame)[None, :3])
+        real = values.dtype if self.disp is None else self.disp.dtype
+        matrix = matrix.to(values.device, torch.float64 if real == torch.float64 else torch.float32)
+        return affine_warp(values, matrix, self.size, disp=self.disp, mode=mode, padding=padding)
 
     def towards(self, matrix: Tensor) -> Tensor:
         """(1, 3, D, H, W): matrix (x + disp(x)) - x, for a (3, 4) matrix to voxels of another grid.
