@@ -198,11 +198,11 @@ def test_landmarks_as_numpy_reads_them(tmp_path: Path, text: str, points: list[l
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("x,y,z\n8,7,6\n", "could not convert string 'x'"),
-        ("x,y,z,t,label\n8,7,6,0,1\n", "could not convert string 'x'"),
-        ("8;7;6\n", "could not convert string '8;7;6'"),
+        ("x,y,z\n8,7,6\n", "a line of columns, x, y, z"),
+        ("x,y,z,t,label\n8,7,6,0,1\n", "a line of columns, x, y, z, t, label"),
+        ("8;7;6\n", "could not convert string to float: '8;7;6'"),
         ("8,7\n", "got 1 lines of 2"),
-        ("8,7,6\n8,7\n", "columns changed"),
+        ("8,7,6\n8,7\n", "3 columns and a line of 2"),
         ("8,7,nan\n", "NaN or infinity"),
         ("", "got 0 lines"),
         ("# nothing\n", "got 0 lines"),

@@ -21,6 +21,7 @@ from ..errors import BackendError, InputError
 from .apply import apply
 from .evaluate import evaluate
 from .notices import notices
+from .points import apply_points
 from .register import register
 from .train import train_app
 from .transforms import compose, convert, describe, invert, jacobian
@@ -122,5 +123,6 @@ def main() -> None:
 app.command("register")(register)
 app.command("evaluate")(evaluate)
 app.command("apply")(apply)
+app.command("apply-points")(apply_points)
 for command in (invert, compose, convert, jacobian, describe):
     app.command(command.__name__)(command)

@@ -12,6 +12,7 @@ from .images import as_volume, read_image, write_image
 from .labels import read_labels, read_mask, read_masks
 from .landmarks import read_landmarks
 from .points import Points, paired, read_points
+from .pointsets import PointSet, read_pointset
 from .transforms import FORMATS as TRANSFORMS
 from .transforms import read_transform, write_transform
 from .transforms.itk import write_affine
@@ -20,6 +21,7 @@ from .volume import Volume, axes_in_itk, onto_plane, voxel_to_voxel
 __all__ = [
     "FORMATS",
     "TRANSFORMS",
+    "PointSet",
     "Points",
     "Volume",
     "as_volume",
@@ -34,6 +36,7 @@ __all__ = [
     "read_mask",
     "read_masks",
     "read_points",
+    "read_pointset",
     "read_shape",
     "read_transform",
     "voxel_to_voxel",

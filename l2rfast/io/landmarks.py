@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,16 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, notice
+from .pointsets import table
 from .volume import Volume
 
 
 def read_landmarks(path: str | os.PathLike[str], like: Volume) -> Tensor:
     """Read landmarks as Learn2Reg has them: a line of comma-separated voxel coordinates each.
 
-    `numpy.loadtxt` reads them, as in Learn2Reg's evaluation: spaces, empty lines and comments after ``#`` are fine. A
-    line of column names is refused: files that have one (as for ANTs) hold millimetres. Points outside the image are
-    said by `notice`.
+    They are read as by `numpy.loadtxt` in Learn2Reg's evaluation: spaces, empty lines, quotation marks and comments
+    after ``#`` are fine. A line of column names is refused: files that have one (as for ANTs) hold millimetres. Points
+    outside the image are said by `notice`.
 
     Args:
         path: of the CSV file, UTF-8 with or without a byte order mark.
@@ -34,9 +34,10 @@ def read_landmarks(path: str | os.PathLike[str], like: Volume) -> Tensor:
     ndim = like.data.ndim
     expected = f"{path}: expected lines of {ndim} comma-separated voxel coordinates"
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
-            points = np.loadtxt(Path(path), delimiter=",", ndmin=2, quotechar='"', encoding="utf-8-sig")
+        read = table.parsed(table.read_text(Path(path)))
+        if any(read.columns):
+            raise ValueError(f"a line of columns, {', '.join(read.columns)}")
+        points = table.numbers(read.points())
     except (OSError, ValueError) as error:
         raise InputError(f"{expected} ({error})") from error
     if not points.size or points.shape[1] != ndim or not np.isfinite(points).all():

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError, notice
-from .displacements import LPS
 from .landmarks import read_landmarks
+from .pointsets import fcsv, markups, table
+from .pointsets.stored import LPS
 from .volume import Volume
 
-_SYSTEMS = {"LPS": LPS, "1": LPS, "RAS": np.eye(3), "0": np.eye(3)}  # by number in Slicer before 4.11
-_COLUMNS = ("x", "y", "z")
-
-# Names, places, and the axes of the world in which these are, none where they are in voxels.
-_Read = tuple[list[str], list[list[float]], np.ndarray | None]
+_NAMED = (fcsv.FORMAT, markups.FORMAT)
 
 
 class Points(NamedTuple):
@@ -53,28 +47,27 @@ def read_points(name: str, path: str | os.PathLike[str], like: Volume) -> Points
         InputError: the file cannot be read, or does not hold finite points.
     """
     file = Path(path)
-    readers: dict[str, Callable[[str], _Read]] = {".fcsv": _fcsv, ".mrk.json": _markups, ".json": _markups}
-    reader = next((readers[suffix] for suffix in readers if file.name.lower().endswith(suffix)), _table)
+    format = next((each for each in _NAMED if file.name.lower().endswith(each.suffixes)), table.FORMAT)
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if reader is _table and not _has_columns(text):
+        if format is table.FORMAT and not any(table.parsed(table.read_text(file)).columns):
             voxels = read_landmarks(path, like)
             return Points([""] * len(voxels), voxels)
-        names, places, axes = reader(text)
-        values = np.array(places, np.float64).reshape(len(names), -1)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name} ({path}): expected a file of points, got {error!r}") from error
-    ndim = like.data.ndim
-    if axes is not None and values.shape[1] == 3:
-        values = np.linalg.solve(like.affine, np.vstack([axes @ values.T, np.ones(len(values))]))[:ndim].T
+        stored = format.read(file, None)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"{name} ({path}): expected {format.text}, got {error!r}") from error
+    values, ndim = stored.values, like.data.ndim
+    frame = LPS if format is table.FORMAT else stored.frame
+    if values.shape[1] == 3 and frame is not None:
+        world = values @ frame[:3, :3].T + frame[:3, 3]
+        values = np.linalg.solve(like.affine, np.vstack([world.T, np.ones(len(world))]))[:ndim].T
     if not len(values) or values.shape[1] != ndim or not np.isfinite(values).all():
         raise InputError(f"{name} ({path}): expected finite points of {ndim} axes, got {values.shape[1]}-D ones")
     outside = ((values < -0.5) | (values > np.array(like.data.shape) - 0.5)).any(1)
     if outside.any():
         notice(f"{name} ({path}): {outside.sum()} of {len(values)} points lie outside their image")
-    return Points(names, torch.from_numpy(values))
+    return Points(stored.names, torch.from_numpy(values))
 
 
 def paired(fixed: Points, moving: Points) -> tuple[list[str], Tensor, Tensor]:
@@ -102,40 +95,3 @@ def paired(fixed: Points, moving: Points) -> tuple[list[str], Tensor, Tensor]:
         how = "name" if named else "row"
         notice(f"--fixed-landmarks, --moving-landmarks: {left} points have no partner, which is by {how}")
     return names, fixed.voxels[rows[0]], moving.voxels[rows[1]]
-
-
-def _has_columns(text: str) -> bool:
-    return {"x", "y"} <= {cell.strip().lower() for cell in text.partition("\n")[0].split(",")}
-
-
-def _table(text: str) -> _Read:
-    lines = csv.reader(text.splitlines(), skipinitialspace=True)
-    head = [cell.strip().lower() for cell in next(lines)]
-    rows = [dict(zip(head, line, strict=True)) for line in lines if line]
-    columns = [column for column in _COLUMNS if column in head]
-    places = [[float(row[column]) for column in columns] for row in rows]
-    return _names(row.get("label") or row.get("name") or "" for row in rows), places, LPS if "z" in head else None
-
-
-def _fcsv(text: str) -> _Read:
-    lines, columns, system = text.splitlines(), ["id", "x", "y", "z"], "RAS"
-    for line in lines:
-        key, _, value = line.lstrip("# ").partition("=")
-        if line.startswith("#") and key.strip() == "CoordinateSystem":
-            system = value.strip()
-        elif line.startswith("#") and key.strip() == "columns":
-            columns = [column.strip() for column in value.split(",")]
-    rows = [dict(zip(columns, line, strict=False)) for line in csv.reader(x for x in lines if x and x[0] != "#")]
-    places = [[float(row[column]) for column in _COLUMNS] for row in rows]
-    return _names(row.get("label", "") for row in rows), places, _SYSTEMS[system]
-
-
-def _markups(text: str) -> _Read:
-    markups: Any = json.loads(text)["markups"][0]
-    points = [p for p in markups["controlPoints"] if p.get("positionStatus", "defined") == "defined"]
-    system = _SYSTEMS[str(markups.get("coordinateSystem", "LPS"))]
-    return _names(p.get("label", "") for p in points), [p["position"] for p in points], system
-
-
-def _names(names: Iterable[str]) -> list[str]:
-    return [name.strip() for name in names]

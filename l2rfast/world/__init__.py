@@ -7,6 +7,7 @@ fixed world to the place of the moving world that corresponds to it: the directi
 from .algebra import Affine, Composite, Displacement, Field, Inverse, Transform, Velocity, compose, within
 from .grid import Grid
 from .points import at_points
+from .reach import followed
 
 __all__ = [
     "Affine",
@@ -19,5 +20,6 @@ __all__ = [
     "Velocity",
     "at_points",
     "compose",
+    "followed",
     "within",
 ]
