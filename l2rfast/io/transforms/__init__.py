@@ -10,12 +10,12 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
-from . import elastix, itk, niftyreg
+from . import elastix, greedy, itk, niftyreg, x5
 from .format import Format, Grids
 
 __all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
 
-FORMATS: dict[str, Format] = {each.name: each for each in (elastix.FORMAT, itk.FORMAT, niftyreg.FORMAT)}
+FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in (elastix, greedy, itk, niftyreg, x5)}
 
 
 def read_transform(

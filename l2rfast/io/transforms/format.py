@@ -97,6 +97,11 @@ def rows_of_four(path: Path) -> np.ndarray | None:
     return np.array(rows) if [len(row) for row in rows] == [4] * 4 else None
 
 
+def write_rows(path: Path, matrix: np.ndarray) -> None:
+    """What `rows_of_four` reads."""
+    path.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))
+
+
 def less_places(values: Tensor, affine: np.ndarray) -> Tensor:
     """(3, D, H, W) float32 of places in RAS millimetres, each less that of its voxel."""
     size = values.shape[1:]

@@ -24,7 +24,7 @@ from ..displacements import NIFTYREG, in_voxels
 from ..headers import affine_of
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
-from .format import Format, Grids, less_places, linear, named, rows_of_four
+from .format import Format, Grids, less_places, linear, named, rows_of_four, write_rows
 
 _PLACES, _VELOCITIES = (0, 2, 3, 5, 6), (3, 4, 5)
 _ORDERS = {2: 3, 5: 3, 6: 1}  # of the B-splines between control points
@@ -82,8 +82,7 @@ def _field(points: Tensor, affine: np.ndarray, fixed: Grid, first: np.ndarray, k
 
 def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if not named(file, NIFTI):
-        matrix = linear(transform, "a file of text")
-        file.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))
+        write_rows(file, linear(transform, "a file of text"))
         return
     grid: Grid | None = grids.fixed or transform.grid
     if grid is None:

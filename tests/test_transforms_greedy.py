@@ -1,0 +1,90 @@
+"""greedy's affine maps. golden/greedy is of picsl_greedy 1.4.0.3, ``-r affine.mat -ri LINEAR``, moving to fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from l2rfast import InputError, read_transform, write_transform
+from l2rfast.world import Affine, Displacement, Grid
+from l2rfast.world.maps import Map
+
+GOLDEN = Path(__file__).parent / "golden/greedy"
+
+
+def oblique(spacing: tuple[float, ...], origin: tuple[float, ...], flip: bool) -> np.ndarray:
+    q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    if (np.linalg.det(q) < 0) != flip:
+        q[:, 0] *= -1
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = q * spacing, origin
+    return affine
+
+
+FIXED = Grid((10, 12, 14), oblique((2, 2.6, 1.6), (-10, 20, 5), False))
+MOVING = Grid((13, 11, 9), oblique((1.8, 2, 2.9), (-6, 3, 3), True))
+
+
+def moving() -> np.ndarray:
+    values = 100 * gaussian_filter(np.random.default_rng(9).standard_normal(MOVING.shape), 1.5)
+    return values.astype(np.float32)
+
+
+def assert_resliced(theirs: np.ndarray, transform: Affine) -> None:
+    """Where all of moving's voxels around a place are there: elsewhere greedy fades to 0."""
+    map = transform.carried(Map.of(FIXED))
+    ours = map.sampled(torch.from_numpy(moving())[None, None], MOVING.affine)[0, 0].numpy()
+    last = np.array(MOVING.size) - 1
+    voxels = np.argwhere(np.ones(FIXED.shape)) @ map.frame[:3, :3].T + map.frame[:3, 3]
+    inside = Grid(MOVING.shape, np.linalg.inv(MOVING.affine)).affine
+    places = voxels @ inside[:3, :3].T + inside[:3, 3]
+    there = ((places > 0) & (places < last)).all(1).reshape(FIXED.shape)
+    assert there.mean() > 0.3
+    np.testing.assert_allclose(ours[there], theirs[there], atol=1e-4)
+
+
+def test_an_image_goes_where_greedy_takes_it() -> None:
+    found = read_transform(GOLDEN / "affine.mat", format="greedy")
+    assert isinstance(found, Affine)
+    assert_resliced(np.load(GOLDEN / "resliced.npz")["arr_0"], found)
+
+
+def test_greedy_takes_an_image_where_ours_goes(tmp_path: Path) -> None:
+    greedy = pytest.importorskip("picsl_greedy", reason="picsl_greedy is not here")
+    ours = read_transform(GOLDEN / "affine.mat", format="greedy")
+    write_transform(tmp_path / "a.mat", ours, format="greedy")
+    nib.save(nib.Nifti1Image(moving(), MOVING.affine), tmp_path / "moving.nii")
+    nib.save(nib.Nifti1Image(np.zeros(FIXED.shape, np.float32), FIXED.affine), tmp_path / "fixed.nii")
+    names = {name: tmp_path / f"{name}.nii" for name in ("fixed", "moving", "out")}
+    greedy.Greedy3D().execute(
+        f"-threads 1 -rf {names['fixed']} -rm {names['moving']} {names['out']} -ri LINEAR -r {tmp_path / 'a.mat'}"
+    )
+    assert isinstance(ours, Affine)
+    assert_resliced(np.asarray(nib.load(names["out"]).dataobj), ours)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    ours = read_transform(GOLDEN / "affine.mat", format="greedy")
+    write_transform(tmp_path / "a.mat", ours, format="greedy")
+    np.testing.assert_array_equal(read_transform(tmp_path / "a.mat", format="greedy").matrix, ours.matrix)
+
+
+@pytest.mark.parametrize("content", ["", "1 0 0 0\n0 1 0 0\n0 0 1 0\n", "1 0 0 0 1\n" * 4, "a b c d\n" * 4, "\0" * 40])
+def test_what_is_none_is_said(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mat").write_text(content)
+    with pytest.raises(InputError, match=r"a.mat.: expected an affine map of greedy.*, got no four rows"):
+        read_transform(tmp_path / "a.mat", format="greedy")
+    (tmp_path / "b.mat").write_text("1 0 0 nan\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    with pytest.raises(InputError, match=r"b.mat.: .*finite"):
+        read_transform(tmp_path / "b.mat", format="greedy")
+
+
+def test_it_holds_no_field(tmp_path: Path) -> None:
+    field = Displacement(torch.zeros(1, 3, 4, 4, 4), np.eye(4))
+    with pytest.raises(InputError, match=r"a linear map, as greedy's .mat holds no other"):
+        write_transform(tmp_path / "a.mat", field, format="greedy")
