@@ -310,6 +310,8 @@ def test_freesurfers_surfaces_are_brought_to_the_scanner_and_back(
 def test_surfaces_of_the_scanner_are_as_they_are(files: Path) -> None:
     surface(SCANNER, UNKNOWN, np.linalg.inv(TKREGISTER), VOLUME)
     np.testing.assert_allclose(read_pointset("points.surf.gii").points, RAS, atol=1e-5)
+    with pytest.raises(InputError, match="expected no --coordinates lps: the file says itself"):
+        read_pointset("points.surf.gii", coordinates="lps")
 
 
 def test_a_surface_that_does_not_say_where_it_is(files: Path) -> None:
@@ -437,11 +439,25 @@ def test_the_field_that_a_point_has_left() -> None:
     points = torch.tensor([[1.0, 4, 4], [4.0, 4, 4], [11.0, 4, 4]], dtype=torch.float64)
     assert followed(field, points)[1].tolist() == [True, True, False]
     assert followed(compose(field, field), points)[1].tolist() == [True, False, False]
-    moved, inside = followed(field.inverse, points)
+    moved, inside, off = followed(field.inverse, points)
+    assert off.max() < 1e-3
     np.testing.assert_allclose(moved, points - torch.tensor([5.0, 0, 0]), atol=1e-3)
     assert inside.tolist() == [False, False, True]
     flat = Displacement(torch.zeros(1, 2, 8, 8), grid.affine)
     assert followed(flat, torch.tensor([[1.0, 1, 50]], dtype=torch.float64))[1].tolist() == [True]
+
+
+def test_points_that_nothing_comes_from_are_said(files: Path) -> None:
+    """All of the field's grid goes to one half of it, twice."""
+    shift = torch.zeros(1, 3, *FIXED.shape)
+    shift[0, 0] = 2 * (torch.arange(20.0)[:, None, None] - 10).abs() - torch.arange(20.0)[:, None, None]
+    write_displacement("folded.nii.gz", shift, FIXED.affine)
+    voxels = [[-8.0, 12, 11], [4.0, 12, 11]]  # the first below all that the field reaches
+    Path("points.csv").write_text("\n".join(",".join(map(str, row)) for row in voxels))
+    images = ("--coordinates=voxels", "--fixed=fixed.nii.gz", "--moving=fixed.nii.gz")
+    result = run("points.csv", "--transform=folded.nii.gz", "--from=moving", "--out=moved.csv", *images)
+    assert result.exit_code == 0
+    assert "1 of 2 points have no place in the other image, as a field folds there" in result.stderr
 
 
 def text(name: str, content: str | bytes) -> str:
@@ -515,6 +531,7 @@ def test_damaged_streamlines_and_surfaces_are_refused(files: Path) -> None:
         (whole[:1000] + b"\xff\xff\xff\xff" + whole[1004:], "expected streamlines of TrackVis"),
         (whole[:1076] + b"\xff\xff\xff\xff" + whole[1080:], "a streamline of -1 points"),
         (whole[:440] + bytes(64) + whole[504:], "a header without the matrix"),
+        (whole[:12] + bytes(4) + whole[16:], "voxels of size"),
         (whole[:500], "expected streamlines of TrackVis"),
     ):
         Path("damaged.trk").write_bytes(damaged)

@@ -11,6 +11,7 @@ from ..errors import InputError, notice
 from .register import Quiet
 from .transforms import INVERSE, parse_transforms
 
+NEAR = 0.01  # mm by which the way back may miss a point
 IMAGES = ("fixed", "moving")
 Transforms = Annotated[
     list[str] | None,
@@ -52,11 +53,16 @@ def apply_points(
     grids = (fixed, moving) if origin == "fixed" else (moving, fixed)
     found = read_pointset(points, coordinates=coordinates, grid=grids[0], name="POINTS")
     through = parse_transforms(transform, fixed, moving)
-    moved, inside = followed(through if origin == "fixed" else through.inverse, found.points)
+    moved, inside, off = followed(through if origin == "fixed" else through.inverse, found.points)
     if not inside.all():
         notice(
             f"{points}: {int((~inside).sum())} of {len(inside)} points lie outside of the grid of a field, which goes "
             "on as at its border"
+        )
+    if off.max() > NEAR:
+        notice(
+            f"{points}: {int((off > NEAR).sum())} of {len(off)} points have no place in the other image, as a field "
+            f"folds there: the nearest is taken, whose own place is up to {float(off.max()):.3g} mm off"
         )
     found.replaced(moved, grids[1]).write(out)
     if not quiet:

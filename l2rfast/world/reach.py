@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,25 +12,34 @@ from .algebra import Composite, Inverse, Transform
 from .grid import Grid
 
 
-def followed(transform: Transform, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Where points go, and whether all fields on the way are given there: no more than half a voxel beyond their grid.
+class Followed(NamedTuple):
+    """Where points went through a transform.
 
-    Elsewhere fields go on as at their border, where ITK ends them by a jump to 0.
-
-    Args:
+    Attributes:
         points: (M, 3) float64, in RAS millimetres.
-
-    Returns:
-        (M, 3) float64, and (M,) bool.
+        inside: (M,) bool, whether all fields on the way are given there: no more than half a voxel beyond their grid.
+            Elsewhere they go on as at their border, where ITK ends them by a jump to 0.
+        off: (M,) float64, from where inverses lead by their fields to where they should, in millimetres: where a field
+            folds, or leaves a place out, there is no inverse.
     """
-    inside = torch.ones(len(points), dtype=torch.bool)
+
+    points: Tensor
+    inside: Tensor
+    off: Tensor
+
+
+def followed(transform: Transform, points: Tensor) -> Followed:
+    """Where points (M, 3) float64 go, in RAS millimetres, and what has to be said of it."""
+    inside, off = torch.ones(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=points.dtype)
     for part in transform.parts if isinstance(transform, Composite) else (transform,):
         went = part(points)
+        if isinstance(part, Inverse):
+            off = torch.maximum(off, (part.of(went) - points).norm(dim=1))
         if part.grid is not None:
             # An inverse ends where its field begins.
             inside &= _holds(part.grid, went if isinstance(part, Inverse) else points)
         points = went
-    return points, inside
+    return Followed(points, inside, off)
 
 
 def _holds(grid: Grid, points: Tensor) -> Tensor:

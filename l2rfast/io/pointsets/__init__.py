@@ -18,6 +18,7 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Grid
 from ..grids import read_grid
+from ..headers import checked
 from . import fcsv, gifti, markups, table, tck, trk, vtk, vtp
 from .stored import SYSTEMS, Stored
 
@@ -109,7 +110,8 @@ def read_pointset(
         endings = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
         raise InputError(f"{name}: expected a file of points, whose name ends with one of {endings}")
     try:
-        stored = format.read(file, coordinates)
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            stored = format.read(file, coordinates)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -136,7 +138,7 @@ def _frame(name: str, stored: Stored, coordinates: str | None, grid: Any) -> np.
             raise InputError(
                 f"{name}: expected --coordinates {', '.join(COORDINATES)}: the file does not say in which it is"
             )
-        return stored.frame
+        return checked(name, stored.frame)
     if stored.frame is not None and (coordinates == VOXELS or not np.array_equal(stored.frame, SYSTEMS[coordinates])):
         raise InputError(f"{name}: expected no --coordinates {coordinates}: the file says itself that it is in others")
     return _grid("the points are on", grid).affine if coordinates == VOXELS else SYSTEMS[coordinates]

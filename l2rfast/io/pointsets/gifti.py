@@ -19,6 +19,7 @@ import base64
 import re
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers.expat import ExpatError
 
@@ -43,7 +44,7 @@ def _read(path: Path, asked: str | None) -> Stored:
     data = path.read_bytes()
     try:
         image = nib.load(path)
-    except (ExpatError, ImageFileError, AssertionError) as error:
+    except (ExpatError, ImageFileError, AssertionError, zlib.error) as error:
         raise ValueError(str(error)) from error
     blocks = list(_ARRAY.finditer(data))
     if not isinstance(image, GiftiImage) or len(blocks) != len(image.darrays):
@@ -51,7 +52,7 @@ def _read(path: Path, asked: str | None) -> Stored:
     pairs = [(b, a) for b, a in zip(blocks, image.darrays, strict=True) if a.intent == _POINTSET]
     if not pairs:
         raise ValueError("no array of intent NIFTI_INTENT_POINTSET, as surfaces have")
-    texts, values, frames = [], [], []
+    texts, values, frames, placed = [], [], [], False
     for block, array in pairs:
         text = _DATA.search(data, block.start(), block.end())
         if text is None or array.encoding not in (_ASCII, _BASE64, _ZIPPED):
@@ -60,7 +61,9 @@ def _read(path: Path, asked: str | None) -> Stored:
             raise ValueError(f"points of shape {None if array.data is None else array.data.shape}")
         texts.append(text)
         values.append(array.data.astype(np.float64))
-        frames.append(np.eye(4) if asked else _frame(path, block[0], values[-1]))
+        said = _system(block[0])
+        placed |= said.world
+        frames.append(np.eye(4) if asked else _frame(path, said, values[-1]))
     if any(array.intent == 1007 for array in image.darrays):
         notice(f"{path}: vectors of the file stay as they are: directions are not turned")
     ends = np.cumsum([len(each) for each in values])[:-1]
@@ -73,17 +76,23 @@ def _read(path: Path, asked: str | None) -> Stored:
         path.write_bytes(replaced(data, pieces))
 
     world = np.concatenate([_applied(frame, each) for frame, each in zip(frames, values, strict=True)])
-    return Stored(world, None if asked else np.eye(4), [""] * len(world), write)
+    return Stored(world, None if asked and not placed else np.eye(4), [""] * len(world), write)
 
 
-def _frame(path: Path, block: bytes, points: np.ndarray) -> np.ndarray:
-    """(4, 4) from the numbers of an array to RAS millimetres of its image."""
+class System(NamedTuple):
+    """What an array says of its coordinates: that they are the world's, or (4, 4) matrices to it by their source."""
+
+    world: bool
+    matrices: dict[str, np.ndarray]
+
+
+def _system(block: bytes) -> System:
     array = ElementTree.fromstring(block)
     found: dict[str, np.ndarray] = {}
     for system in array.findall("CoordinateSystemTransformMatrix"):
         own, other = ((system.findtext(name) or "").strip() for name in ("DataSpace", "TransformedSpace"))
         if own in _WORLD:
-            return np.eye(4)
+            return System(True, {})
         if other in _PLACED:
             matrix = np.array((system.findtext("MatrixData") or "").split(), np.float64).reshape(4, 4)
             if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-6:
@@ -92,10 +101,17 @@ def _frame(path: Path, block: bytes, points: np.ndarray) -> np.ndarray:
     meta = {md.findtext("Name", "").strip(): md.findtext("Value", "").strip() for md in array.iter("MD")}
     if "VolGeomC_R" in meta:
         found["the place of its image (VolGeom)"] = _tkregister(meta)
-    if not found:
+    return System(False, found)
+
+
+def _frame(path: Path, said: System, points: np.ndarray) -> np.ndarray:
+    """(4, 4) from the numbers of an array to RAS millimetres of its image."""
+    if said.world:
+        return np.eye(4)
+    if not said.matrices:
         notice(f"{path}: it does not say in which coordinates it is: taken for scanner RAS (--coordinates ras)")
         return np.eye(4)
-    (how, frame), *rest = found.items()
+    (how, frame), *rest = said.matrices.items()
     for other, theirs in rest:
         apart = np.linalg.norm(_applied(frame, points) - _applied(theirs, points), axis=1)
         if len(apart) and apart.max() > _NEAR:

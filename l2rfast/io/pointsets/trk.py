@@ -25,6 +25,8 @@ _SIZE = 1000  # of the header
 def _read(path: Path, asked: str | None) -> Stored:
     data = path.read_bytes()
     header = _header(path)
+    if not (np.isfinite(header["voxel_sizes"]) & (header["voxel_sizes"] > 0)).all():
+        raise ValueError(f"voxels of size {header['voxel_sizes'].tolist()}")
     order = header["endianness"]
     sizes = [int(header[name]) for name in ("nb_scalars_per_point", "nb_properties_per_streamline", "nb_streamlines")]
     per_point, properties, count = 3 + sizes[0], sizes[1], sizes[2]
