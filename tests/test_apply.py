@@ -8,11 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from test_world import affine, oblique, places, smooth
 from typer.testing import CliRunner, Result
 
-from l2rfast import cli
-from l2rfast.io import read_transform, write_affine, write_displacement
+from l2rfast import cli, register
+from l2rfast.cli.demo import synthetic_pair
+from l2rfast.io import Volume, read_transform, write_affine, write_displacement, write_image
 
 FIXED, MOVING = oblique((20, 24, 22), 0), oblique((26, 21, 18), 1)
 
@@ -222,3 +224,34 @@ def test_what_is_far_away_is_said(files: Path) -> None:
     write_displacement("short.nii.gz", smooth((20, 24, 10), 0.5), FIXED.affine)
     result = run("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=short.nii.gz", "--out=w.nii.gz")
     assert "--transform: fields cover 50 % of the reference, and go on beyond as at their border" in result.stderr
+
+
+def test_what_register_wrote_takes_other_images_there_and_back(files: Path) -> None:
+    """As `register` itself does: labels by its own files, and points by the transform of the result."""
+    pair = synthetic_pair(40)
+    header = np.diag([2.2, 2, 1.9, 1])
+    header[:3, 3] = 6, -4, 5
+    write_image("a.nii.gz", Volume(pair["fixed"], np.diag([2.0, 2, 2, 1])))
+    write_image("b.nii.gz", Volume(pair["moving"], header))
+    write_image("labels.nii.gz", Volume((pair["moving"] > 0.3).byte(), header))
+    write_image("fixed_labels.nii.gz", Volume((pair["fixed"] > 0.3).byte(), np.diag([2.0, 2, 2, 1])))
+    labels = ("--fixed-labels=fixed_labels.nii.gz", "--moving-labels=labels.nii.gz")
+    more = ("--init=moments", "--preset=fast", *labels, "--fixed-warped", "--quiet")
+    assert run("register", "a.nii.gz", "b.nii.gz", "--out=out", *more).exit_code == 0
+    there = ("--transform=out/displacement.nii.gz", "--transform=out/affine.txt")
+    back = ("--transform=inverse:out/affine.txt", "--transform=out/inverse_displacement.nii.gz")
+    for image, grid, chain, expected, options in (
+        ("b", "a", there, "out/warped", ()),
+        ("a", "b", back, "out/fixed_warped", ()),
+        ("labels", "a", there, "out/warped_labels", ("--interpolation=nearest",)),
+    ):
+        run("apply", f"{image}.nii.gz", f"--reference={grid}.nii.gz", *chain, *options, "--out=again.nii.gz")
+        found, wanted = (np.asarray(nib.load(f"{name}.nii.gz").dataobj) for name in ("again", expected))
+        inner = (slice(8, -8),) * 3
+        assert found.dtype == wanted.dtype
+        assert (np.abs(found - wanted)[inner] > 1e-3).mean() < 1e-3
+    result = register("a.nii.gz", "b.nii.gz", preset="fast", init="moments")
+    voxels = torch.tensor([[10.0, 20, 15], [25, 12, 30]], dtype=torch.float64)
+    world = torch.from_numpy(voxels.numpy() @ result.fixed.affine[:3, :3].T + result.fixed.affine[:3, 3])
+    there_ = torch.from_numpy(result.points_in_moving(voxels).numpy() @ header[:3, :3].T + header[:3, 3])
+    np.testing.assert_allclose(result.transform(world), there_, atol=1e-3)
