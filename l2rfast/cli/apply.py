@@ -12,6 +12,8 @@ from ..errors import InputError, notice
 from .register import Quiet
 from .transforms import parse_transforms
 
+_DIRECTED = {1005: "tensors", 1006: "displacements", 1007: "vectors"}  # NIfTI's intents
+
 Transforms = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,25 +32,33 @@ def apply(
     interpolation: Annotated[
         str, typer.Option(help="linear, nearest, cubic (B-spline) or sinc; of label maps vote, or nearest.")
     ] = "linear",
+    vectors: Annotated[
+        str | None, typer.Option(help="The image's three volumes are vectors along these axes: ras, lps, voxels, fsl.")
+    ] = None,
+    tensors: Annotated[
+        str | None, typer.Option(help="Its six volumes are symmetric tensors as in a file of itk, fsl or mrtrix.")
+    ] = None,
     outside: Annotated[float, typer.Option(help="Value where the image does not reach.")] = 0.0,
     quiet: Quiet = False,
 ) -> None:
     """Resample an image to the grid of another, through transforms, interpolating once."""
-    import numpy as np
     import torch
+    from torch import Tensor
 
     from ..io import read_grid
-    from ..io.series import Series, open_series, write_series
+    from ..io.series import open_series, write_series
     from ..output import written_whole
+    from ..reorientation import reorient
     from ..resampling import LABELS, Resampler, rounded
     from ..world import within
 
     series, fixed = open_series("image", image), read_grid("--reference", reference)
+    convention = _convention(series, vectors, tensors)
     whole = interpolation in LABELS
     stored = series.number
     if interpolation == "vote" and stored.kind not in "iub":
         raise InputError(f"--interpolation: expected another than vote for an image of {stored}, which has no labels")
-    if stored.kind in "iu" and not _holds(stored, float(series.unscaled(np.array(outside)))):
+    if stored.kind in "iu" and not _holds(stored, series.unscaled(outside)):
         raise InputError(f"--outside: expected a number that the image's {stored} holds, got {outside:g}")
     real = _real(stored, whole)
     through = parse_transforms(transform or [], reference, image)
@@ -60,16 +70,41 @@ def apply(
     if reached < 1:
         notice(f"--transform: fields cover {100 * reached:.0f} % of the reference, and go on beyond as at their border")
 
-    def resampled(series: Series) -> Iterator[np.ndarray]:
+    def resampled() -> Iterator[Tensor]:
         for volume in series.volumes():
-            values = torch.from_numpy(volume.astype(_numpy(real), copy=False))[None]
-            found = resampler(values)[0]
-            yield series.joined(rounded(series.unscaled(found.numpy()), stored))
+            yield resampler(torch.from_numpy(volume.astype(_numpy(real), copy=False))[None])[0]
+
+    def turned() -> Iterator[Tensor]:
+        yield from reorient(torch.cat(list(resampled())), through, fixed, series.grid, convention)[:, None]
 
     with written_whole(out) as part, torch.no_grad():
-        write_series(part, series, fixed, resampled(series))
+        volumes = turned() if convention else resampled()
+        stores = (series.joined(rounded(series.unscaled(volume.numpy()), stored)) for volume in volumes)
+        write_series(part, series, fixed, stores)
     if not quiet:
         typer.echo(out)
+
+
+def _convention(series: Any, vectors: str | None, tensors: str | None) -> str:
+    """Of vectors or tensors; empty where each volume is on its own."""
+    from ..reorientation import TENSORS, VECTORS
+
+    if vectors is None and tensors is None:
+        if series.intent in _DIRECTED and series.rest[-1] in (3, 6):
+            notice(
+                f"image: by its intent, {series.intent}, its volumes are {_DIRECTED[series.intent]}: each is resampled"
+                f" on its own, and nothing is turned; --vectors and --tensors turn them"
+            )
+        return ""
+    if vectors is not None and tensors is not None:
+        raise InputError("--vectors, --tensors: expected one of the two")
+    choices = (("--vectors", 3, VECTORS, vectors), ("--tensors", 6, TENSORS, tensors))
+    name, count, known, value = next(choice for choice in choices if choice[-1] is not None)
+    if len(series) != count or series.dtype.kind not in "biuf":
+        raise InputError(f"{name}: expected an image of {count} volumes of real numbers, got {series.rest}")
+    if value not in known:
+        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    return str(value)
 
 
 def _holds(stored: Any, value: float) -> bool:

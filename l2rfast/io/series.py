@@ -90,8 +90,8 @@ class Series:
         plain: np.ndarray = channels[0]
         return plain
 
-    def unscaled(self, values: np.ndarray) -> np.ndarray:
-        """Values as they would be stored, not rounded."""
+    def unscaled(self, values: Any) -> Any:
+        """Values, an array or one, as they would be stored, not rounded."""
         return values if self.scale is None else (values - self.scale.inter) / self.scale.slope
 
     @property
