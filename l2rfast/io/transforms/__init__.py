@@ -10,12 +10,14 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
-from . import elastix, greedy, itk, niftyreg, x5
+from . import elastix, freesurfer, greedy, itk, niftyreg, x5
 from .format import Format, Grids
 
 __all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
 
-FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in (elastix, greedy, itk, niftyreg, x5)}
+FORMATS: dict[str, Format] = {
+    each.FORMAT.name: each.FORMAT for each in (elastix, freesurfer, greedy, itk, niftyreg, x5)
+}
 
 
 def read_transform(

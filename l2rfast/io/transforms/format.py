@@ -102,15 +102,26 @@ def write_rows(path: Path, matrix: np.ndarray) -> None:
     path.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))
 
 
-def less_places(values: Tensor, affine: np.ndarray) -> Tensor:
-    """(3, D, H, W) float32 of places in RAS millimetres, each less that of its voxel."""
-    size = values.shape[1:]
-    steps = [
-        torch.arange(n, dtype=torch.float64).view([-1 if k == j else 1 for j in range(3)]) for k, n in enumerate(size)
+def less_places(places: Tensor, affine: np.ndarray, frame: np.ndarray | None = None) -> Tensor:
+    """(3, D, H, W) float32 of places, each less that of its voxel, in RAS millimetres.
+
+    Args:
+        places: (3, D, H, W).
+        affine: (4, 4), of the voxels.
+        frame: (4, 4), of the places; RAS millimetres when None.
+    """
+    voxels = [
+        torch.arange(n, dtype=torch.float64).view([-1 if k == j else 1 for j in range(3)])
+        for k, n in enumerate(places.shape[1:])
     ]
-    return torch.stack(
-        [
-            (value.double() - sum(to * step for to, step in zip(row.tolist(), steps, strict=False)) - row[3]).float()
-            for value, row in zip(values, affine[:3], strict=True)
-        ]
-    )
+    vectors = torch.empty_like(places, dtype=torch.float32)
+    for vector, there, here in zip(
+        vectors, (np.eye(4) if frame is None else frame).tolist(), affine.tolist(), strict=False
+    ):
+        total = torch.full(vector.shape, there[3] - here[3], dtype=torch.float64)
+        for k, (place, voxel) in enumerate(zip(places, voxels, strict=True)):
+            if there[k]:
+                total.add_(place, alpha=there[k])
+            total.sub_(voxel, alpha=here[k])
+        vector.copy_(total)
+    return vectors
