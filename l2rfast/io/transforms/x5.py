@@ -44,22 +44,35 @@ def _read(file: Path, grids: Grids) -> Transform:
 
 def _transform(node: h5py.Group) -> Transform:
     kind, count = str(node.attrs["Type"]), int(node.attrs.get("ArrayLength", 1))
-    representation = str(node.attrs.get("Representation", "matrix"))
-    if count != 1 or (kind, representation) not in (
-        ("linear", "matrix"), ("nonlinear", "displacements"), ("nonlinear", "deformations"),
-    ):  # fmt: skip
+    domain = [values_of(node[f"Domain/{name}"]) for name in ("Size", "Mapping")] if "Domain" in node else None
+    return transform_of(
+        kind, str(node.attrs.get("Representation", "matrix")), count, values_of(node["Transform"]), domain
+    )
+
+
+def transform_of(
+    kind: str, representation: str, count: int, values: np.ndarray, domain: list[np.ndarray] | None
+) -> Transform:
+    """What one transform of nitransforms does.
+
+    Args:
+        kind, representation, count: its ``Type``, ``Representation`` and ``ArrayLength``.
+        values: (4, 4), or (D, H, W, 3).
+        domain: the size of its grid and the affine; of fields.
+
+    Raises:
+        ValueError: it is of a kind that is not known, or does not fit its grid.
+        InputError: it is no linear map.
+    """
+    known = (("linear", "matrix"), ("nonlinear", "displacements"), ("nonlinear", "deformations"))
+    if count != 1 or (kind, representation) not in known:
         raise ValueError(f"{count} {kind} of {representation}")
-    values = values_of(node["Transform"])
     if kind == "linear":
         return Affine(values)
-    size, affine = values_of(node["Domain/Size"]), values_of(node["Domain/Mapping"]).astype(np.float64)
-    if (
-        values.shape != (*size.tolist(), 3)
-        or values.ndim != 4
-        or affine.shape != (4, 4)
-        or not np.isfinite(affine).all()
-    ):
-        raise ValueError(f"a field of shape {values.shape} on a grid of {size.tolist()}")
+    size, affine = domain or [np.zeros(0), np.zeros(0)]
+    shape, affine = (*np.asarray(size).tolist(), 3), np.asarray(affine, np.float64)
+    if values.ndim != 4 or values.shape != shape or affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise ValueError(f"a field of shape {values.shape} on a grid of {list(shape[:-1])}")
     vectors = torch.from_numpy(np.moveaxis(values, -1, 0).astype(np.float32))
     return Displacement.of_world(less_places(vectors, affine) if representation == "deformations" else vectors, affine)
 
