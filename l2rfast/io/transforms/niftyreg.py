@@ -58,7 +58,7 @@ def _read(file: Path, grids: Grids) -> Transform:
         values[: len(stored)] = less_places(values, affine)[: len(stored)]
     first, second = _maps(image)
     if kind in _ORDERS:
-        fixed = grids.need("fixed", "at whose voxels the control points are evaluated")
+        fixed = grids.need("fixed", "the voxels are where control points are evaluated")
         return compose(_field(values, affine, fixed, first, kind, steps), Affine(second))
     if image.header.extensions:
         raise ValueError("a field with affine maps in extensions of its header")

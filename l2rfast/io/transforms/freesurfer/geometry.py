@@ -80,7 +80,7 @@ def known(own: Grids, grids: Grids) -> Iterator[Grid]:
         InputError: neither.
     """
     for name, told in zip(Grids._fields, own, strict=True):
-        yield told or grids.need(name, "as the file does not tell where its voxels lie")
+        yield told or grids.need(name, "the file does not tell where the voxels lie")
 
 
 def surface(grid: Grid) -> np.ndarray:

@@ -87,7 +87,7 @@ def store(file: Path, transform: Transform, grids: Grids) -> None:
         InputError: a deformation, or a volume is not known.
     """
     matrix = Affine(linear(transform, "an .lta file")).inverse.matrix
-    why = "whose voxels are told in an .lta file"
+    why = "an .lta file tells where the voxels lie"
     lines = [
         "type      = 1 # LINEAR_RAS_TO_RAS",
         "nxforms   = 1",

@@ -71,7 +71,7 @@ def store(file: Path, transform: Transform, grids: Grids) -> None:
     Raises:
         InputError: an image is not known.
     """
-    fixed, moving = grids.fixed or transform.grid, grids.need("moving", "whose voxels are told in a warp")
+    fixed, moving = grids.fixed or transform.grid, grids.need("moving", "a warp tells where the voxels lie")
     if fixed is None:
         raise InputError("fixed: expected the fixed image, at whose voxels the field is written")
     vectors = transform.on(fixed).vectors.float()
