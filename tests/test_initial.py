@@ -87,8 +87,9 @@ def test_in_two_dimensions() -> None:
     assert after < 0.1 * before
 
 
-@pytest.mark.parametrize("mm", [1e-3, 0.05, 0.25, 100.0, 1e5])
-@pytest.mark.parametrize("kind", ["rigid", "affine"])
+@pytest.mark.parametrize(
+    ("mm", "kind"), [(1e-3, "rigid"), (1e-3, "affine"), (0.25, "rigid"), (100.0, "affine"), (1e5, "rigid")]
+)
 def test_the_size_of_a_voxel_does_not_matter(mm: float, kind: str) -> None:
     """From a micrometre to a hundred metres, by a tenth of a voxel."""
     affine = np.diag([mm, mm, mm, 1.0])
@@ -98,8 +99,7 @@ def test_the_size_of_a_voxel_does_not_matter(mm: float, kind: str) -> None:
     assert error(initialise(image, moving, kind, "lncc", CPU, Stages()), by, image) < 0.1 * mm
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["rigid", "affine"])
+@pytest.mark.parametrize(("kind", "metric"), [("rigid", "mi"), ("affine", "lncc"), ("affine", "mind")])
 def test_a_slab_that_did_not_move_stays(metric: str, kind: str) -> None:
     image = synthetic_pair(64)["moving"][:, :, 30:34].contiguous()
     slab = Volume(image, np.eye(4))
@@ -174,9 +174,12 @@ def test_what_headers_say(change: np.ndarray, kind: str, why: str) -> None:
     assert image.shape == size
     found = initialise(Volume(image, centred), Volume(image, change @ centred), "auto", "mi", CPU, Stages())
     assert (found.kind, found.why) == (kind, why)
-    far = centred.copy()
-    far[0, 3] += 18
-    found = initialise(Volume(image, centred), Volume(image, far), "auto", "mi", CPU, Stages())
+
+
+def test_headers_that_are_far_apart() -> None:
+    image, far = synthetic_pair(24)["moving"], np.eye(4)
+    far[0, 3] = 18
+    found = initialise(Volume(image, np.eye(4)), Volume(image, far), "auto", "mi", CPU, Stages())
     assert found.kind == "affine"
     assert found.why.startswith("moving covers 2")
 
@@ -226,7 +229,7 @@ def test_a_brain_that_was_turned_and_moved(real_data: Path) -> None:
     wanted = [label for label in STRUCTURES if (brains["fixed_labels"] == label).any()]
 
     def overlap(moving: Volume, labels: torch.Tensor, init: str) -> float:
-        result = l2rfast.register(fixed, moving, init=init)
+        result = l2rfast.register(fixed, moving, init=init, preset="fast")
         warped = result.warp(labels, mode="nearest")
         return float(np.mean(list(dice(brains["fixed_labels"], warped, wanted).values())))
 
@@ -262,7 +265,7 @@ def section(size: int = 128) -> np.ndarray:
 
 @pytest.mark.parametrize(("degrees", "pixels"), [(12, (0, 0)), (0, (5, -4)), (-10, (6, 9))])
 def test_pictures_say_nothing_of_where_they_lie(degrees: float, pixels: tuple[float, float], tmp_path: Path) -> None:
-    """So they are aligned, as scipy turned and moved one of them; what agrees as it is stays."""
+    """So they are aligned, as scipy turned and moved one of them."""
     image, angle = section(), np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = np.array([63.5, 63.5])
@@ -275,7 +278,11 @@ def test_pictures_say_nothing_of_where_they_lie(degrees: float, pixels: tuple[fl
     places = torch.tensor([[50.0, 60.0], [80.0, 70.0], [60.0, 85.0]], dtype=torch.float64)
     there = (places.numpy() + pixels - middle) @ turn + middle
     np.testing.assert_allclose(places.numpy() @ result.matrix[:, :2].T + result.matrix[:, 2], there, atol=0.5)
-    same = initialise(result.fixed, result.fixed, "auto", "mi", CPU, Stages())
+
+
+def test_slices_that_agree_stay() -> None:
+    image = Volume(torch.from_numpy(section()), np.eye(4), placed=False)
+    same = initialise(image, image, "auto", "mi", CPU, Stages())
     assert (same.kind, same.why) == ("none", "no header says where they lie, and they agree as they are")
 
 
@@ -313,9 +320,10 @@ def test_a_slab_whose_header_puts_it_elsewhere_is_found_in_the_body(scan: Volume
     assert np.linalg.norm(reached - by @ places, axis=0).max() < 1  # the shortest side of a voxel
 
 
-@pytest.mark.parametrize("slices", [2, 3])
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["rigid", "affine"])
+@pytest.mark.parametrize(
+    ("kind", "metric", "slices"),
+    [(kind, metric, 2 + (i + j) % 2) for i, kind in enumerate(("rigid", "affine")) for j, metric in enumerate(METRICS)],
+)
 def test_few_slices_do_not_leave_each_other(kind: str, metric: str, slices: int) -> None:
     image = Volume(synthetic_pair(48)["moving"][:, :, 20 : 20 + slices].contiguous(), np.eye(4))
     by = world(0, 3, middle(image))
@@ -340,8 +348,7 @@ def test_few_thick_slices_are_not_stretched_until_one_is_left(slices: int, metri
     np.testing.assert_allclose(np.linalg.svd(found[:3, :3])[1], 1, atol=0.07)
 
 
-@pytest.mark.parametrize("metric", ["mi", "lncc"])
-@pytest.mark.parametrize("kind", ["rigid", "affine"])
+@pytest.mark.parametrize(("kind", "metric"), [("rigid", "lncc"), ("affine", "mi")])
 def test_a_brain_to_itself_stays(kind: str, metric: str, real_data: Path) -> None:
     """Exactly: what interpolation gains is no reason to move."""
     brain = Volume(real_pair()["fixed"], np.eye(4))

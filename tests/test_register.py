@@ -111,10 +111,8 @@ def test_simpleitk_applies_the_displacement_field(pair: dict[str, torch.Tensor],
     b[:3, 3] = a[:3, :3] @ centre + a[:3, 3] - b[:3, :3] @ centre
     fixed = save(tmp_path / "fixed.nii.gz", pair["fixed"][:, 2:, 1:], a)
     moving = save(tmp_path / "moving.nii", pair["moving"], b)
-    done = command(
-        "register", fixed, moving, "--out", tmp_path / "out", "--grid-spacing", 4, "--fixed-warped", "--quiet"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ("--grid-spacing", 4, "--fixed-warped", "--quiet")
+    assert invoke("register", fixed, moving, "--out", tmp_path / "out", *options) == (0, "")
 
     affine = sitk.ReadTransform(str(tmp_path / "out/affine.txt"))
     there, back = (field_of(tmp_path / f"out/{name}displacement.nii.gz") for name in ("", "inverse_"))
@@ -388,4 +386,9 @@ def test_after_a_start_that_was_found_the_search_is_narrow(
     image = pair["fixed"][::2, ::2, ::2]
     few = {"coarse_iterations": 0, "iterations": 1, "full_iterations": 0}
     assert l2rfast.register(image, image.roll(2, 0), init=init, **few).options["search_radius"] == reach
-    assert l2rfast.register(image, image, init=init, search_radius=3, **few).options["search_radius"] == 3
+
+
+def test_the_width_of_the_search_that_is_asked_for_is_kept(pair: dict[str, torch.Tensor]) -> None:
+    image = pair["fixed"][::2, ::2, ::2]
+    few = {"coarse_iterations": 0, "iterations": 1, "full_iterations": 0}
+    assert l2rfast.register(image, image, init="rigid", search_radius=3, **few).options["search_radius"] == 3
