@@ -60,6 +60,26 @@ def test_points_in_the_world(name: str, text: str, tmp_path: Path) -> None:
     assert found.names == ["F-0", "F-1"]
 
 
+def test_all_markups_of_a_file_are_points(tmp_path: Path) -> None:
+    """Each in its own coordinates; planes are none."""
+    content = [json.loads(markups(places, system))["markups"][0] for places, system in ((LPS, "LPS"), (RAS, "RAS"))]
+    (tmp_path / "a.mrk.json").write_text(json.dumps({"markups": content}))
+    found = read_points("landmarks", tmp_path / "a.mrk.json", LIKE)
+    np.testing.assert_allclose(found.voxels, [*VOXELS, *VOXELS], atol=1e-5)
+    content[1]["type"] = "Plane"
+    (tmp_path / "a.mrk.json").write_text(json.dumps({"markups": content}))
+    with pytest.raises(InputError, match="a Plane, which is no set of points"):
+        read_points("landmarks", tmp_path / "a.mrk.json", LIKE)
+
+
+def test_names_with_commas_and_quotation_marks(tmp_path: Path) -> None:
+    rows = [f'"a, ""{i}""\n",{x:.9g},{y:.9g},{z:.9g}' for i, (x, y, z) in enumerate(LPS)]
+    (tmp_path / "a.csv").write_text("\n".join(["label,x,y,z", *rows]))
+    found = read_points("landmarks", tmp_path / "a.csv", LIKE)
+    np.testing.assert_allclose(found.voxels, VOXELS, atol=1e-5)
+    assert found.names == ['a, "0"', 'a, "1"']
+
+
 def test_points_in_voxels_and_pixels(tmp_path: Path) -> None:
     (tmp_path / "voxels.csv").write_text("3,4.5,5\n20,30,11.25\n")
     found = read_points("landmarks", tmp_path / "voxels.csv", LIKE)
