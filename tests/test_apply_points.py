@@ -316,6 +316,22 @@ def test_surfaces_of_the_scanner_are_as_they_are(files: Path) -> None:
         read_pointset("points.surf.gii", coordinates="lps")
 
 
+def test_a_sphere_is_said(files: Path) -> None:
+    surface(SCANNER, SCANNER, np.eye(4), {"GeometricType": "Spherical"})
+    with pytest.warns(InputWarning, match="kind Spherical, whose points are no places of an image"):
+        read_pointset("points.surf.gii")
+
+
+def test_the_inverse_of_an_inverse_is_the_transform(files: Path) -> None:
+    fcsv(RAS)
+    said = done("points.fcsv", "--transform=inverse:itk:affine.txt", "--out=moved.fcsv", "--from=moving")
+    assert said == "9 points of the moving image -> fixed image, through itk:affine.txt\n"
+    matrix = affine().array
+    np.testing.assert_allclose(fcsv_back("moved.fcsv"), RAS @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-6)
+    said = done("points.fcsv", "--transform=inverse:affine.txt", "--out=moved.fcsv")
+    assert said == "9 points of the fixed image -> moving image, through the inverse of affine.txt\n"
+
+
 def test_a_surface_that_does_not_say_where_it_is(files: Path) -> None:
     surface(UNKNOWN, UNKNOWN, np.eye(4), {})
     with pytest.warns(InputWarning, match="does not say in which coordinates it is: taken for scanner RAS"):

@@ -38,6 +38,7 @@ _WORLD = tuple(f"NIFTI_XFORM_{name}" for name in ("SCANNER_ANAT", "ALIGNED_ANAT"
 _PLACED = _WORLD[:2]
 _NEAR = 0.01  # mm by which two matrices may differ at a point: they have six decimals
 _ASCII, _BASE64, _ZIPPED = 1, 2, 3
+_NOWHERE = ("Inflated", "VeryInflated", "Spherical", "SemiSpherical", "Ellipsoid", "Flat")  # kinds of surfaces
 
 
 def _read(path: Path, asked: str | None) -> Stored:
@@ -63,6 +64,8 @@ def _read(path: Path, asked: str | None) -> Stored:
         values.append(array.data.astype(np.float64))
         said = _system(block[0])
         placed |= said.world
+        if said.kind in _NOWHERE:
+            notice(f"{path}: a surface of the kind {said.kind}, whose points are no places of an image")
         frames.append(np.eye(4) if asked else _frame(path, said, values[-1]))
     if any(array.intent == 1007 for array in image.darrays):
         notice(f"{path}: vectors of the file stay as they are: directions are not turned")
@@ -80,28 +83,38 @@ def _read(path: Path, asked: str | None) -> Stored:
 
 
 class System(NamedTuple):
-    """What an array says of its coordinates: that they are the world's, or (4, 4) matrices to it by their source."""
+    """What an array says of its coordinates.
 
+    Attributes:
+        kind: of the surface, empty where it does not say.
+        world: that they are the world's.
+        matrices: (4, 4) from them to the world, by where they stand.
+    """
+
+    kind: str
     world: bool
     matrices: dict[str, np.ndarray]
 
 
 def _system(block: bytes) -> System:
-    array = ElementTree.fromstring(block)
-    found: dict[str, np.ndarray] = {}
+    try:
+        array = ElementTree.fromstring(block)
+    except ElementTree.ParseError as error:  # of what is defined elsewhere in the file
+        raise ValueError(str(error)) from error
+    meta = {md.findtext("Name", "").strip(): md.findtext("Value", "").strip() for md in array.iter("MD")}
+    found, kind = dict[str, np.ndarray](), meta.get("GeometricType", "")
     for system in array.findall("CoordinateSystemTransformMatrix"):
         own, other = ((system.findtext(name) or "").strip() for name in ("DataSpace", "TransformedSpace"))
         if own in _WORLD:
-            return System(True, {})
+            return System(kind, True, {})
         if other in _PLACED:
             matrix = np.array((system.findtext("MatrixData") or "").split(), np.float64).reshape(4, 4)
             if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-6:
                 raise ValueError("a coordinate system whose matrix is singular")
             found["the matrix of its coordinate system"] = matrix
-    meta = {md.findtext("Name", "").strip(): md.findtext("Value", "").strip() for md in array.iter("MD")}
     if "VolGeomC_R" in meta:
         found["the place of its image (VolGeom)"] = _tkregister(meta)
-    return System(False, found)
+    return System(kind, False, found)
 
 
 def _frame(path: Path, said: System, points: np.ndarray) -> np.ndarray:
