@@ -286,6 +286,28 @@ def test_of_several_a_point_goes_through_the_last_first(suffix: str, tmp_path: P
     np.testing.assert_allclose(found, reached(several, places), atol=1e-9)
 
 
+def test_of_more_than_ten_as_well(tmp_path: Path) -> None:
+    """nitransforms 25.1 takes the names of an HDF5 file's parts, 1, 10, 11, 2 and so on, in the order of texts."""
+    parts = [sitk.AffineTransform(3) for _ in range(11)]
+    parts[1].Scale(2.0)
+    parts[9].Translate((1.0, 2.0, 3.0))
+    several = sitk.CompositeTransform(parts)
+    sitk.WriteTransform(several, str(tmp_path / "many.h5"))
+    places = np.array([[10.0, 20.0, 30.0]])
+    np.testing.assert_allclose(taken(read_transform(tmp_path / "many.h5"), places), reached(several, places))
+
+
+def test_an_inverse_is_written_as_the_field_that_it_is(tmp_path: Path) -> None:
+    """On the grid of what it is the inverse of: where its places come from, a point goes back to within that grid."""
+    ours = smooth(FIXED).inverse
+    write_transform(tmp_path / "a.h5", ours)
+    theirs = sitk.ReadTransform(str(tmp_path / "a.h5"))
+    voxels = np.argwhere(np.ones((3, 3, 3))) + 4
+    places = voxels @ FIXED.affine[:3, :3].T + FIXED.affine[:3, 3]
+    np.testing.assert_allclose(reached(theirs, places), taken(ours, places), atol=1e-4)
+    np.testing.assert_allclose(taken(smooth(FIXED), reached(theirs, places)), places, atol=5e-3)
+
+
 def test_a_list_that_is_no_composite_is_a_chain_to_ants(tmp_path: Path) -> None:
     """A scale by 2 and a step of 1: antspyx 0.6.3 takes (0, 0, 0) to (2, 0, 0), SimpleITK, by the first alone, to 0."""
     (tmp_path / "two.tfm").write_text(

@@ -1,6 +1,7 @@
 """ITK's transform files in HDF5 (.h5, .hdf5): the composites of ANTs, with their fields.
 
-They are written as composites always, of one transform too: nitransforms 25.1 passes over the first of a file.
+They are written as composites always, of one transform too: nitransforms 25.1 passes over the first of a file. Numbers
+name the order of parts; nitransforms sorts them as texts, which goes wrong from ten on.
 """
 
 from __future__ import annotations
