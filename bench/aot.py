@@ -44,6 +44,7 @@ from l2rfast.kernels.lncc import triton as lncc
 from l2rfast.kernels.min_convolution import triton as minima
 from l2rfast.kernels.soft_argmin import triton as soft
 from l2rfast.kernels.symmetric_filter import triton as symmetric
+from l2rfast.kernels.vote import triton as votes
 from l2rfast.kernels.warp import triton as warping
 
 from .build import build_script
@@ -61,7 +62,7 @@ TARGETS = {
 OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 MODULES = (
     *(box, correlation, coupled, energy, jacobian, joint, lattice, lncc, minima, soft, symmetric, triton_samplers),
-    triton_sums,
+    *(triton_sums, votes),
 )
 
 
@@ -166,6 +167,8 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     warping.warp_with_gradient(image, disp, "zeros")
     grid.grid_sample(image, meta(1, *size, ndim, dtype=dtype), "linear", "symmetric", False)
     affine.affine_warp(image, meta(1, ndim, ndim + 1, dtype=dtype), size, "linear", "border")
+    votes.vote(labels, disp, "zeros")
+    votes.affine_vote(labels.long(), meta(1, ndim, ndim + 1, dtype=dtype), size, "border")
     integration.compose(disp, disp)
     jacobian.jacobian_determinant(disp)
     lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from . import _check
 from ._dispatch import Operator, once_differentiable
+from .carrying import CARRYING
 from .errors import InputError
 from .kernels.affine_warp import reference as affine_reference
+from .kernels.common import sampling
 from .kernels.common.sampling import arithmetic_dtype
 from .kernels.grid_sample import reference as grid_reference
 from .kernels.warp import reference
 
 MODES = ("linear", "nearest")
+WARP_MODES = (*MODES, *CARRYING)
 PADDINGS = ("border", "zeros", "reflection")
 GRID_MODES = ("bilinear", "nearest", "bicubic")
 
@@ -179,12 +182,14 @@ _affine_warp_displaced = Operator(
 
 def _check_sampled(image: Tensor, where: Tensor, names: str, ndim: int, mode: str) -> None:
     """What every sampler asks of its image, beside what says where to sample it."""
-    if _check.image(names.split(",")[0], image, floating=mode != "nearest") != ndim:
+    if _check.image(names.split(",")[0], image, floating=mode not in ("nearest", *CARRYING)) != ndim:
         raise InputError(f"{names}: expected as many spatial axes, got {image.ndim - 2} and {ndim}")
     if image.shape[0] != where.shape[0] and 1 not in (image.shape[0], where.shape[0]):
         raise InputError(f"{names}: expected one batch size, or 1, got {image.shape[0]} and {where.shape[0]}")
     if image.device != where.device:
         raise InputError(f"{names}: expected one device, got {image.device} and {where.device}")
+    if mode in CARRYING:
+        CARRYING[mode].check(image)
 
 
 def _one_precision(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,11 +203,14 @@ def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "b
     """Sample an image at ``x + disp(x)``.
 
     Args:
-        image: (N, C, *in), 2-D or 3-D; any floating dtype, or integers and booleans with ``mode="nearest"``.
+        image: (N, C, *in), 2-D or 3-D; any floating dtype, or integers and booleans with ``mode="nearest"`` and, those
+            alone, with ``"vote"``.
         disp: (N, ndim, *out), floating, in voxels; component k moves along spatial axis k. ``*out`` may
             differ from ``*in``; the sample position of output voxel x is x + disp(x) in voxels of the image.
             A batch of one image, or of one field, goes with every item of the other's.
-        mode: ``"linear"`` (bilinear, trilinear) or ``"nearest"`` (ties to the even voxel).
+        mode: ``"linear"`` (bilinear, trilinear), ``"nearest"`` (ties to the even voxel), or ``"vote"`` for labels: each
+            of the 2^ndim voxels around votes for its label with its linear weight, and the largest sum wins, ties to
+            the lesser label: the argmax over linearly warped channels of one label each, without the channels.
         padding: outside the image: ``"border"`` repeats the nearest voxel, ``"zeros"`` counts as 0,
             ``"reflection"`` mirrors about the centres of the first and last voxels.
 
@@ -210,18 +218,20 @@ def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "b
         (N, C, *out) in the image's dtype. Positions are computed in float32, or in float64 when image or
         field is. A NaN or infinite displacement gives NaN there (0 in integer images) and no gradient.
 
-    Differentiable in image and disp, twice. Where the padding clamps a position, the derivative by disp is 0. The
-    gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are taken in any
-    order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what it costs).
+    Differentiable in image and disp, twice; votes are not. Where the padding clamps a position, the derivative by disp
+    is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are taken in
+    any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what it costs).
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding.
     """
     ndim = _check.field("disp", disp)
-    _check.choice("mode", mode, MODES)
+    _check.choice("mode", mode, WARP_MODES)
     _check.choice("padding", padding, PADDINGS)
     _check_sampled(image, disp, "image, disp", ndim, mode)
-    result: Tensor = _warp(*_one_precision(image, disp), mode, padding)
+    source, disp = _one_precision(image, disp)
+    carried = mode in CARRYING
+    result: Tensor = CARRYING[mode].by_field(source, disp, padding) if carried else _warp(source, disp, mode, padding)
     return result.to(image.dtype)
 
 
@@ -365,7 +375,7 @@ def affine_warp(
         InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding.
         NotDifferentiableError: a derivative is asked for, with a field.
     """
-    _check.choice("mode", mode, MODES)
+    _check.choice("mode", mode, WARP_MODES)
     _check.choice("padding", padding, PADDINGS)
     ndim = _check.image("image", image, floating=mode == "linear")
     if disp is not None and _check.field("disp", disp) != ndim:
@@ -383,7 +393,8 @@ def affine_warp(
     _check_sampled(image, matrix, "image, matrix", ndim, mode)
     source, matrix = _one_precision(image, matrix)
     if disp is None:
-        result: Tensor = _affine_warp(source, matrix, size, mode, padding)
+        warp_by, options = (CARRYING[mode].by_matrix, ()) if mode in CARRYING else (_affine_warp, (mode,))
+        result: Tensor = warp_by(source, matrix, size, *options, padding)
         return result.to(image.dtype)
     _check_sampled(image, disp, "image, disp", ndim, mode)
     if tuple(size) != tuple(disp.shape[2:]):
@@ -392,5 +403,10 @@ def affine_warp(
         raise InputError(f"matrix, disp: expected one batch size, or 1, got {matrix.shape[0]} and {disp.shape[0]}")
     if torch.float64 in (source.dtype, disp.dtype, matrix.dtype):
         (source, disp), (source, matrix) = (_one_precision(source, each.double()) for each in (disp, matrix))
-    displaced: Tensor = _affine_warp_displaced(source, disp, matrix, mode, padding)
+    displaced: Tensor
+    if mode in CARRYING:
+        places = sampling.transformed(matrix, sampling.displaced(disp))
+        displaced = CARRYING[mode].by_field(source, places - sampling.coordinates(size, disp), padding)
+    else:
+        displaced = _affine_warp_displaced(source, disp, matrix, mode, padding)
     return displaced.to(image.dtype)

@@ -19,12 +19,23 @@ from torch import Tensor
 import l2rfast
 from l2rfast import filters, lncc, losses
 from l2rfast.filters import PADDINGS as BOXES
+from l2rfast.transforms import WARP_MODES
 
 __all__ = ["MODES", "OPERATIONS", "PADDINGS", "Operation", "Sample", "device_of", "field", "noise", "runnable"]
 
 
 def warp_many(image: Tensor, labels: Tensor, disp: Tensor, **options: Any) -> tuple[Tensor, ...]:
     return l2rfast.warp_many([image, labels], disp, **options)
+
+
+def vote(image: Tensor, disp: Tensor, **options: Any) -> Tensor:
+    """Of labels made of an image, in its dtype, as the others."""
+    return l2rfast.warp((2 * image).round().int(), disp, mode="vote", **options).to(image.dtype)
+
+
+def affine_vote(image: Tensor, matrix: Tensor, **options: Any) -> Tensor:
+    """Of labels made of an image, in its dtype, as the others."""
+    return l2rfast.affine_warp((2 * image).round().int(), matrix, mode="vote", **options).to(image.dtype)
 
 
 def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tensor:
@@ -107,7 +118,7 @@ OPERATIONS = [
         list(samples.warps(BIG, EDGES)),
         [
             *not_tensors("image", "disp"),
-            *not_one_of(mode=MODES, padding=PADDINGS),
+            *not_one_of(mode=WARP_MODES, padding=PADDINGS),
             *_not_sampled("image", "disp", noise(2, 2, 5, 4)),
             ({"disp": noise(2, 3, 5, 5)}, "disp: expected one channel per spatial axis"),
             ({"image": noise(2, 2, 5, 4).cfloat(), "mode": "nearest"}, "image: expected a real dtype"),
@@ -165,7 +176,7 @@ OPERATIONS = [
         list(samples.affine_warps(BIG, EDGES)),
         [
             *not_tensors("image", "matrix"),
-            *not_one_of(mode=MODES, padding=PADDINGS),
+            *not_one_of(mode=WARP_MODES, padding=PADDINGS),
             ({"matrix": noise(2, 3, 3)}, "matrix: expected a floating tensor of shape (N, 2, 3)"),
             ({"matrix": noise(3, 2, 3)}, "image, matrix: expected one batch size, or 1, got 2 and 3"),
             ({"matrix": noise(2, 2, 3).to("meta")}, "image, matrix: expected one device"),
@@ -180,11 +191,23 @@ OPERATIONS = [
         [
             *not_tensors("image", "matrix"),
             *[error for error in not_tensors("disp") if error[0]["disp"] is not None],
-            *not_one_of(mode=MODES, padding=PADDINGS),
+            *not_one_of(mode=WARP_MODES, padding=PADDINGS),
             ({"disp": noise(2, 3, 4, 5, 3)}, "image, disp: expected as many spatial axes, got 2 and 3"),
             ({"disp": noise(3, 2, 5, 4)}, "image, disp: expected one batch size, or 1, got 2 and 3"),
             ({"size": (6, 4)}, "size, disp: expected one size, got (6, 4) and (5, 5)"),
         ],
+    ),
+    Operation(
+        vote,
+        list(samples.warps_with_gradient(SHAPES)),
+        list(samples.warps_with_gradient(BIG, EDGES)),
+        [*not_tensors("disp"), *not_one_of(padding=PADDINGS)],
+    ),
+    Operation(
+        affine_vote,
+        [s.without("mode") for s in samples.affine_warps(SHAPES) if s.options["mode"] == "nearest"],
+        [s.without("mode") for s in samples.affine_warps(BIG, EDGES) if s.options["mode"] == "nearest"],
+        [*not_tensors("matrix"), *not_one_of(padding=PADDINGS)],
     ),
     Operation(
         l2rfast.compose,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import chain, product
 from typing import Any, ParamSpec
@@ -47,6 +47,9 @@ class Sample:
     inputs: dict[str, Tensor]
     options: dict[str, Any]
     smooth: bool = True
+
+    def without(self, option: str) -> Sample:
+        return replace(self, options={name: value for name, value in self.options.items() if name != option})
 
 
 @dataclass(frozen=True)

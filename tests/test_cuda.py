@@ -81,6 +81,20 @@ def test_labels_of_every_dtype_in_one_pass(host: None) -> None:
         torch.testing.assert_close(g, e, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+def test_votes_for_labels_of_every_dtype(padding: str, host: None) -> None:
+    disp = torch.round(8 * noise(2, 3, 3, 4, 2)) / 4
+    disp[0, 1, 0] = torch.nan
+    for dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.int64):
+        labels = torch.randint(-2, 3, (2, 2, 4, 3, 3)).to(dtype)  # without a sign, -1 is the largest
+        with l2rfast.backend("cuda"):
+            got = l2rfast.warp(labels, disp, mode="vote", padding=padding)
+        with l2rfast.backend("reference"):
+            expected = l2rfast.warp(labels, disp, mode="vote", padding=padding)
+        assert got.dtype == dtype
+        assert torch.equal(got.long(), expected.long()), dtype
+
+
 def test_channels_of_more_than_32_bits(host: None) -> None:
     """In memory of which almost all is never touched."""
     far = 2**31 + 5

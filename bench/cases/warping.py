@@ -231,6 +231,41 @@ def warp_many(size: Size) -> Case:
     )
 
 
+def vote(size: Size, dtype: torch.dtype) -> Case:
+    image, disp = inputs.image(size.dense, seed=1), inputs.displacement(size.dense)
+    labels = (4 * inputs.noise(size.dense, 1, 8, seed=5)).round().to(dtype)
+    classes = torch.arange(int(labels.min()), int(labels.max()) + 1, dtype=dtype)
+
+    def ours(labels: Tensor, disp: Tensor) -> Tensor:
+        return l2rfast.warp(labels, disp, mode="vote")
+
+    def one_hot() -> Tensor:
+        channels = (labels == classes.view(1, -1, 1, 1, 1)).float()
+        return classes[l2rfast.warp(channels, disp).argmax(1, keepdim=True)]
+
+    def linear_and_nearest(image: Tensor, labels: Tensor, disp: Tensor) -> Tensors:
+        return l2rfast.warp(image, disp), l2rfast.warp(labels, disp, mode="nearest")
+
+    name = str(dtype).removeprefix("torch.")
+    return Case(
+        f"warp of labels by votes, {name}",
+        f"{len(classes)} labels of {name} in regions of some 8 voxels, {inputs.text(size.dense)}, smooth field of 6 "
+        "voxels. Beside the linear warp of a channel for each label and its argmax, and what linear and nearest warps "
+        "of an image and its labels take together.",
+        inputs.nbytes(labels, disp, labels),
+        {
+            OURS: Contestant(lambda: ours(labels, disp)),
+            "l2rfast, a channel for each label": Contestant(one_hot),
+            "l2rfast, linear and nearest": Contestant(
+                lambda: linear_and_nearest(image, labels, disp),
+                reference=inputs.exact(linear_and_nearest, image, labels, disp),
+            ),
+        },
+        inputs.exact(ours, labels, disp),
+        tolerance=1e-2,  # where votes are even within rounding, rounding decides
+    )
+
+
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "warp": [partial(warp, channels=channels) for channels in CHANNELS],
     "warp-gradient": [
@@ -244,4 +279,5 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "affine-warp": [affine_warp],
     "grid-sample": [grid_sample],
     "warp-many": [warp_many],
+    "vote": [partial(vote, dtype=dtype) for dtype in (torch.int16, torch.int64)],
 }

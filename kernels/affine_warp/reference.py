@@ -10,26 +10,14 @@ from torch import Tensor
 from ..common import sampling
 
 
-def _positions(matrix: Tensor, places: Tensor) -> Tensor:
-    """matrix (N, ndim, ndim + 1) times places (ndim, *size) or (N, ndim, *size)."""
-    ndim = matrix.shape[1]
-    columns = matrix.to(sampling.arithmetic_dtype(matrix)).view(*matrix.shape, *[1] * ndim).unbind(2)
-    positions = columns[-1]
-    for column, x in zip(columns, places.unbind(-1 - ndim), strict=False):
-        x = x if x.ndim == ndim else x.unsqueeze(1)
-        positions = positions + column * x  # not a matrix product: autocast would round it
-    return positions
-
-
 def affine_warp(image: Tensor, matrix: Tensor, size: Sequence[int], mode: str, padding: str) -> Tensor:
     """image (N, C, *in), matrix (N, ndim, ndim + 1): output voxel -> image voxel -> (N, C, *size)."""
-    return sampling.sample(image, _positions(matrix, sampling.coordinates(list(size), matrix)), mode, padding)
+    return sampling.sample(image, sampling.transformed(matrix, sampling.coordinates(list(size), matrix)), mode, padding)
 
 
 def affine_warp_displaced(image: Tensor, disp: Tensor, matrix: Tensor, mode: str, padding: str) -> Tensor:
     """As `affine_warp`, at matrix (x + disp(x)); disp (N, ndim, *size)."""
-    places = sampling.coordinates(list(disp.shape[2:]), disp) + disp
-    return sampling.sample(image, _positions(matrix, places), mode, padding)
+    return sampling.sample(image, sampling.transformed(matrix, sampling.displaced(disp)), mode, padding)
 
 
 def affine_warp_backward(
@@ -37,7 +25,7 @@ def affine_warp_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to image, in the dtype of the arithmetic, and to matrix, in its own; empty where not asked for."""
     size = list(grad.shape[2:])
-    positions = _positions(matrix, sampling.coordinates(size, matrix))
+    positions = sampling.transformed(matrix, sampling.coordinates(size, matrix))
     grad_image, by_position = sampling.sample_backward(grad, image, positions, mode, padding, to_image, to_matrix)
     if not to_matrix:
         return grad_image, by_position.to(matrix.dtype)

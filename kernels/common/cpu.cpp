@@ -10,15 +10,6 @@ bool is_floating(Dtype t) {
   return t == Dtype::Float || t == Dtype::Double || t == Dtype::Half || t == Dtype::BFloat16;
 }
 
-// Calls f with an integer type of that many bytes: labels are only copied.
-template <class F>
-void for_width(size_t bytes, const F& f) {
-  if (bytes == 1) return f(int8_t{});
-  if (bytes == 2) return f(int16_t{});
-  if (bytes == 4) return f(int32_t{});
-  return f(int64_t{});
-}
-
 // Calls f(axis, padding, positions, size, step) for the samples of a block along every axis of the image, in whole
 // vectors.
 template <int ndim, class A, class Index, class F>

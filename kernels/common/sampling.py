@@ -29,55 +29,71 @@ def coordinates(size: list[int], like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def displaced(disp: Tensor) -> Tensor:
+    """x + disp(x) for a displacement field (N, ndim, *out): positions of its shape."""
+    return coordinates(list(disp.shape[2:]), disp) + disp
+
+
+def transformed(matrix: Tensor, places: Tensor) -> Tensor:
+    """matrix (N, ndim, ndim + 1) times places (ndim, *size) or (N, ndim, *size): positions (N, ndim, *size)."""
+    ndim = matrix.shape[1]
+    columns = matrix.to(arithmetic_dtype(matrix)).view(*matrix.shape, *[1] * ndim).unbind(2)
+    positions = columns[-1]
+    for column, x in zip(columns, places.unbind(-1 - ndim), strict=False):
+        x = x if x.ndim == ndim else x.unsqueeze(1)
+        positions = positions + column * x  # not a matrix product: autocast would round it
+    return positions
+
+
 def sample(image: Tensor, positions: Tensor, mode: str, padding: str) -> Tensor:
     """-> (N, C, *out) in the image's dtype; mode "linear" or "nearest" (ties to the even voxel)."""
-    image, positions = _one_batch(image, positions)
+    image, positions = one_batch(image, positions)
     if mode == "nearest":
         index, finite, valid = _nearest(positions, image.shape[2:], padding)
-        out = _gather(image, index)
+        out = gather(image, index)
         if not out.is_floating_point():
             return out * valid.unsqueeze(1).to(out.dtype)  # torch.where takes no uint16 in PyTorch 2.11
         out = torch.where(valid.unsqueeze(1), out, 0)
         return torch.where(finite.unsqueeze(1), out, torch.nan).to(image.dtype)
     out = torch.zeros((*image.shape[:2], *positions.shape[2:]), dtype=positions.dtype, device=image.device)
-    for index, weights, slopes in _corners(positions, image.shape[2:], padding):
-        out += _weight(weights, slopes).unsqueeze(1) * _gather(image, index)
-    return torch.where(_finite(positions).unsqueeze(1), out, torch.nan).to(image.dtype)
+    for index, weights, slopes in corners(positions, image.shape[2:], padding):
+        out += weight(weights, slopes).unsqueeze(1) * gather(image, index)
+    return torch.where(are_finite(positions).unsqueeze(1), out, torch.nan).to(image.dtype)
 
 
 def sample_with_gradient(image: Tensor, positions: Tensor, padding: str) -> tuple[Tensor, Tensor]:
     """-> linear samples (N, C, *out) and their derivatives by position (N, C, ndim, *out), in the image's dtype."""
     value = sample(image, positions, "linear", padding)
-    image, positions = _one_batch(image, positions)
+    image, positions = one_batch(image, positions)
     slope = torch.zeros((*image.shape[:2], *positions.shape[1:]), dtype=positions.dtype, device=image.device)
-    for index, weights, slopes in _corners(positions, image.shape[2:], padding):
-        corner = _gather(image, index)
+    for index, weights, slopes in corners(positions, image.shape[2:], padding):
+        corner = gather(image, index)
         for k in range(len(weights)):
-            slope[:, :, k] += _weight(weights, slopes, k).unsqueeze(1) * corner
-    return value, torch.where(_finite(positions)[:, None, None], slope, 0).to(image.dtype)
+            slope[:, :, k] += weight(weights, slopes, k).unsqueeze(1) * corner
+    return value, torch.where(are_finite(positions)[:, None, None], slope, 0).to(image.dtype)
 
 
 def sample_backward(
     grad: Tensor, image: Tensor, positions: Tensor, mode: str, padding: str, to_image: bool, to_positions: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `sample` to image and to positions, in the dtype of positions; empty where not asked for."""
-    whole_image, whole_positions = _one_batch(image, positions)
+    whole_image, whole_positions = one_batch(image, positions)
     grad_image = whole_image.new_zeros(whole_image.shape if to_image else (0,), dtype=positions.dtype)
     grad_positions = torch.zeros_like(whole_positions) if to_positions else positions.new_zeros(0)
     sizes = image.shape[2:]
-    g = torch.where(_finite(whole_positions).unsqueeze(1), grad.to(positions.dtype), 0)
+    g = torch.where(are_finite(whole_positions).unsqueeze(1), grad.to(positions.dtype), 0)
     if mode == "nearest":
         if to_image:
             index, _, valid = _nearest(whole_positions, sizes, padding)
             _scatter(grad_image, index, g * valid.unsqueeze(1))
     else:
-        for index, weights, slopes in _corners(whole_positions, sizes, padding):
+        for index, weights, slopes in corners(whole_positions, sizes, padding):
             if to_image:
-                _scatter(grad_image, index, g * _weight(weights, slopes).unsqueeze(1))
+                _scatter(grad_image, index, g * weight(weights, slopes).unsqueeze(1))
             if to_positions:
-                value = (g * _gather(whole_image, index)).sum(1)
+                value = (g * gather(whole_image, index)).sum(1)
                 for k in range(len(sizes)):
-                    grad_positions[:, k] += value * _weight(weights, slopes, k)
+                    grad_positions[:, k] += value * weight(weights, slopes, k)
     return _sum_to(grad_image, image), _sum_to(grad_positions, positions)
 
 
@@ -89,26 +105,26 @@ def sample_double_backward(
     g_k is sum_c grad_c * d_k image_c(p), so that the first is the derivative of the samples along the tangent, the
     second its adjoint, the third a Hessian of the samples times the tangent. All in the dtype of positions.
     """
-    whole_image, whole_positions = _one_batch(image, positions)
-    v = torch.where(_finite(whole_positions).unsqueeze(1), tangent.to(positions.dtype), 0)
+    whole_image, whole_positions = one_batch(image, positions)
+    v = torch.where(are_finite(whole_positions).unsqueeze(1), tangent.to(positions.dtype), 0)
     g = grad.to(positions.dtype)
     to_grad = torch.zeros_like(g)
     to_image = torch.zeros(whole_image.shape, dtype=positions.dtype, device=image.device)
     to_positions = torch.zeros_like(whole_positions)
     ndim = positions.shape[1]
-    for index, weights, slopes in _corners(whole_positions, image.shape[2:], padding):
-        corner = _gather(whole_image, index)
-        along = torch.stack([v[:, k] * _weight(weights, slopes, k) for k in range(ndim)]).sum(0).unsqueeze(1)
+    for index, weights, slopes in corners(whole_positions, image.shape[2:], padding):
+        corner = gather(whole_image, index)
+        along = torch.stack([v[:, k] * weight(weights, slopes, k) for k in range(ndim)]).sum(0).unsqueeze(1)
         to_grad += along * corner
         _scatter(to_image, index, along * g)
         value = (g * corner).sum(1)
         for k, m in product(range(ndim), repeat=2):
             if k != m:  # linear along each axis: no second derivative there
-                to_positions[:, k] += value * v[:, m] * _weight(weights, slopes, k, m)
+                to_positions[:, k] += value * v[:, m] * weight(weights, slopes, k, m)
     return to_grad, _sum_to(to_image, image), _sum_to(to_positions, positions)
 
 
-def _one_batch(image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def one_batch(image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     n = max(image.shape[0], positions.shape[0])
     return image.expand(n, *image.shape[1:]), positions.expand(n, *positions.shape[1:])
 
@@ -118,7 +134,7 @@ def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
     return grad.sum(0, keepdim=True) if grad.ndim > 1 and grad.shape[0] != like.shape[0] else grad
 
 
-def _finite(positions: Tensor) -> Tensor:
+def are_finite(positions: Tensor) -> Tensor:
     return torch.isfinite(positions).all(1)
 
 
@@ -152,7 +168,7 @@ def _taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor, Tens
     return taps
 
 
-def _corners(
+def corners(
     positions: Tensor, sizes: torch.Size, padding: str
 ) -> Iterator[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
     """The grid points around every position: index, weight and d weight / d position on each axis."""
@@ -163,14 +179,14 @@ def _corners(
         yield list(index), list(weights), list(slopes)
 
 
-def _weight(weights: list[Tensor], slopes: list[Tensor], *axes: int) -> Tensor:
+def weight(weights: list[Tensor], slopes: list[Tensor], *axes: int) -> Tensor:
     """The weight of a corner, derived once by position on each of these axes."""
     return reduce(torch.mul, [slopes[k] if k in axes else w for k, w in enumerate(weights)])
 
 
 def _nearest(positions: Tensor, sizes: torch.Size, padding: str) -> tuple[list[Tensor], Tensor, Tensor]:
     """Nearest grid point on each axis, whether every coordinate is finite, and whether there is a voxel."""
-    finite = _finite(positions)
+    finite = are_finite(positions)
     p = positions.nan_to_num(0.0, 0.0, 0.0)
     if padding == "zeros":
         rounded = [torch.round(p[:, k]) for k in range(len(sizes))]
@@ -182,7 +198,7 @@ def _nearest(positions: Tensor, sizes: torch.Size, padding: str) -> tuple[list[T
     return [r.clamp(0, size - 1).long() for r, size in zip(rounded, sizes, strict=True)], finite, valid
 
 
-def _gather(image: Tensor, index: list[Tensor]) -> Tensor:
+def gather(image: Tensor, index: list[Tensor]) -> Tensor:
     """image (N, C, *in) at per-axis indices (N, *out) -> (N, C, *out)."""
     n = torch.arange(image.shape[0], device=image.device).view(-1, *[1] * (index[0].ndim - 1))
     at: tuple[Tensor | slice, ...] = (n, slice(None), *index)
@@ -190,7 +206,7 @@ def _gather(image: Tensor, index: list[Tensor]) -> Tensor:
 
 
 def _scatter(target: Tensor, index: list[Tensor], value: Tensor) -> None:
-    """The adjoint of `_gather`: adds value (N, C, *out) to target (N, C, *in) at the indices."""
+    """The adjoint of `gather`: adds value (N, C, *out) to target (N, C, *in) at the indices."""
     flat = torch.zeros_like(index[0])
     for i, size in zip(index, target.shape[2:], strict=True):
         flat = flat * size + i

@@ -62,6 +62,15 @@ auto for_floating(Dtype dtype, F&& f) {
   return for_real(dtype, f);
 }
 
+// Calls f with an integer type of that many bytes.
+template <class F>
+void for_width(size_t bytes, const F& f) {
+  if (bytes == 1) return f(int8_t{});
+  if (bytes == 2) return f(int16_t{});
+  if (bytes == 4) return f(int32_t{});
+  return f(int64_t{});
+}
+
 // A number in any floating dtype.
 template <class R>
 R value_of(const Tensor& t) {

@@ -12,20 +12,17 @@ from torch import Tensor
 from ..common import sampling
 
 
-def _positions(disp: Tensor) -> Tensor:
-    return sampling.coordinates(list(disp.shape[2:]), disp) + disp
-
-
 def warp(image: Tensor, disp: Tensor, mode: str, padding: str) -> Tensor:
     """image (N, C, *in), disp (N, ndim, *out) -> (N, C, *out)."""
-    return sampling.sample(image, _positions(disp), mode, padding)
+    return sampling.sample(image, sampling.displaced(disp), mode, padding)
 
 
 def warp_backward(
     grad: Tensor, image: Tensor, disp: Tensor, mode: str, padding: str, to_image: bool, to_disp: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients to image, in the dtype of the arithmetic, and to disp, in its own; empty where not asked for."""
-    grad_image, grad_disp = sampling.sample_backward(grad, image, _positions(disp), mode, padding, to_image, to_disp)
+    positions = sampling.displaced(disp)
+    grad_image, grad_disp = sampling.sample_backward(grad, image, positions, mode, padding, to_image, to_disp)
     return grad_image, grad_disp.to(disp.dtype)
 
 
@@ -36,7 +33,8 @@ def warp_double_backward(
 
     tangent has the shape of disp. To image in the dtype of the arithmetic, to the others in their own.
     """
-    to_grad, to_image, to_disp = sampling.sample_double_backward(grad, image, _positions(disp), tangent, padding)
+    positions = sampling.displaced(disp)
+    to_grad, to_image, to_disp = sampling.sample_double_backward(grad, image, positions, tangent, padding)
     return to_grad.to(grad.dtype), to_image, to_disp.to(disp.dtype)
 
 
@@ -48,4 +46,4 @@ def warp_many(images: Sequence[Tensor], disp: Tensor, nearest: Sequence[bool], p
 
 def warp_with_gradient(image: Tensor, disp: Tensor, padding: str) -> tuple[Tensor, Tensor]:
     """-> the linear warp (N, C, *out) and the image's derivatives there (N, C, ndim, *out)."""
-    return sampling.sample_with_gradient(image, _positions(disp), padding)
+    return sampling.sample_with_gradient(image, sampling.displaced(disp), padding)

@@ -1,0 +1,47 @@
+"""Interpolations that only carry an image to where a field or matrix says: they have no derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ._dispatch import Operator
+from .errors import InputError
+from .kernels.vote import reference as votes
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """A mode of `warp` and `affine_warp`.
+
+    Attributes:
+        by_field: operator (image, disp, padding); by_matrix: operator (image, matrix, size, padding).
+        floating: whether images are floating; otherwise they are integers or booleans.
+    """
+
+    by_field: Operator
+    by_matrix: Operator
+    floating: bool
+
+    def check(self, image: Tensor) -> None:
+        """The dtype of what is known to be an image."""
+        if image.is_floating_point() != self.floating:
+            expected = "a floating-point dtype" if self.floating else "integers or booleans"
+            raise InputError(f"image: expected {expected}, got {image.dtype}")
+
+
+def _interpolation(by_field: Callable[..., Tensor], by_matrix: Callable[..., Tensor], floating: bool) -> Interpolation:
+    return Interpolation(
+        Operator(by_field, fake=lambda image, disp, padding: _empty(image, disp, disp.shape[2:])),
+        Operator(by_matrix, fake=lambda image, matrix, size, padding: _empty(image, matrix, size)),
+        floating,
+    )
+
+
+def _empty(image: Tensor, where: Tensor, size: Sequence[int]) -> Tensor:
+    return image.new_empty((max(image.shape[0], where.shape[0]), image.shape[1], *size))
+
+
+CARRYING = {"vote": _interpolation(votes.vote, votes.affine_vote, floating=False)}
