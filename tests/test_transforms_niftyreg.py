@@ -16,6 +16,7 @@ expected.npz holds `reg_transform -ref small -def FILE` at [1::2, 1::2, 1::2], o
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,16 @@ def test_they_are_not_taken_for_fields_of_itk() -> None:
     with pytest.raises(InputError, match=r"NiftyReg's: l2rfast\.read_transform"):
         read_displacement(GOLDEN / "displacement.nii.gz")
     assert isinstance(read_transform(GOLDEN / "displacement.nii.gz"), Displacement)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_sizes_that_do_not_fit_into_the_file(suffix: str, tmp_path: Path) -> None:
+    """Nothing is taken for 300 TB."""
+    contents = bytearray(nib.load(GOLDEN / "displacement.nii.gz").to_bytes())
+    contents[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    (tmp_path / f"a.{suffix}").write_bytes(gzip.compress(contents) if suffix == "nii.gz" else contents)
+    with pytest.raises(InputError, match="damaged"):
+        read_transform(tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize(

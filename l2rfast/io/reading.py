@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 
+GZIP = b"\x1f\x8b"  # what its files begin with
 _STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
 
@@ -64,6 +65,18 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
         raise InputError(f"{name}: expected {kind}, but there is no such file") from None
     except known as error:
         raise InputError(f"{name}: expected {kind}, but the file is empty, damaged or of another kind") from error
+
+
+def room(path: str | os.PathLike[str]) -> float:
+    """The most bytes that there can be in a file.
+
+    gzip makes nothing smaller than by 1032; of bzip2 and zstd there is no saying.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(4)
+    if begin.startswith((b"BZh", b"\x28\xb5\x2f\xfd")):
+        return np.inf
+    return os.path.getsize(path) * (1032 if begin.startswith(GZIP) else 1)
 
 
 def library(name: str, package: str, kind: str) -> Any:

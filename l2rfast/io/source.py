@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..errors import InputError, notice
 from .formats import open_image
 from .headers import affine_of, checked
 from .nifti import reading_nifti
+from .reading import room
 from .volume import Volume
 
 _INSTEAD = {"c": ": take its magnitude", "V": ", colours: take one channel"}  # by NumPy's kind of dtype
@@ -105,6 +107,10 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
         stored = ArrayProxy(stored.file_like, place, mmap=False)  # type: ignore[no-untyped-call]
     # What float32 cannot hold becomes infinite, and is reported as that.
     with reading_nifti(name, image.get_filename() or ""), np.errstate(over="ignore"):
+        if isinstance(stored, ArrayProxy) and isinstance(stored.file_like, str | os.PathLike):
+            size = stored.offset + stored.dtype.itemsize * math.prod(stored.shape)
+            if size > room(stored.file_like):  # before memory is taken for it
+                raise EOFError
         values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
     return _tensor(name, values)
 

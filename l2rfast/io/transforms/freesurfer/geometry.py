@@ -17,10 +17,9 @@ import numpy as np
 from ....errors import InputError
 from ....world import Grid
 from ...headers import checked
+from ...reading import GZIP, room
 from ..format import Grids, head
 
-_RATIO = 1032  # deflate makes nothing smaller than by this
-_GZIP = b"\x1f\x8b"
 _VOLUME = [
     ("valid", ">i4"),
     ("size", ">i4", 3),
@@ -98,7 +97,7 @@ class Stream:
         most: bytes there can be.
     """
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, most: int) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, most: float) -> None:
         self._file, self._left = file, most
 
     def take(self, count: int) -> bytes:
@@ -148,9 +147,8 @@ class Stream:
 @contextmanager
 def opened(path: Path) -> Iterator[Stream]:
     """A file that may be compressed."""
-    packed = head(path, 2) == _GZIP
-    with gzip.open(path) if packed else path.open("rb") as file:
-        yield Stream(file, path.stat().st_size * (_RATIO if packed else 1))
+    with gzip.open(path) if head(path, 2) == GZIP else path.open("rb") as file:
+        yield Stream(file, room(path))
 
 
 def begins(path: Path) -> bytes:
