@@ -375,6 +375,9 @@ def test_damaged_binaries_are_said(tmp_path: Path) -> None:
         "text.h5": flirt.encode(),
         "short.h5": whole["h5"][:9000],
         "short.mat": whole["mat"][:60],
+        "empty.mat": b"",
+        "two.mat": b"\0\0",
+        "spoilt.h5": whole["h5"].replace(b"TREE", b"TRIE").replace(b"HEAP", b"HEAT"),
         "long.mat": whole["mat"][:4] + (2**30).to_bytes(4, "little") + whole["mat"][8:],
         "short.nii.gz": whole["nii.gz"][:400],
     }

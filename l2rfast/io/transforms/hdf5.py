@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -9,6 +11,20 @@ import numpy as np
 
 MAGIC = b"\x89HDF\r\n\x1a\n"  # what they begin with
 _PACKED = 1032  # bytes that one of a compressed file can stand for, at most
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file to read.
+
+    Raises:
+        ValueError: it is none, or what is asked of it in here is damaged or not there.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, LookupError, RuntimeError) as error:
+        raise ValueError(f"a file without what is looked for in it: {error.args[-1]}") from error
 
 
 def values_of(dataset: h5py.Dataset) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
 from .format import Format, Grids, head, less_places, named
-from .hdf5 import MAGIC, values_of
+from .hdf5 import MAGIC, opened, values_of
 
 _SUFFIXES = (".x5",)
 
@@ -25,17 +25,17 @@ def _knows(file: Path) -> bool:
     if not named(file, (*_SUFFIXES, ".h5")) or not head(file).startswith(MAGIC):
         return False
     try:
-        with h5py.File(file, "r") as opened:
-            return bool(opened.attrs.get("Format") == "X5")
-    except OSError:
+        with opened(file) as found:
+            return bool(found.attrs.get("Format") == "X5")
+    except ValueError:
         return False
 
 
 def _read(file: Path, grids: Grids) -> Transform:
-    with h5py.File(file, "r") as opened:
-        if opened.attrs.get("Format") != "X5":
+    with opened(file) as found:
+        if found.attrs.get("Format") != "X5":
             raise ValueError("another HDF5 file")
-        nodes, chains = opened["TransformGroup"], opened.get("TransformChain", {})
+        nodes, chains = found["TransformGroup"], found.get("TransformChain", {})
         if len(chains) > 1 or (not chains and len(nodes) != 1):
             raise ValueError(f"{len(nodes)} transforms in {len(chains)} chains, where one chain tells their order")
         names = chains["0"].asstr()[()].split("/") if chains else list(nodes)
@@ -79,12 +79,12 @@ def transform_of(
 
 def _write(file: Path, transform: Transform, grids: Grids) -> None:
     parts = transform.parts if isinstance(transform, Composite) else (transform,)
-    with h5py.File(file, "w") as opened:
-        opened.attrs["Format"], opened.attrs["Version"] = "X5", np.uint16(1)
+    with h5py.File(file, "w") as made:
+        made.attrs["Format"], made.attrs["Version"] = "X5", np.uint16(1)
         for number, part in enumerate(parts):
-            _write_one(opened.create_group(f"TransformGroup/{number}"), part, grids.fixed)
+            _write_one(made.create_group(f"TransformGroup/{number}"), part, grids.fixed)
         if len(parts) > 1:
-            opened["TransformChain/0"] = "/".join(map(str, range(len(parts))))
+            made["TransformChain/0"] = "/".join(map(str, range(len(parts))))
 
 
 def _write_one(node: h5py.Group, part: Transform, fixed: Grid | None) -> None:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..format import head, named
-from ..hdf5 import MAGIC, values_of
+from ..hdf5 import MAGIC, opened, values_of
 from .stored import Stored, composite
 
 SUFFIXES = (".h5", ".hdf5")
@@ -24,9 +24,9 @@ def knows(path: Path) -> bool:
     if not named(path, SUFFIXES) or not head(path).startswith(MAGIC):
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             return "TransformType" in file["TransformGroup/0"]
-    except (OSError, KeyError, TypeError):
+    except (ValueError, TypeError):
         return False
 
 
@@ -34,9 +34,9 @@ def load(path: Path) -> list[Stored]:
     """The transforms of a file, in its order.
 
     Raises:
-        ValueError, OSError, KeyError: it is no such file.
+        ValueError, TypeError: it is no such file.
     """
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         group = file["TransformGroup"]
         return [_stored(group[name]) for name in sorted(group, key=int)]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat, savemat, whosmat
+from scipy.io.matlab import MatReadError
 
 from ..format import named
 from .stored import Stored
@@ -18,8 +19,8 @@ def knows(path: Path) -> bool:
     if not named(path, SUFFIXES):
         return False
     try:
-        names = [name for name, _, _ in whosmat(path, appendmat=False)]
-    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError):
+        names = [name for name, _ in _shapes(path)]
+    except (OSError, ValueError):
         return False
     return bool(names) and names[0].split("_")[0].endswith(("Transform", "TransformBase"))
 
@@ -32,7 +33,7 @@ def load(path: Path) -> list[Stored]:
     """
     found: list[Stored] = []
     room = path.stat().st_size
-    for name, shape, _ in whosmat(path, appendmat=False):
+    for name, shape in _shapes(path):
         if len(shape) > 2 or not 0 <= np.prod([float(n) for n in shape]) <= room:
             raise ValueError(f"{name} of shape {shape}, for which the file is too short")
     for name, values in loadmat(path, appendmat=False).items():
@@ -44,6 +45,18 @@ def load(path: Path) -> list[Stored]:
         else:
             found.append(Stored(name, numbers, np.zeros(0)))
     return found
+
+
+def _shapes(path: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Of the arrays of a file, in its order, by its headers.
+
+    Raises:
+        ValueError, OSError: it is none of MATLAB's.
+    """
+    try:
+        return [(name, shape) for name, shape, _ in whosmat(path, appendmat=False)]
+    except (EOFError, TypeError, LookupError, NotImplementedError, MatReadError) as error:
+        raise ValueError(f"no file of MATLAB's ({error})") from error
 
 
 def store(path: Path, transform: Stored) -> None:
