@@ -89,6 +89,14 @@ def cupy_map_coordinates(image: Tensor, positions: Tensor) -> Tensor:
     return torch.from_dlpack(map_coordinates(*arrays, order=1, mode="nearest"))[None, None]
 
 
+def scipy_map_coordinates(image: Tensor, positions: Tensor) -> Tensor:
+    """SciPy's map_coordinates of order 3, with its prefilter, at positions (3, *shape) in voxels, mirrored outside."""
+    from scipy import ndimage
+
+    found = ndimage.map_coordinates(image[0, 0].numpy(), positions.numpy(), order=3, mode="mirror")
+    return torch.from_numpy(found)[None, None]
+
+
 def monai_warp() -> Callable[[Tensor, Tensor], Tensor]:
     """MONAI's Warp, which keeps the identity grid after its first call, as pip installs it (no compiled extension)."""
     from monai.networks.blocks import Warp

@@ -16,7 +16,7 @@ from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
 from .optimisation import adam_step
 from .regularisation import coupled_convex, mean_field, min_convolution, soft_argmin
-from .transforms import affine_warp, grid_sample, warp, warp_many, warp_with_gradient
+from .transforms import affine_warp, grid_sample, spline_coefficients, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
     from .compat.patching import FallbackWarning, patch, patch_report, unpatch
@@ -57,6 +57,7 @@ __all__ = [
     "register",
     "shift_labels",
     "soft_argmin",
+    "spline_coefficients",
     "unpatch",
     "warp",
     "warp_local_ncc",

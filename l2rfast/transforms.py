@@ -14,6 +14,7 @@ from ._dispatch import Operator, once_differentiable
 from .carrying import CARRYING
 from .errors import InputError
 from .kernels.affine_warp import reference as affine_reference
+from .kernels.bspline import reference as spline_reference
 from .kernels.common import sampling
 from .kernels.common.sampling import arithmetic_dtype
 from .kernels.grid_sample import reference as grid_reference
@@ -21,6 +22,7 @@ from .kernels.warp import reference
 
 MODES = ("linear", "nearest")
 WARP_MODES = (*MODES, *CARRYING)
+FIELD_MODES = (*WARP_MODES, "cubic")
 PADDINGS = ("border", "zeros", "reflection")
 GRID_MODES = ("bilinear", "nearest", "bicubic")
 
@@ -180,6 +182,29 @@ _affine_warp_displaced = Operator(
 )
 
 
+def _coefficients_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.adjoint = inputs
+
+
+def _coefficients_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _spline_coefficients(grad, not ctx.adjoint), None
+
+
+_spline_coefficients = Operator(
+    spline_reference.spline_coefficients,
+    fake=lambda image, adjoint: image.new_empty(image.shape),
+    backward=_coefficients_gradient,
+    setup_context=_coefficients_context,
+)
+_spline_warp_backward = Operator(spline_reference.spline_warp_backward, fake=_fake_backward)
+_spline_warp = Operator(
+    spline_reference.spline_warp,
+    fake=lambda image, disp, padding: _fake_like(image, disp, disp.shape[2:]),
+    backward=_gradient(_once("warp, cubic", _spline_warp_backward)),
+    setup_context=_context,
+)
+
+
 def _check_sampled(image: Tensor, where: Tensor, names: str, ndim: int, mode: str) -> None:
     """What every sampler asks of its image, beside what says where to sample it."""
     if _check.image(names.split(",")[0], image, floating=mode not in ("nearest", *CARRYING)) != ndim:
@@ -199,7 +224,30 @@ def _one_precision(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     return image.double() if image.is_floating_point() else image, where.double()
 
 
-def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
+def spline_coefficients(image: Tensor) -> Tensor:
+    """The coefficients of the cubic B-spline that goes through an image: what ``warp(..., mode="cubic")`` starts with.
+
+    ``warp(coefficients, disp, mode="cubic", prefilter=False)`` then samples them, as often as one image is warped. They
+    are those of `scipy.ndimage.spline_filter` of order 3 with mode "mirror" (Unser, Aldroubi & Eden, IEEE PAMI 1991).
+
+    Args:
+        image: (N, C, *spatial), 2-D or 3-D, any floating dtype.
+
+    Returns:
+        The shape of image; float64 of float64, else float32. Every coefficient takes something of every voxel of its
+        lines, if little: a NaN leaves none beside it. Differentiable, as often as is asked for.
+
+    Raises:
+        InputError: another shape, an integer or complex dtype.
+    """
+    _check.image("image", image)
+    result: Tensor = _spline_coefficients(image.to(arithmetic_dtype(image)), False)
+    return result
+
+
+def warp(
+    image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "border", prefilter: bool = True
+) -> Tensor:
     """Sample an image at ``x + disp(x)``.
 
     Args:
@@ -208,30 +256,43 @@ def warp(image: Tensor, disp: Tensor, *, mode: str = "linear", padding: str = "b
         disp: (N, ndim, *out), floating, in voxels; component k moves along spatial axis k. ``*out`` may
             differ from ``*in``; the sample position of output voxel x is x + disp(x) in voxels of the image.
             A batch of one image, or of one field, goes with every item of the other's.
-        mode: ``"linear"`` (bilinear, trilinear), ``"nearest"`` (ties to the even voxel), or ``"vote"`` for labels: each
-            of the 2^ndim voxels around votes for its label with its linear weight, and the largest sum wins, ties to
-            the lesser label: the argmax over linearly warped channels of one label each, without the channels.
+        mode: ``"linear"`` (bilinear, trilinear), ``"nearest"`` (ties to the even voxel), ``"cubic"``, the B-spline
+            that goes through the image (smooth, and sharper than linear; it may leave the range of the image near
+            edges), or ``"vote"`` for labels: each of the 2^ndim voxels around votes for its label with its linear
+            weight, and the largest sum wins, ties to the lesser label: the argmax over linearly warped channels of one
+            label each, without the channels.
         padding: outside the image: ``"border"`` repeats the nearest voxel, ``"zeros"`` counts as 0,
-            ``"reflection"`` mirrors about the centres of the first and last voxels.
+            ``"reflection"`` mirrors about the centres of the first and last voxels. Cubic, ``"zeros"`` fades from the
+            value at the border to 0 over one voxel, as linear interpolation does.
+        prefilter: False where image already is what `spline_coefficients` gives, for ``"cubic"``.
 
     Returns:
         (N, C, *out) in the image's dtype. Positions are computed in float32, or in float64 when image or
         field is. A NaN or infinite displacement gives NaN there (0 in integer images) and no gradient.
 
-    Differentiable in image and disp, twice; votes are not. Where the padding clamps a position, the derivative by disp
-    is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are taken in
-    any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what it costs).
+    Differentiable in image and disp, twice; cubic once, votes not. Where the padding clamps a position, the derivative
+    by disp is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are
+    taken in any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what
+    it costs).
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding.
     """
     ndim = _check.field("disp", disp)
-    _check.choice("mode", mode, WARP_MODES)
+    _check.choice("mode", mode, FIELD_MODES)
     _check.choice("padding", padding, PADDINGS)
     _check_sampled(image, disp, "image, disp", ndim, mode)
+    if not (prefilter or mode == "cubic"):
+        raise InputError(f"prefilter: expected True, or mode='cubic', got {prefilter!r} and mode={mode!r}")
     source, disp = _one_precision(image, disp)
-    carried = mode in CARRYING
-    result: Tensor = CARRYING[mode].by_field(source, disp, padding) if carried else _warp(source, disp, mode, padding)
+    result: Tensor
+    if mode in CARRYING:
+        result = CARRYING[mode].by_field(source, disp, padding)
+    elif mode == "cubic":
+        coefficients = spline_coefficients(source) if prefilter else source.to(arithmetic_dtype(source))
+        result = _spline_warp(coefficients, disp, padding)
+    else:
+        result = _warp(source, disp, mode, padding)
     return result.to(image.dtype)
 
 

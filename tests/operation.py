@@ -86,7 +86,7 @@ def not_integers(**minimums: int) -> Errors:
 
 def not_one_of(**allowed: tuple[str, ...]) -> Errors:
     for name, values in allowed.items():
-        yield {name: "cubic"}, f"{name}: expected one of {', '.join(values)}"
+        yield {name: "quintic"}, f"{name}: expected one of {', '.join(values)}"
 
 
 def not_alike(first: str, second: str, like: Tensor) -> Errors:

@@ -19,7 +19,7 @@ from torch import Tensor
 import l2rfast
 from l2rfast import filters, lncc, losses
 from l2rfast.filters import PADDINGS as BOXES
-from l2rfast.transforms import WARP_MODES
+from l2rfast.transforms import FIELD_MODES, WARP_MODES
 
 __all__ = ["MODES", "OPERATIONS", "PADDINGS", "Operation", "Sample", "device_of", "field", "noise", "runnable"]
 
@@ -36,6 +36,15 @@ def vote(image: Tensor, disp: Tensor, **options: Any) -> Tensor:
 def affine_vote(image: Tensor, matrix: Tensor, **options: Any) -> Tensor:
     """Of labels made of an image, in its dtype, as the others."""
     return l2rfast.affine_warp((2 * image).round().int(), matrix, mode="vote", **options).to(image.dtype)
+
+
+def spline_warp(image: Tensor, disp: Tensor, **options: Any) -> Tensor:
+    return l2rfast.warp(image, disp, mode="cubic", **options)
+
+
+def spline_coefficients(image: Tensor) -> Tensor:
+    """In the image's dtype, as the others."""
+    return l2rfast.spline_coefficients(image).to(image.dtype)
 
 
 def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tensor:
@@ -118,12 +127,28 @@ OPERATIONS = [
         list(samples.warps(BIG, EDGES)),
         [
             *not_tensors("image", "disp"),
-            *not_one_of(mode=WARP_MODES, padding=PADDINGS),
+            *not_one_of(mode=FIELD_MODES, padding=PADDINGS),
             *_not_sampled("image", "disp", noise(2, 2, 5, 4)),
             ({"disp": noise(2, 3, 5, 5)}, "disp: expected one channel per spatial axis"),
             ({"image": noise(2, 2, 5, 4).cfloat(), "mode": "nearest"}, "image: expected a real dtype"),
+            ({"prefilter": False}, "prefilter: expected True, or mode='cubic', got False and mode='linear'"),
         ],
         ("image", "disp"),
+        twice=True,
+    ),
+    Operation(
+        spline_warp,
+        list(samples.spline_warps(SHAPES)),
+        list(samples.spline_warps(BIG, EDGES)),
+        [*not_tensors("image", "disp"), *_not_sampled("image", "disp", noise(2, 2, 5, 4))],
+        ("image", "disp"),
+    ),
+    Operation(
+        spline_coefficients,
+        list(samples.noisy("image", 3, SHAPES)),
+        list(samples.noisy("image", 2, BIG)),
+        [*not_tensors("image"), ({"image": noise(2, 2, 5)}, "image: expected shape (N, C, H, W)")],
+        ("image",),
         twice=True,
     ),
     Operation(

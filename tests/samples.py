@@ -251,6 +251,12 @@ def warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
 
 
 @seeded
+def spline_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
+    for case, options in _all(sizes, padding=paddings, prefilter=(True, False)):
+        yield _sample(case, options, image=case.image(), disp=case.disp())
+
+
+@seeded
 def warps_of_two(sizes: Sizes, paddings: Sequence[str] = EDGES) -> Iterator[Sample]:
     for case, options in _all(sizes, modes=[("linear", "nearest"), ("linear", "linear")], padding=paddings):
         yield _sample(case, options, image=case.image(), labels=case.image(1), disp=case.disp())

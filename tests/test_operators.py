@@ -237,6 +237,7 @@ class Calls(TorchDispatchMode):
 # The flag that asks an operator for the gradient to an input of the public function.
 FLAGS = [
     *[("warp", "image", "to_image"), ("warp", "disp", "to_disp")],
+    *[("spline_warp", "image", "to_image"), ("spline_warp", "disp", "to_disp")],
     *[("warp_many", "image", "to_image"), ("warp_many", "labels", "to_image"), ("warp_many", "disp", "to_disp")],
     *[("grid_sample", "input", "to_image"), ("grid_sample", "grid", "to_grid")],
     *[("affine_warp", "image", "to_image"), ("affine_warp", "matrix", "to_matrix")],

@@ -27,6 +27,7 @@ MONAI = "MONAI Warp"
 MONAI_COMPILED = f"{MONAI} under torch.compile"
 CUPY = "CuPy map_coordinates, positions prepared"
 INTERPOL = "torch-interpol grid_pull"
+SCIPY = "SciPy map_coordinates, positions prepared"
 PREPARED = "Each peer has what its interface lets it have prepared of the sampling grid."
 
 
@@ -266,8 +267,25 @@ def vote(size: Size, dtype: torch.dtype) -> Case:
     )
 
 
+def warp_cubic(size: Size) -> Case:
+    """Mirrored outside, as SciPy is everywhere then."""
+    image, disp = inputs.image(size.dense, seed=1), inputs.displacement(size.dense)
+    run = partial(l2rfast.warp, mode="cubic", padding="reflection")
+    positions = (peers.identity_grid(size.dense) + disp)[0]
+    scipy = Contestant(lambda: peers.scipy_map_coordinates(image, positions), target=size.on_cpu(8))
+    return Case(
+        "warp, cubic",
+        f"Cubic B-spline through the image, prefilter included, mirrored outside, float32 {inputs.text(size.dense)}, "
+        "smooth field of 6 voxels. SciPy has one thread.",
+        inputs.nbytes(image, image, image, disp, image),
+        {OURS: Contestant(lambda: run(image, disp)), **({} if machine.on_a_gpu() else {SCIPY: scipy})},
+        inputs.exact(run, image, disp),
+    )
+
+
 FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "warp": [partial(warp, channels=channels) for channels in CHANNELS],
+    "warp-cubic": [warp_cubic],
     "warp-gradient": [
         partial(warp_gradient, channels=channels, to="image and field", targets={PYTORCH: 6, MONAI: 10, INTERPOL: 20})
         for channels in CHANNELS

@@ -102,12 +102,12 @@ struct Slab {
 };
 
 // Calls add(group, slab) for groups of Taps of the blocks of output voxels, in order, that may touch the planes of a
-// slab of the image, for slabs of one thread each. A sample touches the plane of its taps and the next.
+// slab of the image, for slabs of one thread each. A sample touches the planes from that of its linear taps, less
+// `before`, to that plus `after`.
 template <class Taps, int ndim, class A, class Index, class Add>
-void by_slab(const Problem<ndim, A, Index>& p, const Add& add) {
+void by_slab(const Problem<ndim, A, Index>& p, const Add& add, int before = 0, int after = 1) {
   const int64_t rows = p.items * p.out.rows();
   const size_t some = p.rows_of_group() * ((p.out.w + kBlock - 1) / kBlock);
-  const Index next = p.size[0] > 1;
   std::vector<std::array<Index, 2>> touched(rows);
   parallel_each(rows, [&](int64_t row) {
     Index low = std::numeric_limits<Index>::max(), high = -1;
@@ -115,7 +115,7 @@ void by_slab(const Problem<ndim, A, Index>& p, const Add& add) {
       const auto [first, last] = p.planes(b);
       low = std::min(low, first), high = std::max(high, last);
     });
-    touched[row] = {low, Index(high + next)};
+    touched[row] = {Index(low - before), Index(high + after)};
   });
   parallel_runs(p.size[0], [&](int64_t begin, int64_t end) {
     const Slab<Index> slab{Index(begin), Index(end)};

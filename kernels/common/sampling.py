@@ -5,6 +5,11 @@ dtype of the arithmetic. Image or positions may have a batch of one for all of t
 
 Per axis, linear interpolation is v[i] * w_0 + v[i + 1] * w_1 with i = floor(p) and w_1 = p - i; in several dimensions a
 corner weighs the product over the axes. Where the padding holds a position at the border, its derivative is 0.
+
+Cubic interpolation takes the image for the coefficients of a cubic B-spline, four along each axis, which mirror about
+the outer voxels. Zeros outside are approached as linearly as linear interpolation does: over the voxel beyond the
+border, from the spline's value there.
+
 A coordinate that is not finite makes a value of NaN (0 in integer images) and no gradient.
 """
 
@@ -46,7 +51,7 @@ def transformed(matrix: Tensor, places: Tensor) -> Tensor:
 
 
 def sample(image: Tensor, positions: Tensor, mode: str, padding: str) -> Tensor:
-    """-> (N, C, *out) in the image's dtype; mode "linear" or "nearest" (ties to the even voxel)."""
+    """-> (N, C, *out) in the image's dtype; mode "linear", "cubic" or "nearest" (ties to the even voxel)."""
     image, positions = one_batch(image, positions)
     if mode == "nearest":
         index, finite, valid = _nearest(positions, image.shape[2:], padding)
@@ -56,7 +61,7 @@ def sample(image: Tensor, positions: Tensor, mode: str, padding: str) -> Tensor:
         out = torch.where(valid.unsqueeze(1), out, 0)
         return torch.where(finite.unsqueeze(1), out, torch.nan).to(image.dtype)
     out = torch.zeros((*image.shape[:2], *positions.shape[2:]), dtype=positions.dtype, device=image.device)
-    for index, weights, slopes in corners(positions, image.shape[2:], padding):
+    for index, weights, slopes in corners(positions, image.shape[2:], padding, mode):
         out += weight(weights, slopes).unsqueeze(1) * gather(image, index)
     return torch.where(are_finite(positions).unsqueeze(1), out, torch.nan).to(image.dtype)
 
@@ -87,7 +92,7 @@ def sample_backward(
             index, _, valid = _nearest(whole_positions, sizes, padding)
             _scatter(grad_image, index, g * valid.unsqueeze(1))
     else:
-        for index, weights, slopes in corners(whole_positions, sizes, padding):
+        for index, weights, slopes in corners(whole_positions, sizes, padding, mode):
             if to_image:
                 _scatter(grad_image, index, g * weight(weights, slopes).unsqueeze(1))
             if to_positions:
@@ -153,7 +158,7 @@ def _inside(p: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
     return p.clamp(0, size - 1), slope
 
 
-def _taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _linear_taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor, Tensor]]:
     """The two grid points of linear interpolation on one axis: (index, weight, d weight / d p) each."""
     if padding == "zeros":
         q, slope = p.clamp(-1, size), ((p >= -1) & (p < size)).to(p.dtype)
@@ -168,14 +173,40 @@ def _taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor, Tens
     return taps
 
 
+def mirrored(index: Tensor, size: int) -> Tensor:
+    """Those of the voxels that stand for indices one beyond the image, about the centres of the outer voxels."""
+    index = index.abs()
+    return torch.where(index < size, index, (2 * (size - 1) - index).clamp(min=0))
+
+
+def _cubic_taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The four coefficients of a cubic B-spline on one axis: (index, weight, d weight / d p) each."""
+    fade, ramp = torch.ones_like(p), torch.zeros_like(p)
+    if padding == "zeros":
+        q, slope = p.clamp(0, size - 1), ((p >= 0) & (p < size - 1)).to(p.dtype)
+        fade = (1 - (p - q).abs()).clamp(min=0)
+        ramp = ((p >= -1) & (p < 0)).to(p.dtype) - ((p >= size - 1) & (p < size)).to(p.dtype)
+    else:
+        q, slope = _inside(p, size, padding)
+    low = torch.floor(q).clamp(max=max(size - 2, 0))
+    t = q - low
+    s = 1 - t
+    weights = (s**3 / 6, 2 / 3 - t**2 * (1 + s) / 2, 2 / 3 - s**2 * (1 + t) / 2, t**3 / 6)
+    slopes = (-(s**2) / 2, -t * (1 + 3 * s) / 2, s * (1 + 3 * t) / 2, t**2 / 2)
+    return [
+        (mirrored(low.long() + i - 1, size), fade * w, slope * d + ramp * w)
+        for i, (w, d) in enumerate(zip(weights, slopes, strict=True))
+    ]
+
+
 def corners(
-    positions: Tensor, sizes: torch.Size, padding: str
+    positions: Tensor, sizes: torch.Size, padding: str, mode: str = "linear"
 ) -> Iterator[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
     """The grid points around every position: index, weight and d weight / d position on each axis."""
     finite = positions.nan_to_num(0.0, 0.0, 0.0)
-    taps = [_taps(finite[:, k], size, padding) for k, size in enumerate(sizes)]
-    for corner in product((0, 1), repeat=len(sizes)):
-        index, weights, slopes = zip(*(taps[k][side] for k, side in enumerate(corner)), strict=True)
+    taps_of = _cubic_taps if mode == "cubic" else _linear_taps
+    for corner in product(*(taps_of(finite[:, k], size, padding) for k, size in enumerate(sizes))):
+        index, weights, slopes = zip(*corner, strict=True)
         yield list(index), list(weights), list(slopes)
 
 
