@@ -19,9 +19,9 @@ def test_what_cannot_be_one_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="initial: expected a path, got 3"):
         l2rfast.read_transform(3, name="initial")  # type: ignore[arg-type]
     (tmp_path / "a.txt").write_text("nothing of this kind")
-    with pytest.raises(InputError, match=r"a.txt.: expected a transform of one of the formats elastix"):
+    with pytest.raises(InputError, match=r"a.txt.: expected a transform of one of the formats .*elastix"):
         l2rfast.read_transform(tmp_path / "a.txt")
-    with pytest.raises(InputError, match=r"format: expected one of elastix.*, got 'other'"):
+    with pytest.raises(InputError, match=r"format: expected one of .*elastix.*, got 'other'"):
         l2rfast.read_transform(tmp_path / "a.txt", format="other")
 
 

@@ -18,7 +18,8 @@ from .volume import Volume, axes_in_itk
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # RAS from it, and it from RAS
 _VECTOR = 1007  # the NIfTI intent that ITK takes as it stands, LPS
-NIFTYREG = b"NREG_TRANS"  # the name of NiftyReg's, which are vectors in RAS, or no displacements at all
+NIFTYREG, SPM = b"NREG_TRANS", b"Mapping"
+OTHERS = {NIFTYREG: "NiftyReg", SPM: "SPM"}  # by the name of the intent: vectors in RAS, places, or velocities
 _DISPLACEMENT = 1006  # which ITK turns from RAS to LPS
 
 
@@ -74,9 +75,9 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
             f"{intent}; a field without intent may be in voxels, and is to be multiplied by the affine first"
         )
     header: Any = image.header
-    if header["intent_name"] == NIFTYREG:
+    if (other := OTHERS.get(header["intent_name"].item())) is not None:
         raise InputError(
-            f"{name}: expected a displacement field of ITK's, got one of NiftyReg's: l2rfast.read_transform reads it"
+            f"{name}: expected a displacement field of ITK's, got one of {other}'s: l2rfast.read_transform reads it"
         )
     affine, _ = affine_of(name, image, stored=True)
     world = LPS if intent == _VECTOR else np.eye(3)

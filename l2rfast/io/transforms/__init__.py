@@ -10,13 +10,13 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
-from . import afni, elastix, freesurfer, greedy, itk, niftyreg, x5
+from . import afni, arrays, dipy, elastix, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
 
 __all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
 
 FORMATS: dict[str, Format] = {
-    each.FORMAT.name: each.FORMAT for each in (afni, elastix, freesurfer, greedy, itk, niftyreg, x5)
+    each.FORMAT.name: each.FORMAT for each in (afni, arrays, dipy, elastix, freesurfer, greedy, itk, niftyreg, spm, x5)
 }
 
 

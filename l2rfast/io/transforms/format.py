@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...world import Grid, Transform
+from ..headers import affine_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS from it, and it from RAS
 
@@ -125,3 +126,21 @@ def less_places(places: Tensor, affine: np.ndarray, frame: np.ndarray | None = N
             total.sub_(voxel, alpha=here[k])
         vector.copy_(total)
     return vectors
+
+
+def sform_first(image: Any, tool: str) -> np.ndarray:
+    """(4, 4) of the grid of a NIfTI file by a tool that takes the sform wherever it has a code, else the qform, and no
+    notice of units.
+
+    Raises:
+        InputError: images with such a header lie elsewhere by ITK's rules, as by ours.
+    """
+    header = image.header
+    theirs: np.ndarray = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
+    ours, _ = affine_of("its header", image, stored=True)
+    if not Grid(image.shape[:3], ours).agrees(Grid(image.shape[:3], theirs)):
+        raise InputError(
+            f"expected a header that has one reading; {tool} takes the sform whenever it has a code, and millimetres "
+            "for any unit, so that images that lie elsewhere by ITK's rules do not fit its field"
+        )
+    return theirs

@@ -21,10 +21,9 @@ from torch import Tensor
 from ...errors import InputError
 from ...world import Affine, Displacement, Field, Grid, Transform, Velocity, compose
 from ..displacements import NIFTYREG, in_voxels
-from ..headers import affine_of
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
-from .format import Format, Grids, less_places, linear, named, rows_of_four, write_rows
+from .format import Format, Grids, less_places, linear, named, rows_of_four, sform_first, write_rows
 
 _PLACES, _VELOCITIES = (0, 2, 3, 5, 6), (3, 4, 5)
 _ORDERS = {2: 3, 5: 3, 6: 1}  # of the B-splines between control points
@@ -51,7 +50,7 @@ def _read(file: Path, grids: Grids) -> Transform:
         raise ValueError(f"intent_name {name!r}, intent_p1 {kind:g} and intent_p2 {steps:g}")
     if image.shape[3:] != (1, 3) and image.shape[2:] != (1, 1, 2):
         raise ValueError(f"the shape {image.shape}")
-    affine, kind, steps = _affine(image), int(kind), int(steps)
+    affine, kind, steps = sform_first(image, "NiftyReg"), int(kind), int(steps)
     stored = read_values(str(file), image, scaled=True)[..., 0, :].movedim(-1, 0)
     values = torch.cat([stored, torch.zeros(3 - len(stored), *stored.shape[1:])])
     if kind in _PLACES:
@@ -96,23 +95,6 @@ FORMAT = Format(
     "niftyreg", "a transform of NiftyReg, from place of fixed to place of moving in RAS mm", _knows, _read, _write,
     (".nii.gz", ".nii", ".txt"),
 )  # fmt: skip
-
-
-def _affine(image: Any) -> np.ndarray:
-    """(4, 4) of the grid. NiftyReg takes the sform wherever it has a code, else the qform, and no notice of units.
-
-    Raises:
-        InputError: images with such a header lie elsewhere by ITK's rules, as by ours.
-    """
-    header = image.header
-    theirs: np.ndarray = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
-    ours, _ = affine_of("its header", image, stored=True)
-    if not Grid(image.shape[:3], ours).agrees(Grid(image.shape[:3], theirs)):
-        raise InputError(
-            "expected a header that has one reading; NiftyReg takes the sform whenever it has a code, and millimetres "
-            "for any unit, so that images that lie elsewhere by ITK's rules do not fit its field"
-        )
-    return theirs
 
 
 def _maps(image: Any) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 
 from ....errors import InputError
 from ....world import Displacement, Transform
-from ...displacements import NIFTYREG, read_displacement, write_displacement
+from ...displacements import OTHERS, read_displacement, write_displacement
 from ...nifti import NIFTI, open_nifti
 from ...volume import Volume, axes_in_itk
 from ..format import Format, Grids, linear, named
@@ -29,7 +29,7 @@ _INTENTS = (1006, 1007)
 def _knows(file: Path) -> bool:
     if named(file, NIFTI):
         header: Any = open_nifti(str(file), file).header
-        return int(header["intent_code"]) in _INTENTS and header["intent_name"] != NIFTYREG
+        return int(header["intent_code"]) in _INTENTS and header["intent_name"].item() not in OTHERS
     return any(kind.knows(file) for kind in _FILES)
 
 
