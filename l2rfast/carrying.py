@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._dispatch import Operator
 from .errors import InputError
+from .kernels.sinc import reference as sincs
 from .kernels.vote import reference as votes
 
 
@@ -44,4 +45,7 @@ def _empty(image: Tensor, where: Tensor, size: Sequence[int]) -> Tensor:
     return image.new_empty((max(image.shape[0], where.shape[0]), image.shape[1], *size))
 
 
-CARRYING = {"vote": _interpolation(votes.vote, votes.affine_vote, floating=False)}
+CARRYING = {
+    "vote": _interpolation(votes.vote, votes.affine_vote, floating=False),
+    "sinc": _interpolation(sincs.sinc, sincs.affine_sinc, floating=True),
+}

@@ -258,7 +258,8 @@ def warp(
             A batch of one image, or of one field, goes with every item of the other's.
         mode: ``"linear"`` (bilinear, trilinear), ``"nearest"`` (ties to the even voxel), ``"cubic"``, the B-spline
             that goes through the image (smooth, and sharper than linear; it may leave the range of the image near
-            edges), or ``"vote"`` for labels: each of the 2^ndim voxels around votes for its label with its linear
+            edges), ``"sinc"``, of radius 5 in a Lanczos window and not scaled, as SimpleITK has it, or ``"vote"`` for
+            labels: each of the 2^ndim voxels around votes for its label with its linear
             weight, and the largest sum wins, ties to the lesser label: the argmax over linearly warped channels of one
             label each, without the channels.
         padding: outside the image: ``"border"`` repeats the nearest voxel, ``"zeros"`` counts as 0,
@@ -270,10 +271,10 @@ def warp(
         (N, C, *out) in the image's dtype. Positions are computed in float32, or in float64 when image or
         field is. A NaN or infinite displacement gives NaN there (0 in integer images) and no gradient.
 
-    Differentiable in image and disp, twice; cubic once, votes not. Where the padding clamps a position, the derivative
-    by disp is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU its sums are
-    taken in any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how, and for what
-    it costs).
+    Differentiable in image and disp, twice; cubic once, votes and sinc not. Where the padding clamps a position, the
+    derivative by disp is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU
+    its sums are taken in any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/warping.md for how,
+    and for what it costs).
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding.

@@ -47,6 +47,14 @@ def spline_coefficients(image: Tensor) -> Tensor:
     return l2rfast.spline_coefficients(image).to(image.dtype)
 
 
+def sinc(image: Tensor, disp: Tensor, **options: Any) -> Tensor:
+    return l2rfast.warp(image, disp, mode="sinc", **options)
+
+
+def affine_sinc(image: Tensor, matrix: Tensor, **options: Any) -> Tensor:
+    return l2rfast.affine_warp(image, matrix, mode="sinc", **options)
+
+
 def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tensor:
     return l2rfast.local_ncc(a, b, mask=mask, **options)
 
@@ -233,6 +241,22 @@ OPERATIONS = [
         [s.without("mode") for s in samples.affine_warps(SHAPES) if s.options["mode"] == "nearest"],
         [s.without("mode") for s in samples.affine_warps(BIG, EDGES) if s.options["mode"] == "nearest"],
         [*not_tensors("matrix"), *not_one_of(padding=PADDINGS)],
+    ),
+    Operation(
+        sinc,
+        list(samples.warps_with_gradient({2: SHAPES[2], 3: [(3, 4, 3), (1, 2, 6)]})),
+        list(samples.warps_with_gradient({2: [(40, 30)]}, EDGES)),
+        [*not_tensors("image", "disp"), *not_one_of(padding=PADDINGS)],
+    ),
+    Operation(
+        affine_sinc,
+        [
+            s.without("mode")
+            for s in samples.affine_warps({2: SHAPES[2], 3: [(1, 2, 3)]})
+            if s.options["mode"] == "linear"
+        ],
+        [],
+        [*not_tensors("image", "matrix"), *not_one_of(padding=PADDINGS)],
     ),
     Operation(
         l2rfast.compose,

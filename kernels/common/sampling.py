@@ -143,7 +143,7 @@ def are_finite(positions: Tensor) -> Tensor:
     return torch.isfinite(positions).all(1)
 
 
-def _inside(p: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
+def inside(p: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
     """Position folded or clamped into [0, size - 1], and its derivative by p (0 where clamped)."""
     sign = torch.ones_like(p)
     if padding in ("reflection", "symmetric"):  # about the centres of the outer voxels, or about their outer edges
@@ -164,7 +164,7 @@ def _linear_taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tenso
         q, slope = p.clamp(-1, size), ((p >= -1) & (p < size)).to(p.dtype)
         low = torch.floor(q)
     else:
-        q, slope = _inside(p, size, padding)
+        q, slope = inside(p, size, padding)
         low = torch.floor(q).clamp(max=max(size - 2, 0))
     taps = []
     for index, weight, derivative in ((low, 1 - (q - low), -slope), (low + 1, q - low, slope)):
@@ -187,7 +187,7 @@ def _cubic_taps(p: Tensor, size: int, padding: str) -> list[tuple[Tensor, Tensor
         fade = (1 - (p - q).abs()).clamp(min=0)
         ramp = ((p >= -1) & (p < 0)).to(p.dtype) - ((p >= size - 1) & (p < size)).to(p.dtype)
     else:
-        q, slope = _inside(p, size, padding)
+        q, slope = inside(p, size, padding)
     low = torch.floor(q).clamp(max=max(size - 2, 0))
     t = q - low
     s = 1 - t
@@ -222,7 +222,7 @@ def _nearest(positions: Tensor, sizes: torch.Size, padding: str) -> tuple[list[T
     if padding == "zeros":
         rounded = [torch.round(p[:, k]) for k in range(len(sizes))]
     else:
-        rounded = [torch.round(_inside(p[:, k], size, padding)[0]) for k, size in enumerate(sizes)]
+        rounded = [torch.round(inside(p[:, k], size, padding)[0]) for k, size in enumerate(sizes)]
     valid = finite
     for r, size in zip(rounded, sizes, strict=True):
         valid = valid & (r >= 0) & (r < size)
