@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -94,24 +95,25 @@ def test_simpleitks_bsplines() -> None:
         from_simpleitk(theirs)
 
 
-@pytest.mark.parametrize("kind", ours())
-def test_antspyx(kind: str) -> None:
-    pytest.importorskip("ants", reason="antspyx is not here")
-    theirs = to_antspyx(ours()[kind])
-    np.testing.assert_allclose(taken_by_itk(theirs.apply_to_point), taken(ours()[kind]), atol=1e-4)
-    np.testing.assert_allclose(taken(from_antspyx(theirs)), taken(ours()[kind]), atol=1e-4)
+if find_spec("ants"):  # its version of NumPy is older than the tests'
+
+    @pytest.mark.parametrize("kind", ours())
+    def test_antspyx(kind: str) -> None:
+        theirs = to_antspyx(ours()[kind])
+        np.testing.assert_allclose(taken_by_itk(theirs.apply_to_point), taken(ours()[kind]), atol=1e-4)
+        np.testing.assert_allclose(taken(from_antspyx(theirs)), taken(ours()[kind]), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ours())
 def test_nitransforms(kind: str) -> None:
-    pytest.importorskip("nitransforms", reason="nitransforms is not here")
     theirs = to_nitransforms(ours()[kind])
     np.testing.assert_allclose(theirs.map(places()), taken(ours()[kind]), atol=1e-4)
     np.testing.assert_allclose(taken(from_nitransforms(theirs)), taken(ours()[kind]), atol=1e-4)
 
 
 def test_a_series_of_nitransforms_is_refused() -> None:
-    linear = pytest.importorskip("nitransforms.linear", reason="nitransforms is not here")
+    from nitransforms import linear
+
     with pytest.raises(InputError, match="got 3 linear of matrix"):
         from_nitransforms(linear.LinearTransformsMapping([np.eye(4)] * 3))
 

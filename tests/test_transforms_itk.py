@@ -7,6 +7,7 @@ through the field first, both by ``ants.write_transform``. The places reached ar
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -320,18 +321,21 @@ def test_a_list_that_is_no_composite_is_a_chain_to_ants(tmp_path: Path) -> None:
     np.testing.assert_allclose(taken(ours, np.zeros((1, 3))) @ LPS, [[2, 0, 0]])
 
 
-@pytest.mark.parametrize("library", ["antspyx", "nitransforms"])
+# The version of NumPy that antspyx asks for is older than that of the tests.
+@pytest.mark.parametrize("library", ["nitransforms", *(["antspyx"] if find_spec("ants") else [])])
 def test_others_read_what_is_written(library: str, tmp_path: Path) -> None:
     """antspyx 0.6.3, nitransforms 25.1.0; at voxels, as nitransforms is of order 3 between them."""
     ours = compose(*chain().parts[:2])  # type: ignore[attr-defined]
     write_transform(tmp_path / "a.h5", ours)
     places = (np.argwhere(np.ones((3, 3, 3)))[::5] + 4) @ FIXED.affine[:3, :3].T + FIXED.affine[:3, 3]
     if library == "antspyx":
-        ants = pytest.importorskip("ants", reason="antspyx is not here")
+        import ants
+
         theirs = ants.read_transform(str(tmp_path / "a.h5"))
         found = np.array([theirs.apply_to_point(place.tolist()) for place in places @ LPS]) @ LPS
     else:
-        manip = pytest.importorskip("nitransforms.manip", reason="nitransforms is not here")
+        from nitransforms import manip
+
         found = manip.TransformChain.from_filename(tmp_path / "a.h5", fmt="itk").map(places)
     np.testing.assert_allclose(found, taken(ours, places), atol=1e-4)
 
