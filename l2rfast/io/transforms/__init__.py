@@ -10,14 +10,13 @@ from ...errors import InputError
 from ...output import written_whole
 from ...world import Transform
 from ..grids import read_grid
-from . import afni, arrays, dipy, elastix, freesurfer, greedy, itk, niftyreg, spm, x5
+from . import afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
 
 __all__ = ["FORMATS", "Grids", "read_transform", "write_transform"]
 
-FORMATS: dict[str, Format] = {
-    each.FORMAT.name: each.FORMAT for each in (afni, arrays, dipy, elastix, freesurfer, greedy, itk, niftyreg, spm, x5)
-}
+_MODULES = (afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5)
+FORMATS: dict[str, Format] = {each.name: each for each in (*(module.FORMAT for module in _MODULES), fnirt.PLACES)}
 
 
 def read_transform(
