@@ -10,13 +10,12 @@ from torch import Tensor
 
 from . import _check
 from .errors import InputError
-from .transforms import MODES, affine_warp, warp
+from .transforms import FIELD_MODES, MODES, WARP_MODES, affine_warp, warp
 from .world import Grid, Transform
 from .world.maps import Map
 
-INTERPOLATIONS = MODES
+INTERPOLATIONS = FIELD_MODES
 LABELS = ("nearest", "vote")  # those that give no number that was not there
-_AFFINE = ("linear", "nearest")  # what samples through a matrix as well
 
 
 class Resampler:
@@ -52,7 +51,9 @@ class Resampler:
         if len(moving.shape) == 2 or moving.size[2] == 1 == fixed.size[2]:
             matrix[2] = 0  # a slice is resampled in its plane, wherever that lies
         disp = None if went.disp is None else went.disp.to(dtype)
-        if interpolation not in _AFFINE:  # samples by fields alone
+        # What samples by a field and a matrix in one pass has no need of another field, nor what needs no field at all.
+        self._by_field = interpolation not in (MODES if disp is not None else WARP_MODES)
+        if self._by_field:
             disp = torch.zeros(1, 3, *fixed.size, dtype=dtype) if disp is None else disp
             disp, matrix = Map(went.size, went.frame, disp).towards(matrix), torch.eye(3, 4, dtype=torch.float64)
         self._disp, self._matrix = disp, matrix[None].to(dtype)
@@ -79,13 +80,14 @@ class Resampler:
         if images.ndim < 4 or tuple(images.shape[2:]) != tuple(self.moving.shape):
             raise InputError(f"images: expected shape (1, C, {self.moving.shape}), got {tuple(images.shape)}")
         lifted = images.reshape(1, images.shape[1], *self.moving.size)
-        found = self._sampled(lifted, self.mode, "border")
+        # In the half voxel beyond their voxels, as ITK: splines there are those of the mirrored image.
+        found = self._sampled(lifted, self.mode, "reflection" if self.mode == "cubic" else "border")
         if self._beyond is not None:
             found.masked_fill_(self._beyond, self.outside)
         return found.view(1, images.shape[1], *self.fixed.shape)
 
     def _sampled(self, images: Tensor, mode: str, padding: str) -> Tensor:
-        if mode not in _AFFINE:
+        if self._by_field:
             return warp(images, cast("Tensor", self._disp), mode=mode, padding=padding)
         return affine_warp(images, self._matrix, self.fixed.size, disp=self._disp, mode=mode, padding=padding)
 

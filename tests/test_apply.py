@@ -255,3 +255,41 @@ def test_what_register_wrote_takes_other_images_there_and_back(files: Path) -> N
     world = torch.from_numpy(voxels.numpy() @ result.fixed.affine[:3, :3].T + result.fixed.affine[:3, 3])
     there_ = torch.from_numpy(result.points_in_moving(voxels).numpy() @ header[:3, :3].T + header[:3, 3])
     np.testing.assert_allclose(result.transform(world), there_, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "mode"),
+    [("linear", sitk.sitkLinear), ("cubic", sitk.sitkBSpline), ("sinc", sitk.sitkLanczosWindowedSinc)],
+)
+@pytest.mark.parametrize("through", ["field and matrix", "matrix"])
+def test_interpolations_are_itks(interpolation: str, mode: int, through: str, files: Path) -> None:
+    data = scan("float32")
+    nib.save(nib.Nifti1Image(data, MOVING.affine), "moving.nii.gz")
+    parts = CHAIN if through == "field and matrix" else (CHAIN[0], CHAIN[2])
+    done("apply", "moving.nii.gz", *parts, f"--interpolation={interpolation}", "--out=warped.nii.gz")
+    transform = chain() if through == "field and matrix" else sitk.ReadTransform("affine.txt")
+    images = [sitk.ReadImage(f"{name}.nii.gz", sitk.sitkFloat64) for name in ("moving", "fixed")]
+    theirs = sitk.GetArrayFromImage(sitk.Resample(*images, transform, mode, 0.0)).T
+    off = np.abs(np.asarray(nib.load("warped.nii.gz").dataobj) - theirs)
+    assert 0.2 < (theirs != 0).mean() < 0.9
+    assert np.quantile(off, 0.999) < 1e-4 * np.ptp(data)  # but where rounding decides what is outside
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32"])
+def test_labels_vote_by_linear_weights(dtype: str, files: Path) -> None:
+    labels = np.digitize(scan("float32"), [-400, 0, 300]).astype(dtype) * 7
+    nib.save(nib.Nifti1Image(labels, MOVING.affine), "labels.nii.gz")
+    done("apply", "labels.nii.gz", *CHAIN, "--interpolation=vote", "--outside=7", "--out=warped.nii.gz")
+    found = nib.load("warped.nii.gz")
+    assert found.get_data_dtype() == dtype
+    known = np.unique(labels)
+    shares = []
+    for label in known:
+        nib.save(nib.Nifti1Image((labels == label).astype(np.float64), MOVING.affine), "one.nii.gz")
+        shares.append(by_itk(sitk.ReadImage("one.nii.gz")))
+    inside = np.sum(shares, 0) > 0.5
+    clear = np.diff(np.sort(shares, 0)[-2:], axis=0)[0] > 1e-4
+    values = np.asarray(found.dataobj)
+    np.testing.assert_array_equal(values[inside & clear], known[np.argmax(shares, 0)][inside & clear])
+    assert (values[~inside] == 7).mean() > 0.99
+    assert inside.mean() > 0.2
