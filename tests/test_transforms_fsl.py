@@ -19,6 +19,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from l2rfast import InputError, read_transform, write_transform
+from l2rfast.io.grids import read_grid
 from l2rfast.world import Affine, Displacement, Grid, Transform, compose
 
 
@@ -193,6 +194,15 @@ def test_a_matrix_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(found(place), [[7 - 5, 8 + 1, 9]], atol=1e-12)
     write_transform(tmp_path / "b.mat", found, format="flirt", fixed=fixed, moving=moving)
     np.testing.assert_allclose(np.loadtxt(tmp_path / "b.mat"), np.loadtxt(tmp_path / "a.mat"), atol=1e-12)
+
+
+def test_an_image_without_a_place_counts_from_the_last_voxel(tmp_path: Path) -> None:
+    """As fslpy 3.29.1 has it, see findings/fsl_unplaced.sh: with the last voxels together the first are one apart."""
+    fixed, moving = (save(tmp_path / f"{n}.nii", np.zeros((n, 4, 3), np.float32), None) for n in (5, 6))
+    np.savetxt(tmp_path / "a.mat", np.eye(4))
+    found = read_transform(tmp_path / "a.mat", format="flirt", fixed=fixed, moving=moving)
+    voxels = np.linalg.inv(read_grid("moving", moving).affine) @ found.matrix @ read_grid("fixed", fixed).affine
+    np.testing.assert_allclose(voxels[:3, 3], [1, 0, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=["plus to minus", "minus to plus"])

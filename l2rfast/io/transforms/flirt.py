@@ -3,7 +3,8 @@
 FSL counts from the first voxel, in its own size along each axis, and along the first axis from the last voxel where the
 determinant of the image's affine is positive: a map means something between its two images alone. It is the inverse of
 ours, and of greedy's and NiftyReg's, whose texts look the same. FLIRT itself is not here: what is said of it is seen of
-fslpy 3.29.1. Of an image whose header places it nowhere fslpy and FSL take different sides; ours is fslpy's.
+fslpy 3.29.1. An image whose header places it nowhere counts from the last voxel, as there, though its affine by nibabel
+has a negative determinant (findings/fsl_unplaced.sh).
 """
 
 from __future__ import annotations
