@@ -64,6 +64,8 @@ def test_what_is_written_is_read(degrees: float, tmp_path: Path) -> None:
     np.testing.assert_allclose(again.matrix, affine().array, atol=1e-12)
     chain = compose(Displacement(smooth(fixed.shape, 1.0), fixed.affine), affine())
     write_transform(tmp_path / "w.nii.gz", chain, format="afni", fixed=fixed, moving=moving)
+    with pytest.raises(InputError, match="expected a transform of one of the formats"):  # and not ITK's
+        read_transform(tmp_path / "w.nii.gz", fixed=fixed, moving=moving)
     field = read_transform(tmp_path / "w.nii.gz", format="afni", fixed=fixed, moving=moving)
     np.testing.assert_allclose(field(places(fixed)), chain(places(fixed)), atol=1e-5)
 
@@ -78,6 +80,14 @@ def test_a_warp_is_lps_millimetres_to_be_added(shape: tuple[int, ...], tmp_path:
     at = places(FIXED)
     moved = at.numpy() + vectors.reshape(-1, 3) * [-1, -1, 1]
     np.testing.assert_allclose(found(at), moved, atol=1e-5)
+
+
+def test_a_field_of_another_tool_is_none(tmp_path: Path) -> None:
+    stored = nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.float32), np.eye(4))
+    stored.header.set_intent(2006)
+    nib.save(stored, tmp_path / "fnirt.nii")
+    with pytest.raises(InputError, match=r"got the shape \(4, 4, 4, 3\) and intent 2006"):
+        read_transform(tmp_path / "fnirt.nii", format="afni")
 
 
 def test_a_series_of_matrices_and_other_texts_are_refused(tmp_path: Path) -> None:

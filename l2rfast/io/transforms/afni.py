@@ -17,15 +17,15 @@ import numpy as np
 
 from ...errors import InputError, notice
 from ...world import Affine, Displacement, Grid, Transform, compose
-from ..displacements import write_displacement
 from ..formats import open_image
 from ..headers import affine_of
-from ..nifti import NIFTI
+from ..nifti import NIFTI, write
 from ..source import read_values
 from .format import LPS, Format, Grids, head, linear, named
 
 _MATRICES, _DATASETS = (".1d",), (".head", ".brik", ".brik.gz")
 _EXTENSION = 4  # AFNI's own in a NIfTI header
+_INTENTS = (0, 1007)  # others say that it is something else
 _MOST = 2**20  # bytes of a text of matrices
 
 
@@ -55,9 +55,10 @@ def _read(file: Path, grids: Grids) -> Transform:
 
 
 def _warp(file: Path, grids: Grids) -> Transform:
-    image = open_image(str(file), file)
-    if image.shape[3:] not in ((3,), (1, 3)):
-        raise ValueError(f"the shape {image.shape}")
+    image: Any = open_image(str(file), file)
+    intent = int(image.header["intent_code"]) if named(file, NIFTI) else 0
+    if image.shape[3:] not in ((3,), (1, 3)) or intent not in _INTENTS:
+        raise ValueError(f"the shape {image.shape} and intent {intent}")
     affine, _ = affine_of(str(file), image, stored=True)
     vectors = read_values(str(file), image, scaled=True).reshape(*image.shape[:3], 3).movedim(-1, 0).clone()
     vectors[:2] *= -1
@@ -71,10 +72,10 @@ def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if named(file, NIFTI):
         grid = grids.need("fixed", "the voxels are where the warp is written")
         field = inner.on(Grid(grid.size, _straight(grid.affine)))
-        # In the axes that are straight; where the voxels truly lie stands in the file's matrix.
-        turned = np.linalg.solve(grid.affine[:3, :3], _straight(grid.affine)[:3, :3])
-        vectors = np.einsum("ij,j...->i...", turned, field.disp[0].double().numpy())
-        write_displacement(file, field.disp.new_tensor(vectors)[None], grid.affine)
+        # In the axes that are straight; where the voxels truly lie stands in the file's matrix. Without an intent, as
+        # that of vectors is ITK's, to which the axes of an oblique image are not straight.
+        vectors = (field.vectors.movedim(0, -1) * field.disp.new_tensor([-1, -1, 1])).unsqueeze(3)
+        write(file, vectors, grid.affine)
         return
     numbers = (LPS @ linear(inner, "AFNI's .1D") @ LPS)[:3].ravel()
     text = " ".join(f"{number:.17g}" for number in numbers)
