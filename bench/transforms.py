@@ -137,8 +137,8 @@ def series() -> Iterator[tuple[Case, Run, Run]]:
 
     def ours() -> list[np.ndarray]:
         resampler = Resampler(chain, grid(SMALL), grid(SMALL))
-        values = (torch.from_numpy(volume).float()[None, None] for volume in volumes)
-        return [resampler(value)[0, 0].round_().short().numpy() for value in values]
+        warped = resampler.series(torch.from_numpy(volume).float()[None] for volume in volumes)
+        return [volume[0].round_().short().numpy() for volume in warped]
 
     def other() -> list[np.ndarray]:
         warped = (sitk.Resample(itk_image(volume), reference, theirs, sitk.sitkLinear, 0.0) for volume in volumes)

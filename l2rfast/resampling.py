@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -15,6 +18,7 @@ from .world import Grid, Transform
 from .world.maps import Map
 
 INTERPOLATIONS = FIELD_MODES
+TOGETHER = 2**21  # voxels that are resampled at a time, if a volume has not more
 LABELS = ("nearest", "vote")  # those that give no number that was not there
 
 
@@ -85,6 +89,21 @@ class Resampler:
         if self._beyond is not None:
             found.masked_fill_(self._beyond, self.outside)
         return found.view(1, images.shape[1], *self.fixed.shape)
+
+    def series(self, volumes: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Resample one after the other; small ones several at a time, for which places are computed once.
+
+        Args:
+            volumes: (C, *moving) each.
+
+        Returns:
+            (C, *fixed) each.
+        """
+        several = max(1, TOGETHER // max(math.prod(self.moving.size), math.prod(self.fixed.size)))
+        waiting = iter(volumes)
+        while batch := list(islice(waiting, several)):
+            found = self(torch.cat(batch)[None])[0]
+            yield from torch.split(found, [len(volume) for volume in batch])
 
     def _sampled(self, images: Tensor, mode: str, padding: str) -> Tensor:
         if self._by_field:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,15 +70,11 @@ def apply(
     if reached < 1:
         notice(f"--transform: fields cover {100 * reached:.0f} % of the reference, and go on beyond as at their border")
 
-    def resampled() -> Iterator[Tensor]:
-        for volume in series.volumes():
-            yield resampler(torch.from_numpy(volume.astype(_numpy(real), copy=False))[None])[0]
-
-    def turned() -> Iterator[Tensor]:
-        yield from reorient(torch.cat(list(resampled())), through, fixed, series.grid, convention)[:, None]
-
     with written_whole(out) as part, torch.no_grad():
-        volumes = turned() if convention else resampled()
+        stored_as = (torch.from_numpy(volume.astype(_numpy(real), copy=False)) for volume in series.volumes())
+        volumes: Iterable[Tensor] = resampler.series(stored_as)
+        if convention:
+            volumes = reorient(torch.cat(list(volumes)), through, fixed, series.grid, convention)[:, None]
         stores = (series.joined(rounded(series.unscaled(volume.numpy()), stored)) for volume in volumes)
         write_series(part, series, fixed, stores)
     if not quiet:

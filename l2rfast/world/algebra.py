@@ -307,7 +307,7 @@ def within(transform: Transform, grid: Grid) -> Tensor:
     """
     map, inside = Map.of(grid), torch.ones(grid.size, dtype=torch.bool)
     for part in transform.parts if isinstance(transform, Composite) else (transform,):
-        if part.grid is not None:
+        if part.grid is not None and not (map.disp is None and part.grid.agrees(Grid(map.size, map.frame), SAME)):
             wider = part.grid.affine - np.pad(part.grid.affine[:, :3].sum(1)[:, None], ((0, 0), (3, 0)))
             ones = torch.ones(1, 1, *(n + 2 for n in part.grid.size))
             inside &= map.sampled(ones, wider, "nearest", "zeros")[0, 0] > 0
