@@ -16,6 +16,7 @@ import datasets
 import hypothesis
 import native
 import pytest
+import samples
 import torch
 
 from l2rfast import _dispatch
@@ -48,7 +49,9 @@ def _poisoned() -> None:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    """A test draws the same numbers whichever tests ran before it."""
     torch.manual_seed(0)
+    samples.seed(0)
 
 
 @pytest.fixture

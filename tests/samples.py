@@ -80,6 +80,11 @@ class Case:
         return self.positions(finite=finite) - coordinates(self.out)
 
 
+def seed(number: int) -> None:
+    """Of all that is drawn here."""
+    _generator.manual_seed(number)
+
+
 def noise(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=_generator)
 

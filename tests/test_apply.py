@@ -189,6 +189,15 @@ def test_a_transform_is_described(files: Path) -> None:
         (("apply", "moving.nii.gz", *CHAIN, "--interpolation=best", "--out=a.nii.gz"), "interpolation: expected one"),
         (("apply", "moving.nii.gz", *CHAIN, "--out=no/a.nii.gz"), "no/a.nii.gz: expected a file that can be written"),
         (("apply", "moving.nii.gz", *CHAIN, "--outside=0.5", "--out=a.nii.gz"), "expected a number that the image"),
+        (
+            ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=.", "--out=a.nii.gz"),
+            "got a folder: name",
+        ),
+        (
+            ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=ants:a.h5", "--out=a.nii.gz"),
+            "got 'ants'",
+        ),
+        (("jacobian", "field.nii.gz", "--out=a.png"), "error: a.png: expected a name that ends with .nii"),
         (("invert", "affine.txt", "--out=a.xyz"), "a.xyz: expected a name that ends with"),
         (("convert", "field.nii.gz", "--out=a.txt"), "expected a linear map"),
         (("convert", "affine.txt", "--to=best", "--out=a.txt"), "format: expected one of"),
@@ -273,6 +282,19 @@ def test_interpolations_are_itks(interpolation: str, mode: int, through: str, fi
     off = np.abs(np.asarray(nib.load("warped.nii.gz").dataobj) - theirs)
     assert 0.2 < (theirs != 0).mean() < 0.9
     assert np.quantile(off, 0.999) < 1e-4 * np.ptp(data)  # but where rounding decides what is outside
+
+
+def test_whole_floats_vote_and_others_do_not(files: Path) -> None:
+    labels = np.digitize(scan("float32"), [0, 300])
+    for dtype in ("int16", "float64"):
+        nib.save(nib.Nifti1Image(labels.astype(dtype), MOVING.affine), f"{dtype}.nii.gz")
+        done("apply", f"{dtype}.nii.gz", *CHAIN, "--interpolation=vote", f"--out=warped_{dtype}.nii.gz")
+    whole, floats = (nib.load(f"warped_{dtype}.nii.gz") for dtype in ("int16", "float64"))
+    assert floats.get_data_dtype() == np.float64
+    np.testing.assert_array_equal(whole.dataobj, floats.dataobj)
+    nib.save(nib.Nifti1Image(labels + 0.5, MOVING.affine), "half.nii.gz")
+    result = run("apply", "half.nii.gz", *CHAIN, "--interpolation=vote", "--out=no.nii.gz")
+    assert (result.exit_code, "of numbers that are not whole" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32"])

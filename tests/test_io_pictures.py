@@ -173,7 +173,7 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     Image.fromarray(values(shape=(ROWS, COLUMNS, 3))).save(tmp_path / "colours.png")
     Image.fromarray(values()).save(tmp_path / "a.jpg")
     for name, text in (
-        ("colours.png", "the number of a label for each pixel, got colours"),
+        ("colours.png", "one number for each pixel, such as that of a label, got colours"),
         ("a.jpg", "JPEG"),
     ):
         with pytest.raises(InputError, match=rf"^labels \(.*{name}\): expected .*{text}"):

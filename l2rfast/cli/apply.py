@@ -46,21 +46,20 @@ def apply(
     from torch import Tensor
 
     from ..io import read_grid
+    from ..io.nifti import check_suffix
     from ..io.series import open_series, write_series
     from ..output import written_whole
     from ..reorientation import reorient
-    from ..resampling import LABELS, Resampler, rounded
+    from ..resampling import Resampler, rounded
     from ..world import within
 
+    check_suffix(out)
     series, fixed = open_series("image", image), read_grid("--reference", reference)
     convention = _convention(series, vectors, tensors)
-    whole = interpolation in LABELS
     stored = series.number
-    if interpolation == "vote" and stored.kind not in "iub":
-        raise InputError(f"--interpolation: expected another than vote for an image of {stored}, which has no labels")
     if stored.kind in "iu" and not _holds(stored, series.unscaled(outside)):
         raise InputError(f"--outside: expected a number that the image's {stored} holds, got {outside:g}")
-    real = _real(stored, whole)
+    real = _real(stored, interpolation)
     through = parse_transforms(transform or [], reference, image)
     places = torch.float64 if real == torch.float64 else torch.float32
     resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=outside, dtype=places)
@@ -71,8 +70,7 @@ def apply(
         notice(f"--transform: fields cover {100 * reached:.0f} % of the reference, and go on beyond as at their border")
 
     with written_whole(out) as part, torch.no_grad():
-        stored_as = (torch.from_numpy(volume.astype(_numpy(real), copy=False)) for volume in series.volumes())
-        volumes: Iterable[Tensor] = resampler.series(stored_as)
+        volumes: Iterable[Tensor] = resampler.series(_tensor(volume, real) for volume in series.volumes())
         if convention:
             volumes = reorient(torch.cat(list(volumes)), through, fixed, series.grid, convention)[:, None]
         stores = (series.joined(rounded(series.unscaled(volume.numpy()), stored)) for volume in volumes)
@@ -109,17 +107,30 @@ def _holds(stored: Any, value: float) -> bool:
     return float(value).is_integer() and np.iinfo(stored).min <= value <= np.iinfo(stored).max
 
 
-def _real(stored: Any, whole: bool) -> Any:
+def _real(stored: Any, interpolation: str) -> Any:
     """The dtype in which numbers are interpolated: float64 where float32 does not hold all of them."""
     import torch
 
-    if whole and stored.kind in "iub":
+    from ..resampling import LABELS
+
+    if interpolation in LABELS and stored.kind in "iub":
         return {1: torch.int16, 2: torch.int32}.get(stored.itemsize, torch.int64)
+    if interpolation == "vote":
+        return torch.int64
     small = stored.itemsize <= (4 if stored.kind == "f" else 2)
     return torch.float32 if small else torch.float64
 
 
-def _numpy(dtype: Any) -> Any:
+def _tensor(volume: Any, real: Any) -> Any:
+    """In the dtype in which it is interpolated.
+
+    Raises:
+        InputError: numbers that are no labels are to vote.
+    """
+    import numpy as np
     import torch
 
-    return torch.zeros((), dtype=dtype).numpy().dtype
+    dtype = torch.zeros((), dtype=real).numpy().dtype
+    if dtype.kind == "i" and volume.dtype.kind == "f" and not (volume == np.rint(volume)).all():
+        raise InputError("--interpolation: expected another than vote for an image of numbers that are not whole")
+    return torch.from_numpy(volume.astype(dtype, copy=False))

@@ -44,6 +44,8 @@ def parse_transforms(values: Sequence[str], fixed: Any = None, moving: Any = Non
         before, colon, after = path.partition(":")
         if colon and before in TRANSFORMS:
             format, path = before, after
+        elif colon and before.isidentifier() and not Path(path).exists():
+            raise InputError(f"{name}: expected one of the formats {', '.join(TRANSFORMS)}, got {before!r}")
         grids = (moving, fixed) if turned else (fixed, moving)
         read = read_transform(path, format=format, fixed=grids[0], moving=grids[1], name=name)
         parts.append(read.inverse if turned else read)
@@ -83,6 +85,7 @@ def jacobian(
 
     from .. import jacobian_determinant
     from ..io import Volume, read_grid, write_image
+    from ..io.nifti import check_suffix
     from ..output import written_whole
 
     read = parse_transforms([transform], fixed, moving, "transform")
@@ -95,8 +98,10 @@ def jacobian(
         notice(f"{out}: the transform folds at {folded} of {change.numel()} voxels")
     if log:
         change = change.clamp(min=torch.finfo(change.dtype).tiny).log()
+    check_suffix(out)
     with written_whole(out) as part:
         write_image(part, Volume(change, grid.affine))
+    typer.echo(out)
 
 
 def describe(transform: One, fixed: Fixed = None, moving: Moving = None) -> None:

@@ -84,6 +84,16 @@ def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray, intent
     write_volumes(path, [array], array.shape, array.dtype, affine, more={"intent_code": intent})
 
 
+def check_suffix(path: Path) -> None:
+    """Of an image to write.
+
+    Raises:
+        InputError: it is neither .nii nor .nii.gz.
+    """
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: expected a name that ends with .nii or .nii.gz")
+
+
 def write_volumes(
     path: str | os.PathLike[str],
     volumes: Iterable[np.ndarray],
@@ -114,8 +124,7 @@ def write_volumes(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: expected a name that ends with .nii or .nii.gz")
+    check_suffix(path)
     header: Any = nib.Nifti1Header()  # type: ignore[no-untyped-call]
     header.set_data_shape(shape)
     header.set_data_dtype(dtype)

@@ -82,7 +82,7 @@ def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], d
     grey = pixels[..., 0]
     if (pixels != grey[..., None]).any():
         if dtype is None:
-            raise InputError(f"{name}: expected the number of a label for each pixel, got colours")
+            raise InputError(f"{name}: expected one number for each pixel, such as that of a label, got colours")
         grey = pixels.astype(np.float32) @ _GREY
         said.append("its colours are made grey")
     if said:  # once for all pictures of an argument: there may be thousands alike

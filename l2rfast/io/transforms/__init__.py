@@ -43,6 +43,8 @@ def read_transform(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: expected a path, got {path!r}")
     file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
+    if file.is_dir():
+        raise InputError(f"{name}: expected a file, got a folder: name the file in it")
     if not file.is_file():
         raise InputError(f"{name}: expected a transform, but there is no such file")
     chosen = _named(format) if format is not None else _recognised(name, file)
@@ -78,7 +80,7 @@ def write_transform(
     chosen, file = _named(format or "itk"), Path(path)
     if chosen.write is None:
         written = ", ".join(name for name, each in FORMATS.items() if each.write)
-        raise InputError(f"format: expected one that is written, {written}, got {chosen.name!r}")
+        raise InputError(f"format: {chosen.name} is only read; expected one of {written}")
     if not file.name.lower().endswith(chosen.suffixes):
         raise InputError(f"{path}: expected a name that ends with {' or '.join(chosen.suffixes)}")
     with written_whole(file) as part:
@@ -100,7 +102,10 @@ def _named(format: str) -> Format:
 def _recognised(name: str, file: Path) -> Format:
     found = [each for each in FORMATS.values() if each.knows(file)]
     if not found:
-        raise InputError(f"{name}: expected a transform of one of the formats {', '.join(FORMATS)}")
+        raise InputError(
+            f"{name}: expected a transform of one of the formats {', '.join(FORMATS)}; where a file does not tell, "
+            f"name it: FORMAT:{file.name}"
+        )
     if len(found) > 1:
         ways = " or ".join(f"{each.name}:{file.name} ({each.text})" for each in found)
         raise InputError(f"{name}: expected a file that can mean one thing only, say which: {ways}")

@@ -24,7 +24,7 @@ from ..headers import checked
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
 from . import npy
-from .format import Format, Grids, linear, named, rows_of_four, write_rows
+from .format import Format, Grids, is_four_rows, linear, named, rows_of_four, write_rows
 
 _BACKWARD = 1
 
@@ -33,7 +33,7 @@ def _knows(file: Path) -> bool:
     if named(file, NIFTI):
         image: Any = open_nifti(str(file), file)
         return bool(image.shape[3:] == (3, 2))
-    return npy.holds_matrix(file)
+    return npy.holds_matrix(file) or is_four_rows(file)
 
 
 def _read(file: Path, grids: Grids) -> Transform:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...world import Affine, Grid, Transform
-from .format import Format, Grids, linear, named, rows_of_four, write_rows
+from .format import Format, Grids, is_four_rows, linear, rows_of_four, write_rows
 
 _SUFFIXES = (".mat", ".txt", ".xfm")
 
@@ -26,10 +26,6 @@ def frame(grid: Grid) -> np.ndarray:
     if np.linalg.det(grid.affine[:3, :3]) > 0:
         scaled[0, 0], scaled[0, 3] = -sizes[0], (grid.size[0] - 1) * sizes[0]
     return grid.affine @ np.linalg.inv(scaled)
-
-
-def _knows(file: Path) -> bool:
-    return named(file, _SUFFIXES) and rows_of_four(file) is not None
 
 
 def _read(file: Path, grids: Grids) -> Transform:
@@ -52,6 +48,6 @@ def _frames(grids: Grids) -> tuple[np.ndarray, np.ndarray]:
 
 
 FORMAT = Format(
-    "flirt", "a linear map of FSL's FLIRT, from place of moving to place of fixed in FSL's mm", _knows, _read, _write,
-    _SUFFIXES,
+    "flirt", "a linear map of FSL's FLIRT, from place of moving to place of fixed in FSL's mm", is_four_rows, _read,
+    _write, _SUFFIXES,
 )  # fmt: skip

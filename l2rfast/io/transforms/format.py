@@ -98,6 +98,11 @@ def rows_of_four(path: Path) -> np.ndarray | None:
     return np.array(rows) if [len(row) for row in rows] == [4] * 4 else None
 
 
+def is_four_rows(path: Path) -> bool:
+    """Whether a file is such a text, by its name too: of all tools that write one, each names it as it likes."""
+    return named(path, (".mat", ".txt", ".xfm")) and rows_of_four(path) is not None
+
+
 def write_rows(path: Path, matrix: np.ndarray) -> None:
     """What `rows_of_four` reads."""
     path.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))

@@ -9,13 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...world import Affine, Transform
-from .format import Format, Grids, linear, named, rows_of_four, write_rows
+from .format import Format, Grids, is_four_rows, linear, rows_of_four, write_rows
 
 _SUFFIXES = (".mat",)
-
-
-def _knows(file: Path) -> bool:
-    return named(file, _SUFFIXES) and rows_of_four(file) is not None
 
 
 def _read(file: Path, grids: Grids) -> Transform:
@@ -32,7 +28,7 @@ def _write(file: Path, transform: Transform, grids: Grids) -> None:
 FORMAT = Format(
     "greedy",
     "an affine map of greedy, from place of fixed to place of moving in RAS mm",
-    _knows,
+    is_four_rows,
     _read,
     _write,
     _SUFFIXES,

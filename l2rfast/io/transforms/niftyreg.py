@@ -23,7 +23,7 @@ from ...world import Affine, Displacement, Field, Grid, Transform, Velocity, com
 from ..displacements import NIFTYREG, in_voxels
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
-from .format import Format, Grids, less_places, linear, named, rows_of_four, sform_first, write_rows
+from .format import Format, Grids, is_four_rows, less_places, linear, named, rows_of_four, sform_first, write_rows
 
 _PLACES, _VELOCITIES = (0, 2, 3, 5, 6), (3, 4, 5)
 _ORDERS = {2: 3, 5: 3, 6: 1}  # of the B-splines between control points
@@ -35,7 +35,7 @@ def _knows(file: Path) -> bool:
     if named(file, NIFTI):
         header: Any = open_nifti(str(file), file).header
         return bool(header["intent_name"] == NIFTYREG)
-    return named(file, (".txt",)) and rows_of_four(file) is not None
+    return is_four_rows(file)
 
 
 def _read(file: Path, grids: Grids) -> Transform:
