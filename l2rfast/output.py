@@ -9,12 +9,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # for a file
 _WORK = ".l2rfast-"  # and 32 hexadecimal digits
 
 
@@ -40,8 +41,7 @@ class OutputFolder:
         anchor = self._target
         while not os.path.lexists(anchor):
             anchor = anchor.parent
-        self._anchor, self._lock = anchor, -1
-        self._work = anchor / f"{_WORK}{uuid.uuid4().hex}"
+        self._anchor, self._work, self._held = anchor, anchor, ExitStack()
 
     def path(self, name: str) -> Path:
         """Where to write the file that will be called ``name``, one of the names, in the target folder."""
@@ -51,14 +51,9 @@ class OutputFolder:
 
     def __enter__(self) -> OutputFolder:
         try:
-            self._work.mkdir()
-            while (lock := _locked(self._work, wait=True)) is None:  # taken for one that was left behind, and removed
-                self._work.mkdir()
+            self._work = self._held.enter_context(_hidden(self._anchor, {self._target, self._target.parent}))
         except OSError as error:
             raise self._unwritable(error) from error
-        self._lock = lock
-        for folder in {self._anchor, self._target, self._target.parent}:
-            _sweep(folder)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -68,8 +63,7 @@ class OutputFolder:
         except OSError as failure:
             raise self._unwritable(failure) from failure
         finally:
-            shutil.rmtree(self._work, ignore_errors=True)
-            os.close(self._lock)
+            self._held.close()
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise self._unwritable(error) from error
 
@@ -98,25 +92,48 @@ class OutputFolder:
 def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write a file that takes the place of another, or of none, as a whole or not at all.
 
+    It is in a hidden folder beside the target, as those of `OutputFolder` are: a killed process's goes with the next.
+
     Args:
-        target: the file. What is given has the same suffixes, by which writers go.
+        target: the file. What is given has the same name, by whose suffixes writers go.
 
     Raises:
         InputError: the folder is not there, or cannot be written.
     """
     file = Path(target)
-    part = file.with_name(f"{_WORK}{uuid.uuid4().hex}{file.name}")
+    if not file.name:
+        raise InputError(f"{file}: expected a file that can be written, got a folder")
     try:
-        yield part
-        with part.open("rb+") as stream:
-            os.fsync(stream)
-        part.replace(file)
+        with _hidden(file.parent) as work:
+            part = work / file.name
+            yield part
+            with part.open("rb+") as stream:
+                os.fsync(stream)
+            part.replace(file)
     except OSError as error:
-        if error.errno in (*_UNWRITABLE, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in (*_UNWRITABLE, *_NO_PLACE):
             raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
         raise
+
+
+@contextmanager
+def _hidden(folder: Path, others: Collection[Path] = ()) -> Iterator[Path]:
+    """A hidden folder in another, whose lock is held until it goes; here and in others, what the dead left goes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    work = folder / f"{_WORK}{uuid.uuid4().hex}"
+    work.mkdir()
+    while (lock := _locked(work, wait=True)) is None:  # taken for one that was left behind, and removed
+        work.mkdir()
+    try:
+        for each in {folder, *others}:
+            _sweep(each)
+        yield work
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
 
 
 def _locked(folder: Path, *, wait: bool) -> int | None:

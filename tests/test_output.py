@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from l2rfast import InputError, output
-from l2rfast.output import OutputFolder
+from l2rfast.output import OutputFolder, written_whole
 
 NAMES = ("a.txt", "b.txt", "sometimes.txt")
 
@@ -177,3 +177,48 @@ def test_where_a_file_system_has_no_locks_nothing_is_removed(tmp_path: Path, mon
     with OutputFolder(tmp_path / "out", NAMES) as folder:
         write_two(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    longest = tmp_path / ("n" * 251 + ".txt")
+    with written_whole(longest) as part:
+        assert part.name == longest.name
+        part.write_text("new")
+        assert not longest.exists()
+    assert contents(tmp_path) == {longest.name: "new"}
+
+    def fail() -> None:
+        with written_whole(longest) as part:
+            part.write_text("newer")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert contents(tmp_path) == {longest.name: "new"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "no/a.txt", "n" * 252 + ".txt", "folder", "/proc/a.txt", "file/a.txt"])
+def test_a_file_that_has_no_place_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="expected a file that can be written"), written_whole(name) as part:
+        part.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next(tmp_path: Path) -> None:
+    """Of a folder of results, or of one file: they are in the same hidden folders."""
+    killed, alive = writer(tmp_path, "killed"), writer(tmp_path, "alive")
+    for process in (killed, alive):
+        stdout: IO[str] | None = process.stdout
+        assert stdout is not None
+        assert stdout.readline() == "written\n"
+    killed.kill()
+    killed.communicate()
+    with written_whole(tmp_path / "b.txt") as part:
+        part.write_text("new")
+        left = {path.read_text() for path in tmp_path.glob(".l2rfast-*/a.txt")}
+        assert left == {"alive"}
+    alive.communicate("")
+    assert contents(tmp_path) == {"a.txt": "alive", "b.txt": "new"}
