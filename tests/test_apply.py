@@ -315,3 +315,118 @@ def test_labels_vote_by_linear_weights(dtype: str, files: Path) -> None:
     np.testing.assert_array_equal(values[inside & clear], known[np.argmax(shares, 0)][inside & clear])
     assert (values[~inside] == 7).mean() > 0.99
     assert inside.mean() > 0.2
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "vote", "cubic"])
+def test_scaled_integers_of_which_none_is_zero_have_the_nearest_outside(interpolation: str, files: Path) -> None:
+    stored = np.random.default_rng(0).integers(-9, 9, MOVING.shape).astype(np.int8)
+    image = nib.Nifti1Image(stored, MOVING.affine)
+    image.header.set_slope_inter(0.75, 0.25)
+    nib.save(image, "scaled.nii.gz")
+    done("apply", "scaled.nii.gz", *CHAIN, f"--interpolation={interpolation}", "--out=warped.nii.gz")
+    values = np.asarray(nib.load("warped.nii.gz").dataobj)
+    assert values[0, 0, 0] == 0.25
+    assert np.unique((values - 0.25) / 0.75 % 1) == 0
+    if interpolation in ("nearest", "vote"):
+        done(
+            "apply",
+            "scaled.nii.gz",
+            "--reference=scaled.nii.gz",
+            "--out=same.nii.gz",
+            f"--interpolation={interpolation}",
+        )
+        np.testing.assert_array_equal(nib.load("same.nii.gz").dataobj, nib.load("scaled.nii.gz").dataobj)
+    result = run("apply", "scaled.nii.gz", *CHAIN, "--outside=97", "--out=no.nii.gz")
+    assert (result.exit_code, "scaled, from -95.75 to 95.5, holds, got 97" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "vote"])
+def test_labels_are_all_that_their_dtype_holds(interpolation: str, files: Path) -> None:
+    for dtype in ("uint8", "int8", "uint16", "uint32", "int64", "uint64"):
+        ends = np.iinfo(dtype)
+        labels = np.where(scan("float32") > 0, ends.max, ends.min).astype(dtype)
+        nib.save(nib.Nifti1Image(labels, MOVING.affine, dtype=dtype), "labels.nii")
+        outside = 2 ** (8 * ends.dtype.itemsize - 1) if ends.min == 0 else ends.min
+        arguments = ("labels.nii", *CHAIN, f"--interpolation={interpolation}", f"--outside={outside}")
+        done("apply", *arguments, "--out=warped.nii")
+        assert set(np.unique(nib.load("warped.nii").dataobj)) == {ends.max, ends.min, outside}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e39", "0.5", "256"])
+def test_what_is_outside_has_to_be_a_number_of_the_image(value: str, files: Path) -> None:
+    fits = {"uint8": (), "float32": ("nan", "inf", "0.5", "256"), "float64": ("nan", "inf", "1e39", "0.5", "256")}
+    for dtype, held in fits.items():
+        nib.save(nib.Nifti1Image(np.ones(MOVING.shape, dtype), MOVING.affine), "ones.nii")
+        result = run("apply", "ones.nii", *CHAIN, f"--outside={value}", "--out=warped.nii")
+        if value in held:
+            assert result.exit_code == 0
+            assert np.asarray(nib.load("warped.nii").dataobj)[0, 0, 0] == pytest.approx(float(value), nan_ok=True)
+        else:
+            assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+            assert f"expected a number that the image's {dtype} holds, got {float(value):g}" in result.stderr
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("apply", f"{LONG}.nii", "--reference=fixed.nii.gz", "--out=a.nii"),
+        ("apply", "moving.nii.gz", f"--reference={LONG}.nii", "--out=a.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", f"--transform={LONG}.txt", "--out=a.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", f"--transform=itk:{LONG}", "--out=a.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", f"--transform=at:{LONG}", "--out=a.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", f"--out={LONG}.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=", "--out=a.nii"),
+        ("describe", f"{LONG}.txt"),
+        ("invert", "field.nii.gz", f"--out={LONG}.nii"),
+        ("jacobian", "field.nii.gz", f"--out={LONG}.nii"),
+        ("convert", "infinite.txt", "--out=a.txt"),
+        ("invert", "hole.nii.gz", "--out=a.nii"),
+        ("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--transform=inverse:hole.nii.gz", "--out=a.nii"),
+        ("apply-points", f"{LONG}.csv", "--transform=affine.txt", "--out=a.csv"),
+        ("apply-points", "deep.mrk.json", "--transform=affine.txt", "--out=a.mrk.json"),
+        ("apply-points", "other.trk", "--transform=affine.txt", "--out=a.trk"),
+        ("apply", "moving.nii.gz", "--reference=vast.nii", "--transform=field.nii.gz", "--out=a.nii"),
+    ],
+)
+def test_what_breaks_libraries_is_one_sentence(arguments: tuple[str, ...], files: Path) -> None:
+    Path("deep.mrk.json").write_text("[" * 100000)
+    Path("other.trk").write_text("mrtrix tracks\ndatatype: Float32LE\nfile: . 67\nEND\n")
+    Path("infinite.txt").write_text(Path("affine.txt").read_text().replace("Parameters: ", "Parameters: inf "))
+    hole = smooth(FIXED.shape, 0.5)
+    hole[0, 0, 9, 9, 9] = torch.nan
+    write_displacement("hole.nii.gz", hole, FIXED.affine)
+    vast = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).to_bytes()
+    Path("vast.nii").write_bytes(vast[:42] + np.full(3, 32767, "<i2").tobytes() + vast[48:])
+    before = set(files.iterdir())
+    result = run(*arguments)
+    said = result.stderr.splitlines()
+    assert (result.exit_code, len([line for line in said if line.startswith("l2rfast: error: ")])) == (2, 1)
+    assert all(line.startswith("l2rfast: ") for line in said)
+    assert set(files.iterdir()) == before
+
+
+def test_a_field_with_a_hole_is_told(files: Path) -> None:
+    hole = smooth(FIXED.shape, 0.5)
+    hole[0, 0, 9, 9, 9] = torch.nan
+    write_displacement("hole.nii.gz", hole, FIXED.affine)
+    nib.save(nib.Nifti1Image(np.ones(FIXED.shape, np.float32), FIXED.affine), "ones.nii")
+    result = run(
+        "apply", "ones.nii", "--reference=fixed.nii.gz", "--transform=hole.nii.gz", "--out=a.nii", "--outside=7"
+    )
+    assert (result.exit_code, "not finite at 1 of 10560 voxels" in result.stderr) == (0, True)
+    assert np.asarray(nib.load("a.nii").dataobj)[9, 9, 9] == 7
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 9), (8, 9, 1), (1, 9, 8), (8, 1, 9), (1, 1, 1)])
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+def test_an_image_of_any_shape_stays_as_it_is_on_its_own_grid(
+    shape: tuple[int, ...], interpolation: str, files: Path
+) -> None:
+    values = np.random.default_rng(0).random(shape, np.float32)
+    nib.save(nib.Nifti1Image(values, FIXED.affine), "image.nii")
+    done("apply", "image.nii", "--reference=image.nii", f"--interpolation={interpolation}", "--out=same.nii")
+    found = np.asarray(nib.load("same.nii").dataobj)
+    np.testing.assert_allclose(found.reshape(shape), values, atol=1e-5)

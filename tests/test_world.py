@@ -154,3 +154,18 @@ def test_what_is_no_map_is_said(array: np.ndarray) -> None:
 def test_a_flat_map_has_no_inverse() -> None:
     with pytest.raises(InputError, match="expected a matrix that has an inverse"):
         _ = Affine(np.diag([1.0, 1, 0, 1])).inverse
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_field_that_is_not_finite_has_no_inverse(wrong: float) -> None:
+    disp = torch.zeros(1, 3, 6, 5, 4)
+    disp[0, 1, 2, 2, 2] = wrong
+    field = Displacement(disp, np.eye(4))
+    for way in (lambda: field.inverse(torch.zeros(1, 3, dtype=torch.float64)), lambda: field.inverse.on(field.grid)):
+        with pytest.raises(InputError, match=r"finite everywhere, .* not at 1 of 120 voxels"):
+            way()
+
+
+def test_a_line_of_voxels_lies_in_a_world_of_three_axes() -> None:
+    assert Grid((8,), np.eye(4)).size == (8, 1, 1)
+    assert Affine(np.eye(4)).on(Grid((8,), np.eye(4))).disp.shape == (1, 3, 8, 1, 1)

@@ -42,14 +42,17 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from error
 
 
+# What RuntimeErrors say: PyTorch's, on the CPU and the GPU, and a kernel's of what it could not get from PyTorch.
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", '"aten::new_empty"')
+
+
 def _sentence(error: BaseException) -> str | None:
     """What to tell a user about an error; None for those that only a defect of l2rfast can cause."""
     if isinstance(error, InputError | BackendError):
         return f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted, nothing was written"
-    # PyTorch's allocator raises a RuntimeError on the CPU.
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error):
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
         return "error: not enough memory for images of this size"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"error: no space left on the device of {error.filename or 'the output'}"

@@ -50,19 +50,19 @@ def apply(
     from ..io.series import open_series, write_series
     from ..output import written_whole
     from ..reorientation import reorient
-    from ..resampling import Resampler, rounded
+    from ..resampling import LABELS, Resampler, rounded
     from ..world import within
 
     check_suffix(out)
     series, fixed = open_series("image", image), read_grid("--reference", reference)
     convention = _convention(series, vectors, tensors)
     stored = series.number
-    if stored.kind in "iu" and not _holds(stored, series.unscaled(outside)):
-        raise InputError(f"--outside: expected a number that the image's {stored} holds, got {outside:g}")
-    real = _real(stored, interpolation)
+    labels = interpolation in LABELS and stored.kind in "iub" and not convention  # which go as they are stored
+    real = _real(stored, interpolation, labels)
+    beyond = _beyond(series, outside, real, labels)
     through = parse_transforms(transform or [], reference, image)
     places = torch.float64 if real == torch.float64 else torch.float32
-    resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=outside, dtype=places)
+    resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=beyond, dtype=places)
     if not resampler.covered:
         notice("image: nothing of it reaches the reference: is the direction of the transforms right, and its header?")
     reached = float(within(through, fixed).double().mean())
@@ -70,11 +70,14 @@ def apply(
         notice(f"--transform: fields cover {100 * reached:.0f} % of the reference, and go on beyond as at their border")
 
     with written_whole(out) as part, torch.no_grad():
-        volumes: Iterable[Tensor] = resampler.series(_tensor(volume, real) for volume in series.volumes())
+        volumes: Iterable[Tensor] = resampler.series(
+            _tensor(volume, real) for volume in series.volumes(scaled=not labels)
+        )
         if convention:
             volumes = reorient(torch.cat(list(volumes)), through, fixed, series.grid, convention)[:, None]
-        stores = (series.joined(rounded(series.unscaled(volume.numpy()), stored)) for volume in volumes)
-        write_series(part, series, fixed, stores)
+        numbers = (volume.numpy() for volume in volumes)
+        stores = (each.astype(stored) if labels else rounded(series.unscaled(each), stored) for each in numbers)
+        write_series(part, series, fixed, map(series.joined, stores))
     if not quiet:
         typer.echo(out)
 
@@ -101,19 +104,50 @@ def _convention(series: Any, vectors: str | None, tensors: str | None) -> str:
     return str(value)
 
 
-def _holds(stored: Any, value: float) -> bool:
+def _beyond(series: Any, outside: float, real: Any, labels: bool) -> float:
+    """What is outside, as it is interpolated. Of scaled integers the one nearest to it is meant.
+
+    Raises:
+        InputError: the image, or what it is interpolated in, has no such number.
+    """
+    import numpy as np
+    import torch
+
+    stored, value, held = series.number, outside, str(series.number)
+    if stored.kind in "iu":
+        ends = np.iinfo(stored)
+        if series.scale is not None:
+            value = float(np.rint(series.unscaled(outside)))
+            low, high = sorted(end * series.scale.slope + series.scale.inter for end in (ends.min, ends.max))
+            held = f"{stored}, scaled, from {low:g} to {high:g},"
+        fits = float(value).is_integer() and ends.min <= value <= ends.max
+    elif real.is_floating_point:
+        fits = not np.isfinite(value) or abs(value) <= torch.finfo(real).max
+    else:
+        fits = _whole(value)
+    if not fits:
+        raise InputError(f"--outside: expected a number that the image's {held} holds, got {outside:g}")
+    return int(np.array(int(value), stored).astype(_numpy(real))) if labels else outside
+
+
+def _whole(values: Any) -> Any:
+    """Which floats int64 holds."""
     import numpy as np
 
-    return float(value).is_integer() and np.iinfo(stored).min <= value <= np.iinfo(stored).max
+    return (values == np.rint(values)) & (np.abs(values) < 2.0**63)
 
 
-def _real(stored: Any, interpolation: str) -> Any:
+def _numpy(dtype: Any) -> Any:
+    import torch
+
+    return torch.zeros((), dtype=dtype).numpy().dtype
+
+
+def _real(stored: Any, interpolation: str, labels: bool) -> Any:
     """The dtype in which numbers are interpolated: float64 where float32 does not hold all of them."""
     import torch
 
-    from ..resampling import LABELS
-
-    if interpolation in LABELS and stored.kind in "iub":
+    if labels:
         return {1: torch.int16, 2: torch.int32}.get(stored.itemsize, torch.int64)
     if interpolation == "vote":
         return torch.int64
@@ -127,10 +161,9 @@ def _tensor(volume: Any, real: Any) -> Any:
     Raises:
         InputError: numbers that are no labels are to vote.
     """
-    import numpy as np
     import torch
 
-    dtype = torch.zeros((), dtype=real).numpy().dtype
-    if dtype.kind == "i" and volume.dtype.kind == "f" and not (volume == np.rint(volume)).all():
+    dtype = _numpy(real)
+    if dtype.kind == "i" and volume.dtype.kind == "f" and not _whole(volume).all():
         raise InputError("--interpolation: expected another than vote for an image of numbers that are not whole")
     return torch.from_numpy(volume.astype(dtype, copy=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ def parse_transforms(values: Sequence[str], fixed: Any = None, moving: Any = Non
         before, colon, after = path.partition(":")
         if colon and before in TRANSFORMS:
             format, path = before, after
-        elif colon and before.isidentifier() and not Path(path).exists():
+        elif colon and before.isidentifier() and not os.path.exists(path):
             raise InputError(f"{name}: expected one of the formats {', '.join(TRANSFORMS)}, got {before!r}")
         grids = (moving, fixed) if turned else (fixed, moving)
         read = read_transform(path, format=format, fixed=grids[0], moving=grids[1], name=name)

@@ -24,7 +24,7 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
         InputError: the file is missing, damaged or of another kind, or a library is missing that reads it.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # of a path that is too long pathlib raises
         return dicom.open_series(name, file)
     readers = {
         pictures.SUFFIXES: pictures.open_picture,

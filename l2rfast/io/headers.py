@@ -52,12 +52,14 @@ def affine_of(name: str, image: SpatialImage, *, stored: bool = False) -> tuple[
             header = type(header).from_fileobj(stream, check=False)
     if not np.isfinite(header["pixdim"][1:4]).all():
         notice(f"{name}: of its header, pixdim[1,2,3] should be finite: it is read as ITK does")
-    used, affine, forms = _form(header)
+    with np.errstate(all="ignore"):  # what is not finite is found below
+        used, affine, forms = _form(header)
     if not stored and image.affine is not None and not np.allclose(image.affine, header.get_best_affine()):
         # Changed in memory: nibabel would write this affine, whatever the header says.
         used, affine, forms = "affine", image.affine, {}
     scale = np.diag([_millimetres(name, header)] * 3 + [1.0])
-    affine = checked(name, scale @ affine)
+    with np.errstate(all="ignore"):
+        affine = checked(name, scale @ affine)
     for form, other in forms.items():
         if not np.isfinite(other).all():
             notice(f"{name}: the {form} in its header is not finite: it is not used, the {used} is")

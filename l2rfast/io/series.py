@@ -60,8 +60,11 @@ class Series:
         header: Any = self.image.header
         return int(header["intent_code"]) if isinstance(self.image, nib.Nifti1Pair) else 0
 
-    def volumes(self) -> Iterator[np.ndarray]:
+    def volumes(self, *, scaled: bool = True) -> Iterator[np.ndarray]:
         """Each (C, D, H, W), C being 2 of complex numbers and 3 or 4 of colours; as stored, or float64 if scaled.
+
+        Args:
+            scaled: whether to scale, where the file says by what.
 
         Raises:
             InputError: the file is damaged.
@@ -72,7 +75,7 @@ class Series:
                 yield np.ascontiguousarray(np.moveaxis(parts, -1, 0))
             elif self.dtype.names:
                 yield np.stack([stored[part] for part in self.dtype.names])
-            elif self.scale is None:
+            elif self.scale is None or not scaled:
                 yield stored[None]
             else:
                 yield stored[None] * self.scale.slope + self.scale.inter
@@ -115,7 +118,7 @@ class Series:
                     if len(block) != length:
                         raise EOFError
                     voxels = np.frombuffer(block, proxy.dtype).reshape(size, order="F")
-                    yield np.ascontiguousarray(voxels.astype(self.dtype, copy=False))
+                    yield np.require(voxels, self.dtype, ["C", "W"])
 
 
 def open_series(name: str, path: str | os.PathLike[str]) -> Series:

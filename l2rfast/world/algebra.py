@@ -199,7 +199,17 @@ class Inverse(Transform):
 
     @cached_property
     def near(self) -> Displacement:
-        """The inverse on the field's own grid."""
+        """The inverse on the field's own grid.
+
+        Raises:
+            InputError: the field is not finite.
+        """
+        wrong = ~self.of.disp.isfinite().all(1)
+        if wrong.any():
+            raise InputError(
+                f"transform: expected a field that is finite everywhere, so that it has an inverse, got one that is not"
+                f" at {int(wrong.sum())} of {wrong.numel()} voxels"
+            )
         return Displacement(inverted(self.of.disp), self.of.affine)
 
     def __call__(self, points: Tensor) -> Tensor:

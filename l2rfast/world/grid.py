@@ -42,6 +42,6 @@ class Grid:
 
 
 def lifted(shape: Sequence[int]) -> tuple[int, int, int]:
-    """A spatial shape of two or three axes, as one of three."""
-    first, second, third = (*shape, 1)[:AXES]
+    """A spatial shape of up to three axes, as one of three."""
+    first, second, third = (*shape, 1, 1)[:AXES]
     return first, second, third

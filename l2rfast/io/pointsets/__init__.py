@@ -128,7 +128,11 @@ def read_pointset(
     frame = _frame(name, stored, coordinates, grid)
     lifted = np.zeros((count, 3))
     lifted[:, :ndim] = stored.values
-    points = torch.from_numpy(lifted @ frame[:3, :3].T + frame[:3, 3])
+    with np.errstate(all="ignore"):
+        lifted = lifted @ frame[:3, :3].T + frame[:3, 3]
+    if not np.isfinite(lifted).all():
+        raise InputError(f"{name}: expected points of the world, got some that are farther than numbers go")
+    points = torch.from_numpy(lifted)
     return PointSet(points, stored, frame, format.suffixes, coordinates == VOXELS)
 
 

@@ -21,7 +21,10 @@ _SHAPES = ("Plane", "ROI")  # given by more than points
 
 
 def _read(path: Path, asked: str | None) -> Stored:
-    content: Any = json.loads(read_text(path).removeprefix("\ufeff"))
+    try:
+        content: Any = json.loads(read_text(path).removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise ValueError("lists within lists without end") from error
     places: list[dict[str, Any]] = []
     frames: list[np.ndarray] = []
     for markup in content["markups"]:

@@ -11,10 +11,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.streamlines.tractogram_file import HeaderError, HeaderWarning
-from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm
+from nibabel.streamlines.trk import TrkFile, get_affine_trackvis_to_rasmm
 
 from ...errors import notice
 from .stored import Format, Stored
@@ -64,7 +63,7 @@ def _header(path: Path) -> dict[str, Any]:
         warnings.simplefilter("always", HeaderWarning)
         try:
             header: dict[str, Any] = dict(
-                nib.streamlines.load(path, lazy_load=True).header  # type: ignore[no-untyped-call]
+                TrkFile.load(path, lazy_load=True).header  # type: ignore[no-untyped-call]
             )
         except HeaderError as error:
             raise ValueError(str(error)) from error

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ...errors import InputError, notice
 from ...output import written_whole
-from ...world import Transform
+from ...world import Composite, Field, Inverse, Transform
 from ..grids import read_grid
 from . import afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
@@ -43,17 +43,24 @@ def read_transform(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: expected a path, got {path!r}")
     file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
-    if file.is_dir():
+    if os.path.isdir(file):  # of a path that is too long pathlib raises
         raise InputError(f"{name}: expected a file, got a folder: name the file in it")
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"{name}: expected a transform, but there is no such file")
     chosen = _named(format) if format is not None else _recognised(name, file)
     try:
-        return chosen.read(file, grids)
+        read = chosen.read(file, grids)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{name}: expected {chosen.text}, got {error}") from error
+    for part in read.parts if isinstance(read, Composite) else (read,):
+        field = part.of if isinstance(part, Inverse) else part
+        if isinstance(field, Field) and (lost := int((~field.disp.isfinite().all(1)).sum())):
+            notice(
+                f"{name}: its field is not finite at {lost} of {field.disp[0, 0].numel()} voxels, which lead nowhere"
+            )
+    return read
 
 
 def write_transform(

@@ -70,6 +70,8 @@ def _transform(stored: Stored) -> Transform:
     if name == "BSplineTransform":
         grid = grid_of(fixed, ndim)
         return Spline(_on_grid(numbers, grid, vectors=False).numpy().reshape(3, *grid.shape), grid.affine)
+    if not (np.isfinite(numbers).all() and np.isfinite(fixed).all()):
+        raise ValueError(f"numbers that are not finite, {numbers.tolist()} and {fixed.tolist()}, for a {stored.kind}")
     centre = np.zeros(ndim) if name == "TranslationTransform" or not fixed.size else fixed[:ndim]
     if name.startswith("Centered"):
         centre, numbers = numbers[-2 * ndim : -ndim], np.append(numbers[: -2 * ndim], numbers[-ndim:])
