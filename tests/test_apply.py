@@ -421,7 +421,7 @@ def test_a_field_with_a_hole_is_told(files: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 9), (8, 9, 1), (1, 9, 8), (8, 1, 9), (1, 1, 1)])
-@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+@pytest.mark.parametrize("interpolation", ["linear", "cubic", "sinc"])
 def test_an_image_of_any_shape_stays_as_it_is_on_its_own_grid(
     shape: tuple[int, ...], interpolation: str, files: Path
 ) -> None:

@@ -31,9 +31,8 @@ L2RFAST_INLINE void sinc_taps(A p, Index size, Padding padding, A (&weight)[kTap
   for (int i = 0; i < kTaps; ++i) {
     const A x = f + A(kRadius - 1 - i);
     const A sign = (i + kRadius) % 2 ? A(-1) : A(1);
-    const A on_grid = i == kRadius - 1 ? A(1) : A(0);
-    // Where f is 0, x of that tap is 0; the quotient is not taken.
-    weight[i] = f == 0 ? on_grid : -sign * sine / x * sinc_of_square(x * x * A(1.0 / (kRadius * kRadius)));
+    // On the grid, f is 0, or 1 by rounding, and the quotient is not taken.
+    weight[i] = g == 0 ? A(x == 0 ? 1 : 0) : -sign * sine / x * sinc_of_square(x * x * A(1.0 / (kRadius * kRadius)));
     Index at = first + i;
     if (padding == Padding::zeros && (at < 0 || at >= size)) weight[i] = 0;
     if (padding == Padding::reflection && size > 1) {
