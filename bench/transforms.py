@@ -42,7 +42,8 @@ LPS = np.diag([-1.0, -1, 1])
 
 EXPLANATION = """\
 160 x 192 x 224, float32, unless said. Ours and theirs take turns in one process, with the same threads; medians of the
-wall time, and of the CPU's seconds, which suffer less where others use the machine. What both give is compared first."""
+wall time, and of the CPU's seconds, which suffer less where others use the machine. What both give is compared
+first."""
 
 Run = Callable[[], Any]
 
