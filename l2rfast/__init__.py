@@ -14,9 +14,10 @@ from .filters import box_average
 from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
+from .normalised_grid import grid_sample
 from .optimisation import adam_step
 from .regularisation import coupled_convex, mean_field, min_convolution, soft_argmin
-from .transforms import affine_warp, grid_sample, spline_coefficients, warp, warp_many, warp_with_gradient
+from .transforms import affine_warp, spline_coefficients, warp, warp_many, warp_with_gradient
 
 if TYPE_CHECKING:
     from .compat.patching import FallbackWarning, patch, patch_report, unpatch

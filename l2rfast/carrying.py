@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ._dispatch import Operator
+from ._sampling import fake_like
 from .errors import InputError
 from .kernels.sinc import reference as sincs
 from .kernels.vote import reference as votes
@@ -35,14 +36,10 @@ class Interpolation:
 
 def _interpolation(by_field: Callable[..., Tensor], by_matrix: Callable[..., Tensor], floating: bool) -> Interpolation:
     return Interpolation(
-        Operator(by_field, fake=lambda image, disp, padding: _empty(image, disp, disp.shape[2:])),
-        Operator(by_matrix, fake=lambda image, matrix, size, padding: _empty(image, matrix, size)),
+        Operator(by_field, fake=lambda image, disp, padding: fake_like(image, disp, disp.shape[2:])),
+        Operator(by_matrix, fake=lambda image, matrix, size, padding: fake_like(image, matrix, size)),
         floating,
     )
-
-
-def _empty(image: Tensor, where: Tensor, size: Sequence[int]) -> Tensor:
-    return image.new_empty((max(image.shape[0], where.shape[0]), image.shape[1], *size))
 
 
 CARRYING = {

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from . import _check
 from ._dispatch import Operator, needs_gradient, once_differentiable
+from ._sampling import PADDINGS
 from .errors import InputError
 from .kernels.lncc import reference
 from .kernels.warp_lncc import reference as warp_reference
-from .transforms import PADDINGS
 
 WEIGHTINGS = ("box", "triangular", "gaussian")
 REDUCTIONS = ("mean", "sum", "none")

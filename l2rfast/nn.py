@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import correlation, discrete, fields, regularisation, transforms
+from . import correlation, discrete, fields, normalised_grid, regularisation, transforms
 
 
 class Warp(nn.Module):
@@ -32,7 +32,7 @@ class GridSample(nn.Module):
         self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
 
     def forward(self, input: Tensor, grid: Tensor) -> Tensor:
-        return transforms.grid_sample(input, grid, self.mode, self.padding_mode, self.align_corners)
+        return normalised_grid.grid_sample(input, grid, self.mode, self.padding_mode, self.align_corners)
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, padding_mode={self.padding_mode!r}, align_corners={self.align_corners}"

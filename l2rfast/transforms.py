@@ -1,42 +1,27 @@
-"""Sampling images: by a displacement field, a normalised grid or an affine map."""
+"""Sampling images: by a displacement field or an affine map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import _check
-from ._dispatch import Operator, once_differentiable
+from . import _check, _sampling
+from ._dispatch import Operator
+from ._sampling import PADDINGS
 from .carrying import CARRYING
 from .errors import InputError
 from .kernels.affine_warp import reference as affine_reference
 from .kernels.bspline import reference as spline_reference
 from .kernels.common import sampling
 from .kernels.common.sampling import arithmetic_dtype
-from .kernels.grid_sample import reference as grid_reference
 from .kernels.warp import reference
 
 MODES = ("linear", "nearest")
 WARP_MODES = (*MODES, *CARRYING)
 FIELD_MODES = (*WARP_MODES, "cubic")
-PADDINGS = ("border", "zeros", "reflection")
-GRID_MODES = ("bilinear", "nearest", "bicubic")
-
-
-def _fake_like(image: Tensor, where: Tensor, size: Sequence[int]) -> Tensor:
-    return image.new_empty((max(image.shape[0], where.shape[0]), image.shape[1], *size))
-
-
-def _fake_backward(grad: Tensor, image: Tensor, where: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    to_image, to_where = options[-2:]
-    real = arithmetic_dtype(where)
-    return image.new_empty(image.shape if to_image else (0,), dtype=real), where.new_empty(
-        where.shape if to_where else (0,)
-    )
 
 
 def _fake_double_backward(
@@ -47,28 +32,8 @@ def _fake_double_backward(
 
 
 def _fake_with_gradient(image: Tensor, disp: Tensor, padding: str) -> tuple[Tensor, Tensor]:
-    value = _fake_like(image, disp, disp.shape[2:])
+    value = _sampling.fake_like(image, disp, disp.shape[2:])
     return value, value.new_empty((*value.shape[:2], *disp.shape[1:]))
-
-
-def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, where, *ctx.options = inputs
-    ctx.save_for_backward(image, where)
-
-
-def _gradient(backward: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The autograd formula of an operator (image, where, *options)."""
-
-    def formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, where = ctx.saved_tensors
-        to_image, to_where = (asked and image.is_floating_point() for asked in ctx.needs_input_grad[:2])
-        rest = [None] * len(ctx.options)
-        if not (to_image or to_where):
-            return None, None, *rest
-        by_image, by_where = backward(grad, image, where, *ctx.options, to_image, to_where)
-        return by_image.to(image.dtype) if to_image else None, by_where if to_where else None, *rest
-
-    return formula
 
 
 def _warp_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -120,63 +85,45 @@ def _many_gradient(ctx: Any, grads: list[Tensor]) -> tuple[list[Tensor | None], 
     return by_images, None if by_disp is None else by_disp.to(field_dtype), None, None
 
 
-def _once(name: str, backward: Operator) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A backward without a derivative of its own."""
-
-    def run(*args: Any) -> tuple[Tensor, Tensor]:
-        once_differentiable(name)
-        result: tuple[Tensor, Tensor] = backward(*args)
-        return result
-
-    return run
-
-
 _warp_double_backward = Operator(reference.warp_double_backward, fake=_fake_double_backward)
 _warp_backward = Operator(
     reference.warp_backward,
-    fake=_fake_backward,
+    fake=_sampling.fake_backward,
     backward=_warp_backward_gradient,
     setup_context=_warp_backward_context,
 )
 _warp = Operator(
     reference.warp,
-    fake=lambda image, disp, mode, padding: _fake_like(image, disp, disp.shape[2:]),
-    backward=_gradient(_warp_backward),
-    setup_context=_context,
+    fake=lambda image, disp, mode, padding: _sampling.fake_like(image, disp, disp.shape[2:]),
+    backward=_sampling.gradient(_warp_backward),
+    setup_context=_sampling.context,
 )
 _warp_many = Operator(
     reference.warp_many,
-    fake=lambda images, disp, nearest, padding: [_fake_like(image, disp, disp.shape[2:]) for image in images],
+    fake=lambda images, disp, nearest, padding: [_sampling.fake_like(image, disp, disp.shape[2:]) for image in images],
     backward=_many_gradient,
     setup_context=_many_context,
 )
 _warp_with_gradient = Operator(reference.warp_with_gradient, fake=_fake_with_gradient)
-_grid_sample_backward = Operator(grid_reference.grid_sample_backward, fake=_fake_backward)
-_grid_sample = Operator(
-    grid_reference.grid_sample,
-    fake=lambda image, grid, *options: _fake_like(image, grid, grid.shape[1:-1]),
-    backward=_gradient(_once("grid_sample", _grid_sample_backward)),
-    setup_context=_context,
-)
-_affine_warp_backward = Operator(affine_reference.affine_warp_backward, fake=_fake_backward)
+_affine_warp_backward = Operator(affine_reference.affine_warp_backward, fake=_sampling.fake_backward)
 
 
 def _affine_backward(grad: Tensor, image: Tensor, matrix: Tensor, size: list[int], *rest: Any) -> tuple[Tensor, Tensor]:
     """The shape of grad tells the size."""
-    return _once("affine_warp", _affine_warp_backward)(grad, image, matrix, *rest)
+    return _sampling.once("affine_warp", _affine_warp_backward)(grad, image, matrix, *rest)
 
 
 _affine_warp = Operator(
     affine_reference.affine_warp,
-    fake=lambda image, matrix, size, mode, padding: _fake_like(image, matrix, size),
-    backward=_gradient(_affine_backward),
-    setup_context=_context,
+    fake=lambda image, matrix, size, mode, padding: _sampling.fake_like(image, matrix, size),
+    backward=_sampling.gradient(_affine_backward),
+    setup_context=_sampling.context,
 )
 
 
 _affine_warp_displaced = Operator(
     affine_reference.affine_warp_displaced,
-    fake=lambda image, disp, matrix, mode, padding: _fake_like(
+    fake=lambda image, disp, matrix, mode, padding: _sampling.fake_like(
         image, disp if len(disp) >= len(matrix) else matrix, disp.shape[2:]
     ),
 )
@@ -196,32 +143,19 @@ _spline_coefficients = Operator(
     backward=_coefficients_gradient,
     setup_context=_coefficients_context,
 )
-_spline_warp_backward = Operator(spline_reference.spline_warp_backward, fake=_fake_backward)
+_spline_warp_backward = Operator(spline_reference.spline_warp_backward, fake=_sampling.fake_backward)
 _spline_warp = Operator(
     spline_reference.spline_warp,
-    fake=lambda image, disp, padding: _fake_like(image, disp, disp.shape[2:]),
-    backward=_gradient(_once("warp, cubic", _spline_warp_backward)),
-    setup_context=_context,
+    fake=lambda image, disp, padding: _sampling.fake_like(image, disp, disp.shape[2:]),
+    backward=_sampling.gradient(_sampling.once("warp, cubic", _spline_warp_backward)),
+    setup_context=_sampling.context,
 )
 
 
 def _check_sampled(image: Tensor, where: Tensor, names: str, ndim: int, mode: str) -> None:
-    """What every sampler asks of its image, beside what says where to sample it."""
-    if _check.image(names.split(",")[0], image, floating=mode not in ("nearest", *CARRYING)) != ndim:
-        raise InputError(f"{names}: expected as many spatial axes, got {image.ndim - 2} and {ndim}")
-    if image.shape[0] != where.shape[0] and 1 not in (image.shape[0], where.shape[0]):
-        raise InputError(f"{names}: expected one batch size, or 1, got {image.shape[0]} and {where.shape[0]}")
-    if image.device != where.device:
-        raise InputError(f"{names}: expected one device, got {image.device} and {where.device}")
+    _sampling.check(image, where, names, ndim, floating=mode not in ("nearest", *CARRYING))
     if mode in CARRYING:
         CARRYING[mode].check(image)
-
-
-def _one_precision(image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 if one is: positions are as exact as the wider of the two."""
-    if torch.float64 not in (image.dtype, where.dtype):
-        return image, where
-    return image.double() if image.is_floating_point() else image, where.double()
 
 
 def spline_coefficients(image: Tensor) -> Tensor:
@@ -285,7 +219,7 @@ def warp(
     _check_sampled(image, disp, "image, disp", ndim, mode)
     if not (prefilter or mode == "cubic"):
         raise InputError(f"prefilter: expected True, or mode='cubic', got {prefilter!r} and mode={mode!r}")
-    source, disp = _one_precision(image, disp)
+    source, disp = _sampling.one_precision(image, disp)
     result: Tensor
     if mode in CARRYING:
         result = CARRYING[mode].by_field(source, disp, padding)
@@ -331,7 +265,7 @@ def warp_many(
             )
     if torch.float64 in (disp.dtype, *(image.dtype for image in images)):
         disp = disp.double()
-    sources = [_one_precision(image, disp)[0] for image in images]
+    sources = [_sampling.one_precision(image, disp)[0] for image in images]
     results = _warp_many(sources, disp, [mode == "nearest" for mode in modes], padding)
     return tuple(result.to(image.dtype) for result, image in zip(results, images, strict=True))
 
@@ -355,59 +289,8 @@ def warp_with_gradient(image: Tensor, disp: Tensor, *, padding: str = "border") 
     ndim = _check.field("disp", disp)
     _check.choice("padding", padding, PADDINGS)
     _check_sampled(image, disp, "image, disp", ndim, "linear")
-    value, gradient = _warp_with_gradient(*_one_precision(image, disp), padding)
+    value, gradient = _warp_with_gradient(*_sampling.one_precision(image, disp), padding)
     return value.to(image.dtype), gradient.to(image.dtype)
-
-
-def grid_sample(
-    input: Tensor,
-    grid: Tensor,
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool | None = None,
-) -> Tensor:
-    """`torch.nn.functional.grid_sample`, with the same arguments and values.
-
-    Args:
-        input: (N, C, *in), 2-D or 3-D; integers and booleans too with ``mode="nearest"``.
-        grid: (N, *out, ndim), floating: positions as x, y(, z), -1 and 1 at the borders of the image. A batch of one
-            input, or of one grid, goes with every item of the other's.
-        mode: ``"bilinear"`` (trilinear in 3-D), ``"nearest"``, or ``"bicubic"`` (2-D only, PyTorch's own).
-        padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"``.
-        align_corners: whether -1 and 1 are the centres of the outer voxels (True) or their outer edges (False, and
-            None).
-
-    Returns:
-        (N, C, *out) in the input's dtype. Unlike PyTorch's, a NaN or infinite position gives NaN (0 in integer
-        images) and no gradient, and positions of 16-bit grids are computed in float32.
-
-    Differentiable in input and grid, once.
-
-    Raises:
-        InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding_mode.
-    """
-    _check.choice("mode", mode, GRID_MODES)
-    _check.choice("padding_mode", padding_mode, PADDINGS)
-    _check.tensor("grid", grid)
-    ndim = grid.ndim - 2
-    if ndim not in (2, 3) or grid.shape[-1] != ndim or grid.numel() == 0 or not grid.is_floating_point():
-        raise InputError(
-            "grid: expected a floating tensor of shape (N, H, W, 2) or (N, D, H, W, 3), "
-            f"got {grid.dtype} {tuple(grid.shape)}"
-        )
-    _check_sampled(input, grid, "input, grid", ndim, mode)
-    align = bool(align_corners)
-    if mode == "bicubic":
-        if ndim == 3:
-            raise InputError("mode: expected bilinear or nearest in 3-D, got 'bicubic'")
-        n, dtype = max(input.shape[0], grid.shape[0]), torch.promote_types(input.dtype, grid.dtype)
-        image, grid = (t.to(dtype).expand(n, *t.shape[1:]) for t in (input, grid))
-        return F.grid_sample(image, grid, mode, padding_mode, align).to(input.dtype)
-    padding = "symmetric" if padding_mode == "reflection" and not align else padding_mode
-    result: Tensor = _grid_sample(
-        *_one_precision(input, grid), "linear" if mode == "bilinear" else mode, padding, align
-    )
-    return result.to(input.dtype)
 
 
 def affine_warp(
@@ -453,7 +336,7 @@ def affine_warp(
             f"got {matrix.dtype} {tuple(matrix.shape)}"
         )
     _check_sampled(image, matrix, "image, matrix", ndim, mode)
-    source, matrix = _one_precision(image, matrix)
+    source, matrix = _sampling.one_precision(image, matrix)
     if disp is None:
         warp_by, options = (CARRYING[mode].by_matrix, ()) if mode in CARRYING else (_affine_warp, (mode,))
         result: Tensor = warp_by(source, matrix, size, *options, padding)
@@ -464,7 +347,7 @@ def affine_warp(
     if disp.shape[0] != matrix.shape[0] and 1 not in (disp.shape[0], matrix.shape[0]):
         raise InputError(f"matrix, disp: expected one batch size, or 1, got {matrix.shape[0]} and {disp.shape[0]}")
     if torch.float64 in (source.dtype, disp.dtype, matrix.dtype):
-        (source, disp), (source, matrix) = (_one_precision(source, each.double()) for each in (disp, matrix))
+        (source, disp), (source, matrix) = (_sampling.one_precision(source, each.double()) for each in (disp, matrix))
     displaced: Tensor
     if mode in CARRYING:
         places = sampling.transformed(matrix, sampling.displaced(disp))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import transforms
+from .. import _sampling, transforms
 from .patching import FallThrough
 
 _MODES = {"linear": "linear", "bilinear": "linear", "nearest": "nearest"}
@@ -14,7 +14,7 @@ def warped(image: Tensor, disp: Tensor, mode: str, padding: str) -> Tensor | Fal
     """A warp by a displacement field in voxels, which libraries do by `F.grid_sample` with ``align_corners=True``."""
     if mode not in _MODES:
         return FallThrough(f"mode {mode!r}")
-    if padding not in transforms.PADDINGS:
+    if padding not in _sampling.PADDINGS:
         return FallThrough(f"padding {padding!r}")
     if image.ndim not in (4, 5) or disp.shape != (image.shape[0], image.ndim - 2, *image.shape[2:]):
         return FallThrough("shapes that we do not take")

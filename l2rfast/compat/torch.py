@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from .. import _check, transforms
+from .. import _check, _sampling, normalised_grid, transforms
 from .patching import FallThrough, Library
 
 LIBRARY = Library("torch", ">=2.11")  # of newer ones than were tried, importing l2rfast warns
@@ -149,7 +149,7 @@ def grid_sample(
         return FallThrough("what stands for a tensor")
     if mode not in _MODES:
         return FallThrough(f"mode {mode!r}")
-    if padding_mode not in transforms.PADDINGS:
+    if padding_mode not in _sampling.PADDINGS:
         return FallThrough(f"padding_mode {padding_mode!r}")
     ndim = input.ndim - 2
     fits = ndim in (2, 3) and grid.ndim == input.ndim and grid.shape[-1] == ndim and grid.shape[0] == input.shape[0]
@@ -162,7 +162,7 @@ def grid_sample(
     if isinstance(grid, AffineGrid) and grid.untouched and (corners or padding_mode != "reflection"):
         matrix = grid.matrix(input.shape[2:], corners).to(_check.arithmetic_dtype(input))
         return transforms.affine_warp(input, matrix, grid.shape[1:-1], mode=_MODES[mode], padding=padding_mode)
-    return transforms.grid_sample(input, grid, mode, padding_mode, corners)
+    return normalised_grid.grid_sample(input, grid, mode, padding_mode, corners)
 
 
 __all__ = ["affine_grid", "grid_sample"]
