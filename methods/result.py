@@ -14,7 +14,7 @@ from torch import Tensor
 
 from l2rfast import _check, affine_warp, compose, warp
 from l2rfast.errors import InputError
-from l2rfast.io import Volume, voxel_to_voxel
+from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 from l2rfast.world import Affine, Displacement, Transform, at_points
 from l2rfast.world import compose as chained
 
@@ -58,7 +58,8 @@ class Registration:
     @property
     def transform(self) -> Transform:
         """From places of fixed to those of moving, in RAS millimetres: the displacement, then ``initial.matrix``."""
-        return chained(Displacement(self.displacement, self.fixed.affine), Affine(self.initial.matrix))
+        ndim = axes_in_itk(self.fixed)
+        return chained(Displacement(self.displacement, self.fixed.affine, ndim), Affine(self.initial.matrix, ndim))
 
     @property
     def inverse_residual(self) -> float:

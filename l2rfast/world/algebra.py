@@ -62,12 +62,18 @@ class Transform(ABC):
         """Where a field that it starts with is given; None where it starts with none."""
         return None
 
+    @property
+    def ndim(self) -> int:
+        """2 of one of places in the plane of the first two axes of the world, as images of two axes have it; else 3."""
+        return AXES
+
     def on(self, grid: Grid) -> Displacement:
         """As one displacement field at the voxels of a grid, which leads to what all of it does."""
         went = self.carried(Map.of(grid))
         disp = torch.zeros(1, AXES, *grid.size) if went.disp is None else went.disp
         away = torch.from_numpy(np.linalg.solve(grid.affine, went.frame)[:3])
-        return Displacement(Map(grid.size, went.frame, disp).towards(away), grid.affine)
+        ndim = self.ndim if len(grid.shape) < AXES else AXES
+        return Displacement(Map(grid.size, went.frame, disp).towards(away), grid.affine, ndim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +82,11 @@ class Affine(Transform):
 
     Attributes:
         array: (4, 4) float64, in RAS millimetres.
+        ndim: see `Transform.ndim`.
     """
 
     array: np.ndarray
+    ndim: int = AXES
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array, np.float64)
@@ -97,7 +105,7 @@ class Affine(Transform):
     def inverse(self) -> Affine:
         if abs(np.linalg.det(self.array[:3, :3])) < np.finfo(np.float64).tiny:
             raise InputError("transform: expected a matrix that has an inverse, got a singular one")
-        return Affine(np.linalg.inv(self.array))
+        return Affine(np.linalg.inv(self.array), self.ndim)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -146,19 +154,21 @@ class Displacement(Field):
         disp: (1, ndim, *spatial), floating; of a slice it has two components, and is kept as three axes of which the
             last has a length of 1.
         affine: (4, 4) of its grid.
+        ndim: see `Transform.ndim`.
     """
 
     disp: Tensor
     affine: np.ndarray
+    ndim: int = AXES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "disp", _of_three_axes("disp", self.disp))
 
     @classmethod
-    def of_world(cls, vectors: Tensor, affine: np.ndarray) -> Displacement:
+    def of_world(cls, vectors: Tensor, affine: np.ndarray, ndim: int = AXES) -> Displacement:
         """Of vectors (3, D, H, W) in RAS millimetres, at the voxels of a grid."""
         to = torch.from_numpy(np.linalg.inv(affine[:3, :3])).to(vectors)
-        return cls((to @ vectors.flatten(1)).view(1, *vectors.shape), affine)
+        return cls((to @ vectors.flatten(1)).view(1, *vectors.shape), affine, ndim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +268,10 @@ class Inverse(Transform):
         return self.of
 
     @property
+    def ndim(self) -> int:
+        return self.of.ndim
+
+    @property
     def grid(self) -> Grid:
         return self.of.grid
 
@@ -287,6 +301,10 @@ class Composite(Transform):
         return compose(*(part.inverse for part in reversed(self.parts)))
 
     @property
+    def ndim(self) -> int:
+        return max(part.ndim for part in self.parts)
+
+    @property
     def grid(self) -> Grid | None:
         return self.parts[0].grid
 
@@ -299,14 +317,14 @@ def compose(*transforms: Transform) -> Transform:
     parts: list[Transform] = []
     for transform in transforms:
         for part in transform.parts if isinstance(transform, Composite) else (transform,):
-            last = parts[-1].matrix if parts else None
-            if last is not None and part.matrix is not None:
-                parts[-1] = Affine(part.matrix @ last)
+            last = parts[-1] if parts else None
+            if last is not None and last.matrix is not None and part.matrix is not None:
+                parts[-1] = Affine(part.matrix @ last.matrix, max(part.ndim, last.ndim))
             else:
                 parts.append(part)
     parts = [part for part in parts if part.matrix is None or not np.array_equal(part.matrix, np.eye(4))]
     if not parts:
-        return Affine(np.eye(4))
+        return Affine(np.eye(4), max((transform.ndim for transform in transforms), default=AXES))
     return parts[0] if len(parts) == 1 else Composite(tuple(parts))
 
 

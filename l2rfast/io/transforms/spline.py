@@ -30,6 +30,10 @@ class Spline(Transform):
     coefficients: np.ndarray
     affine: np.ndarray
 
+    @property
+    def ndim(self) -> int:
+        return self.coefficients.ndim - 1
+
     def __call__(self, points: Tensor) -> Tensor:
         back, size = np.linalg.inv(self.affine), np.array(self.coefficients.shape[1:])
         places = (points.double().numpy() @ back[:3, :3].T + back[:3, 3])[:, : len(size)]

@@ -35,7 +35,8 @@ def _knows(file: Path) -> bool:
 
 def _read(file: Path, grids: Grids) -> Transform:
     if named(file, NIFTI):
-        return Displacement(*read_displacement(file))
+        disp, affine = read_displacement(file)
+        return Displacement(disp, affine, axes_in_itk(Volume(disp[0, 0], affine)))
     kind = next((kind for kind in _FILES if kind.knows(file)), None)
     if kind is None:
         raise ValueError("another file")
@@ -46,10 +47,11 @@ def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if named(file, NIFTI):
         _write_field(file, transform, grids)
     elif named(file, hdf5.SUFFIXES):
-        hdf5.store(file, stored_of(transform, _axes(grids)))
+        hdf5.store(file, stored_of(transform, _axes(transform, grids)))
     else:
         kind = matlab if named(file, matlab.SUFFIXES) else text
-        kind.store(file, stored_affine(linear(transform, f"a {file.suffix} file of ITK's"), _axes(grids)))
+        matrix = linear(transform, f"a {file.suffix} file of ITK's")
+        kind.store(file, stored_affine(matrix, _axes(transform, grids)))
 
 
 def _write_field(file: Path, transform: Transform, grids: Grids) -> None:
@@ -58,17 +60,17 @@ def _write_field(file: Path, transform: Transform, grids: Grids) -> None:
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels the field is written")
     disp, affine = transform.on(grid).disp[0], grid.affine
-    if _axes(grids) == 2:
+    if _axes(transform, grids) == 2:
         disp = disp[:2, ..., 0]
     elif disp.shape[-1] == 1:
         disp, affine = disp[[2, 0, 1]].movedim(-1, 1), affine[:, [2, 0, 1, 3]]
     write_displacement(file, disp, affine)
 
 
-def _axes(grids: Grids) -> int:
-    """2 where fixed is a slice that has two axes in ITK."""
+def _axes(transform: Transform, grids: Grids) -> int:
+    """2 where fixed is a slice that has two axes in ITK; where it is not known, the transform's own."""
     if grids.fixed is None:
-        return 3
+        return transform.ndim
     return axes_in_itk(Volume(torch.empty(grids.fixed.shape, device="meta"), grids.fixed.affine))
 
 

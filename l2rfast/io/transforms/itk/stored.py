@@ -66,7 +66,7 @@ def _transform(stored: Stored) -> Transform:
     ndim, numbers, fixed = int(rest[-1]), stored.parameters, stored.fixed
     if name.endswith("DisplacementFieldTransform"):  # those that smooth their updates as well
         grid = grid_of(fixed, ndim)
-        return Displacement.of_world(_on_grid(numbers, grid, vectors=True), grid.affine)
+        return Displacement.of_world(_on_grid(numbers, grid, vectors=True), grid.affine, ndim)
     if name == "BSplineTransform":
         grid = grid_of(fixed, ndim)
         return Spline(_on_grid(numbers, grid, vectors=False).numpy().reshape(3, *grid.shape), grid.affine)
@@ -82,7 +82,7 @@ def _transform(stored: Stored) -> Transform:
     matrix, flip = np.eye(4), LPS[:ndim, :ndim]
     matrix[:ndim, :ndim] = flip @ linear @ flip
     matrix[:ndim, 3] = flip @ (centre + translation - linear @ centre)
-    return Affine(matrix)
+    return Affine(matrix, ndim)
 
 
 def grid_of(fixed: np.ndarray, ndim: int) -> Grid:
