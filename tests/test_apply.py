@@ -340,6 +340,44 @@ def test_scaled_integers_of_which_none_is_zero_have_the_nearest_outside(interpol
     assert (result.exit_code, "scaled, from -95.75 to 95.5, holds, got 97" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("interpolation", ["linear", "nearest"])
+@pytest.mark.parametrize(
+    ("dtype", "inter", "end"), [("int8", 200, 104), ("int16", -40000, -15424.75), ("uint64", 3, 3)]
+)
+def test_scaled_integers_without_0_end_at_what_is_nearest_to_it(
+    interpolation: str, dtype: str, inter: float, end: float, files: Path
+) -> None:
+    stored = nib.Nifti1Image(
+        np.random.default_rng(0).integers(0, 9, MOVING.shape).astype(dtype), MOVING.affine, dtype=dtype
+    )
+    stored.header.set_slope_inter(0.75, inter)
+    nib.save(stored, "scaled.nii.gz")
+    arguments = ("apply", "scaled.nii.gz", *CHAIN, f"--interpolation={interpolation}", "--out=warped.nii.gz")
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+    assert f"warning: image: it is {end:g} where it ends, as its {dtype}, scaled, from" in result.stderr
+    values = np.asarray(nib.load("warped.nii.gz").dataobj)
+    assert values[0, 0, 0] == end
+    assert (values == end).mean() < 0.9
+    result = run(*arguments, "--outside=0")
+    assert (result.exit_code, "holds, got 0" in result.stderr) == (2, True)
+
+
+def test_of_label_maps_it_is_said_that_labels_come_up_that_were_not_there(files: Path) -> None:
+    for intent, dtype in ((1002, "uint8"), (1002, "float32"), (0, "uint8")):
+        image = nib.Nifti1Image(np.digitize(scan("float32"), [0, 300]).astype(dtype), MOVING.affine)
+        image.header["intent_code"] = intent
+        nib.save(image, "labels.nii.gz")
+        for interpolation in ("linear", "cubic", "sinc", "nearest", "vote"):
+            arguments = ("labels.nii.gz", *CHAIN, "--out=warped.nii.gz", f"--interpolation={interpolation}")
+            if (intent, dtype) == (1002, "uint8") and interpolation not in ("nearest", "vote"):
+                result = run("apply", *arguments)
+                assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+                assert f"it is a label map, in which {interpolation} makes labels that" in result.stderr
+            else:
+                done("apply", *arguments)
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "vote"])
 def test_labels_are_all_that_their_dtype_holds(interpolation: str, files: Path) -> None:
     for dtype in ("uint8", "int8", "uint16", "uint32", "int64", "uint64"):

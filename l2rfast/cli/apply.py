@@ -12,6 +12,7 @@ from ..errors import InputError, notice
 from .register import Quiet
 from .transforms import parse_transforms
 
+_LABEL = 1002  # NIfTI's intent
 _DIRECTED = {1005: "tensors", 1006: "displacements", 1007: "vectors"}  # NIfTI's intents
 
 Transforms = Annotated[
@@ -38,7 +39,9 @@ def apply(
     tensors: Annotated[
         str | None, typer.Option(help="Its six volumes are symmetric tensors as in a file of itk, fsl or mrtrix.")
     ] = None,
-    outside: Annotated[float, typer.Option(help="Value where the image does not reach.")] = 0.0,
+    outside: Annotated[
+        float | None, typer.Option(help="Value where the image does not reach: 0, or the nearest that the file holds.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Resample an image to the grid of another, through transforms, interpolating once."""
@@ -58,6 +61,11 @@ def apply(
     convention = _convention(series, vectors, tensors)
     stored = series.number
     labels = interpolation in LABELS and stored.kind in "iub" and not convention  # which go as they are stored
+    if series.intent == _LABEL and stored.kind in "iu" and interpolation not in LABELS:
+        notice(
+            f"image: by its intent, {_LABEL}, it is a label map, in which {interpolation} makes labels that were not "
+            f"there; --interpolation nearest or vote keep them"
+        )
     real = _real(stored, interpolation, labels)
     beyond = _beyond(series, outside, real, labels)
     through = parse_transforms(transform or [], reference, image)
@@ -104,8 +112,9 @@ def _convention(series: Any, vectors: str | None, tensors: str | None) -> str:
     return str(value)
 
 
-def _beyond(series: Any, outside: float, real: Any, labels: bool) -> float:
-    """What is outside, as it is interpolated. Of scaled integers the one nearest to it is meant.
+def _beyond(series: Any, asked: float | None, real: Any, labels: bool) -> float:
+    """What is outside, as it is interpolated, 0 unless told. Of scaled integers the one nearest to it is meant; where 0
+    is out of their range unless told, the end of that, which is said.
 
     Raises:
         InputError: the image, or what it is interpolated in, has no such number.
@@ -113,6 +122,7 @@ def _beyond(series: Any, outside: float, real: Any, labels: bool) -> float:
     import numpy as np
     import torch
 
+    outside = 0.0 if asked is None else asked
     stored, value, held = series.number, outside, str(series.number)
     if stored.kind in "iu":
         ends = np.iinfo(stored)
@@ -120,6 +130,10 @@ def _beyond(series: Any, outside: float, real: Any, labels: bool) -> float:
             value = float(np.rint(series.unscaled(outside)))
             low, high = sorted(end * series.scale.slope + series.scale.inter for end in (ends.min, ends.max))
             held = f"{stored}, scaled, from {low:g} to {high:g},"
+            if asked is None and not ends.min <= value <= ends.max:
+                value = min(max(value, ends.min), ends.max)
+                outside = float(value * series.scale.slope + series.scale.inter)
+                notice(f"image: it is {outside:g} where it ends, as its {held} holds no 0; --outside says another")
         fits = float(value).is_integer() and ends.min <= value <= ends.max
     elif real.is_floating_point:
         fits = not np.isfinite(value) or abs(value) <= torch.finfo(real).max
