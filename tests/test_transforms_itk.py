@@ -361,6 +361,10 @@ GRID = "4 5 6 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1"
         (text("DisplacementFieldTransform_double_3_3", "1 2 3", GRID.replace("4 5", "1e9 1e9")), "got 3 parameters"),
         (text("DisplacementFieldTransform_double_3_3", "1 2 3", GRID.replace("4 5", "nan 5")), "for a grid of 3 axes"),
         (text("DisplacementFieldTransform_double_3_3", "1 2 3", "1 1 1"), "for a grid of 3 axes"),
+        (
+            text("BSplineTransform_double_3_3", "0 " * 180, GRID.replace("4 5", "3 10")),
+            r"got \(3, 10, 6\) control points",
+        ),
     ],
 )
 def test_damaged_text_is_said(content: str, said: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..transforms import affine_warp
+from ..transforms import affine_warp, warp
 from .grid import Grid
 
 
@@ -45,17 +45,20 @@ class Map:
         """What lies there on another grid.
 
         Args:
-            values: (1, C, *spatial) on that grid, of three axes.
+            values: (1, C, *spatial) on that grid, of three axes. In float64 places are found in float64.
             affine: (4, 4) of it.
-            mode, padding: as in `l2rfast.warp`.
+            mode, padding: as in `l2rfast.affine_warp`; or ``"cubic"``, where values are the coefficients of B-splines.
 
         Returns:
             (1, C, D, H, W).
         """
-        matrix = torch.from_numpy(np.linalg.solve(affine, self.frame)[None, :3])
-        real = values.dtype if self.disp is None else self.disp.dtype
+        matrix = torch.from_numpy(np.linalg.solve(affine, self.frame)[:3])
+        real = values.dtype if self.disp is None else torch.promote_types(values.dtype, self.disp.dtype)
         matrix = matrix.to(values.device, torch.float64 if real == torch.float64 else torch.float32)
-        return affine_warp(values, matrix, self.size, disp=self.disp, mode=mode, padding=padding)
+        if mode == "cubic":
+            there = Map(self.size, self.frame, None if self.disp is None else self.disp.to(matrix))
+            return warp(values, there.towards(matrix), mode=mode, padding=padding, prefilter=False)
+        return affine_warp(values, matrix[None], self.size, disp=self.disp, mode=mode, padding=padding)
 
     def towards(self, matrix: Tensor) -> Tensor:
         """(1, 3, D, H, W): matrix (x + disp(x)) - x, for a (3, 4) matrix to voxels of another grid.
@@ -63,13 +66,13 @@ class Map:
         Separate products and sums round the same for any number of threads.
         """
         disp = self.disp
-        assert disp is not None
-        axes = [torch.arange(n, dtype=disp.dtype, device=disp.device) for n in self.size]
+        like = matrix if disp is None else disp
+        axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in self.size]
         places = torch.meshgrid(*axes, indexing="ij")
-        total = torch.empty_like(disp)
+        total = like.new_empty(1, len(axes), *self.size)
         for k, row in enumerate(matrix.tolist()):
             component = total[0, k].copy_(-places[k]).add_(row[3])
             for j in range(3):
                 if row[j]:
-                    component.add_((places[j] + disp[0, j]).mul_(row[j]))
+                    component.add_(places[j] * row[j] if disp is None else (places[j] + disp[0, j]).mul_(row[j]))
         return total

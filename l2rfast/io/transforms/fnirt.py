@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from ...errors import InputError
 from ...world import Displacement, Grid, Transform
+from ...world.maps import Map
 from ..headers import affine_of
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
 from .flirt import frame
 from .format import Format, Grids, less_places, named
+from .spline import Spline
 
 _FIELD, _CUBIC = 2006, 2007
 _INTENTS = (_FIELD, _CUBIC, 2008, 2009)
@@ -138,8 +138,6 @@ def _between(coefficients: Tensor, image: Any, grid: Grid) -> Tensor:
     steps = np.array(image.header["pixdim"][1:4], np.float64)
     if not (np.isfinite(steps) & (steps > 0)).all():
         raise ValueError(f"control points every {steps.tolist()} voxels")
-    found = [
-        affine_transform(each, np.diag(1 / steps), 1.0, grid.size, None, 3, "grid-constant", prefilter=False)
-        for each in coefficients.numpy()
-    ]
-    return torch.from_numpy(np.stack(found))
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = -steps
+    return Spline(coefficients.double()[None], affine, "constant").vectors(Map(grid.size, np.eye(4)))[0]

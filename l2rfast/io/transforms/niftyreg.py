@@ -4,8 +4,9 @@ All go from the reference image, here fixed, to the floating one, in RAS millime
 ``intent_p1``, beside the name NREG_TRANS and the intent of vectors, 1007: ITK takes them for its own and for LPS.
 Places (kinds 0, 2, 3, 5, 6) or displacements (1, 4), of what they lead to (0, 1, 2, 6) or as a velocity (3, 4, 5) that
 is integrated by as many squarings as ``intent_p2`` says, backwards where that is below 0; at voxels or at control
-points (2, 5 cubic B-splines, 6 linear). Where extensions of the header hold affine maps, a place goes through the first
-before the control points and through the second after them (`reg_f3d -vel -aff`). Seen of NiftyReg 1.5.70.
+points (2, 5 cubic B-splines, 6 linear), behind the last of which come more of the same displacement. Where extensions
+of the header hold affine maps, a place goes through the first before the control points and through the second after
+them (`reg_f3d -vel -aff`). Seen of NiftyReg 1.5.70; what is beyond control points stands in its sources.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from ...errors import InputError
 from ...world import Affine, Displacement, Field, Grid, Transform, Velocity, compose
+from ...world.maps import Map
 from ..displacements import NIFTYREG, in_voxels
 from ..nifti import NIFTI, open_nifti, write_volumes
 from ..source import read_values
 from .format import Format, Grids, is_four_rows, less_places, linear, named, rows_of_four, sform_first, write_rows
+from .spline import Spline
 
 _PLACES, _VELOCITIES = (0, 2, 3, 5, 6), (3, 4, 5)
-_ORDERS = {2: 3, 5: 3, 6: 1}  # of the B-splines between control points
+_CUBIC, _LINEAR = (2, 5), 6  # between control points
 _MOST = 30  # squarings: more are none that anybody asked for
 _LONGEST = 0.28  # mm along an axis of one of the steps that are squared, where their number is not given
 
@@ -56,7 +58,7 @@ def _read(file: Path, grids: Grids) -> Transform:
     if kind in _PLACES:
         values[: len(stored)] = less_places(values, affine)[: len(stored)]
     first, second = _maps(image)
-    if kind in _ORDERS:
+    if kind in (*_CUBIC, _LINEAR):
         fixed = grids.need("fixed", "the voxels are where control points are evaluated")
         return compose(_field(values, affine, fixed, first, kind, steps), Affine(second))
     if image.header.extensions:
@@ -67,7 +69,9 @@ def _read(file: Path, grids: Grids) -> Transform:
 def _field(points: Tensor, affine: np.ndarray, fixed: Grid, first: np.ndarray, kind: int, steps: int) -> Field:
     """Of (3, *control points) in mm, at the voxels of fixed after these went by a first map."""
     frame = first @ fixed.affine
-    vectors = _between(points, affine, frame, fixed, _ORDERS[kind])
+    values, map = points.double()[None], Map(fixed.size, frame)
+    cubic = kind in _CUBIC
+    vectors = (Spline(values, affine, "replicate").vectors(map) if cubic else map.sampled(values, affine))[0].float()
     still = np.array_equal(first, np.eye(4))
     if kind in _VELOCITIES:
         integrated = _integrated(vectors, fixed.affine, steps)
@@ -111,13 +115,3 @@ def _integrated(velocity: Tensor, affine: np.ndarray, steps: int) -> Velocity:
     """Of (3, D, H, W) in mm. Without a number of steps NiftyReg finds one, of at least 6."""
     number = abs(steps) or max(6, int(np.ceil(np.log2(max(velocity.abs().max().item(), _LONGEST) / _LONGEST))))
     return Velocity(in_voxels(velocity if steps >= 0 else -velocity, affine, np.eye(3)), affine, number)
-
-
-def _between(points: Tensor, affine: np.ndarray, frame: np.ndarray, grid: Grid, order: int) -> Tensor:
-    """(3, D, H, W) of a B-spline with coefficients (3, *control points), where the voxels of a grid are by a frame."""
-    across = np.linalg.solve(affine, frame)
-    found = [
-        affine_transform(each, across[:3, :3], across[:3, 3], grid.size, None, order, "nearest", prefilter=False)
-        for each in points.numpy()
-    ]
-    return torch.from_numpy(np.stack(found))

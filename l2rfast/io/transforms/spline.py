@@ -1,4 +1,4 @@
-"""Cubic B-splines as ITK and elastix have them: displacements by coefficients at control points."""
+"""Displacements by cubic B-splines of control points, with the edges that tools give them."""
 
 from __future__ import annotations
 
@@ -6,55 +6,59 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...errors import InputError
 from ...world import Transform
 from ...world.maps import Map
+from ...world.points import on_line
 
+_REACH = 2  # control points, to where one has weight
 _ROUNDING = 1e-9  # of a place on the last plane, between control points
+_ENDLESS = 1e9  # control points, across a slice
 
 
 @dataclass(frozen=True, eq=False)
 class Spline(Transform):
-    """A displacement by cubic B-splines, on its way to a field: formats lay the chain that it is in on a grid.
-
-    Where not all four control points of an axis are there, points stay.
+    """A displacement by uniform cubic B-splines, on its way to a field: formats lay the chain that it is in on a grid.
 
     Attributes:
-        coefficients: (3, *control points) float64, in RAS millimetres; of a slice two axes of points.
-        affine: (4, 4), control point -> RAS millimetres.
+        coefficients: (1, 3, *control points) float64, in millimetres; of a slice the last axis has a length of 1.
+        affine: (4, 4), control point -> place.
+        beyond: which control points follow on the last: ``"replicate"``, the last again; ``"constant"``, some of 0;
+            ``"none"``, so that points stay where one of the four of an axis is missing.
     """
 
-    coefficients: np.ndarray
+    coefficients: Tensor
     affine: np.ndarray
+    beyond: str
 
     @property
     def ndim(self) -> int:
         return self.coefficients.ndim - 1
 
     def __call__(self, points: Tensor) -> Tensor:
-        back, size = np.linalg.inv(self.affine), np.array(self.coefficients.shape[1:])
-        places = (points.double().numpy() @ back[:3, :3].T + back[:3, 3])[:, : len(size)]
-        inside = ((places >= 1 - _ROUNDING) & (places <= size - 2 + _ROUNDING)).all(1)
-        moved = points.double().clone()
-        for k, values in enumerate(self.coefficients):
-            found = map_coordinates(values, places[inside].T, order=3, prefilter=False, mode="nearest")
-            moved[torch.from_numpy(inside), k] += torch.from_numpy(found)
-        return moved.to(points)
+        line = (max(len(points), 1), 1, 1)
+        (vectors,) = on_line(lambda disp: (self.vectors(Map(line, np.eye(4), disp)),), points)
+        return points + vectors
 
     def carried(self, map: Map) -> Map:
-        there = torch.from_numpy(map.frame)
-        vectors = torch.empty(1, 3, *map.size)
-        plane = torch.cartesian_prod(*(torch.arange(n).double() for n in map.size[1:])).view(-1, 2)
-        for i in range(map.size[0]):  # a plane at a time, for the memory
-            voxels = torch.cat([torch.full_like(plane[:, :1], i), plane], 1)
-            if map.disp is not None:
-                voxels += map.disp[0, :, i].flatten(1).T
-            places = voxels @ there[:3, :3].T + there[:3, 3]
-            vectors[0, :, i] = (self(places) - places).T.reshape(3, *map.size[1:])
-        return map.added(vectors, np.eye(4))
+        return map.added(self.vectors(map).float(), np.eye(4))
+
+    def vectors(self, map: Map) -> Tensor:
+        """(1, 3, D, H, W) float64, in millimetres, where a map leads."""
+        if self.beyond != "none":
+            wider = self.affine.copy()
+            wider[:3, 3] -= _REACH * wider[:3, :3].sum(1)
+            return map.sampled(pad(self.coefficients, [_REACH] * 6, self.beyond), wider, "cubic")
+        size = np.array(self.coefficients.shape[2:])
+        # Where four are there is one voxel.
+        inner = np.diag([*np.where(size == 1, _ENDLESS, size - 3 + 2 * _ROUNDING), 1])
+        inner[:3, 3] = (size - 1) / 2
+        one = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+        missing = map.sampled(one, self.affine @ inner, "nearest", "zeros") == 0
+        return map.sampled(self.coefficients, self.affine, "cubic").masked_fill_(missing, 0)
 
     @property
     def inverse(self) -> Transform:

@@ -69,7 +69,9 @@ def _transform(stored: Stored) -> Transform:
         return Displacement.of_world(_on_grid(numbers, grid, vectors=True), grid.affine, ndim)
     if name == "BSplineTransform":
         grid = grid_of(fixed, ndim)
-        return Spline(_on_grid(numbers, grid, vectors=False).numpy().reshape(3, *grid.shape), grid.affine)
+        if min(grid.shape) < 4:
+            raise ValueError(f"{grid.shape} control points of a {stored.kind}")
+        return Spline(_on_grid(numbers, grid, vectors=False)[None], grid.affine, "none")
     if not (np.isfinite(numbers).all() and np.isfinite(fixed).all()):
         raise ValueError(f"numbers that are not finite, {numbers.tolist()} and {fixed.tolist()}, for a {stored.kind}")
     centre = np.zeros(ndim) if name == "TranslationTransform" or not fixed.size else fixed[:ndim]
