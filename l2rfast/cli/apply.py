@@ -61,10 +61,10 @@ def apply(
     convention = _convention(series, vectors, tensors)
     stored = series.number
     labels = interpolation in LABELS and stored.kind in "iub" and not convention  # which go as they are stored
-    if series.intent == _LABEL and stored.kind in "iu" and interpolation not in LABELS:
+    if (told := _told(series)) and interpolation not in LABELS:
         notice(
-            f"image: by its intent, {_LABEL}, it is a label map, in which {interpolation} makes labels that were not "
-            f"there; --interpolation nearest or vote keep them"
+            f"image: {told}, in which {interpolation} makes labels that were not there; --interpolation nearest or vote"
+            f" keep them"
         )
     real = _real(stored, interpolation, labels)
     beyond = _beyond(series, outside, real, labels)
@@ -88,6 +88,13 @@ def apply(
         write_series(part, series, fixed, map(series.joined, stores))
     if not quiet:
         typer.echo(out)
+
+
+def _told(series: Any) -> str:
+    """By what a file says that it is a label map; empty where it does not."""
+    if series.intent == _LABEL and series.number.kind in "iu":
+        return f"by its intent, {_LABEL}, it is a label map"
+    return "its pixels are numbers in a palette" if getattr(series.image, "indexed", False) else ""
 
 
 def _convention(series: Any, vectors: str | None, tensors: str | None) -> str:

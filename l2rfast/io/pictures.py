@@ -25,6 +25,11 @@ _KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
 SUFFIXES = tuple(_KINDS)
 _FORMATS = ("PNG", "TIFF", "JPEG")  # whichever of them the name says, which is wrong at times
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as ITU-R BT.601 and Pillow have it
+_COLOURS = np.dtype([(name, np.uint8) for name in "RGB"])
+_IN_NIFTI: dict[np.dtype, np.dtype] = {  # which has none of those
+    np.dtype(bool): np.dtype(np.uint8),
+    np.dtype(np.float16): np.dtype(np.float32),
+}
 _WIDTH, _HEIGHT, _BITS, _SAMPLE, _ORIENTATION = 256, 257, 258, 339, 274  # tags of TIFF, the last of EXIF as well
 _WIDE = {(12, 1), (16, 1), (16, 2), (32, 2), (32, 3)}  # bits and kind (unsigned, signed, floating) that Pillow has
 _TURNED, _CLEAR = "it is turned as its orientation says", "its transparency is not used"
@@ -37,32 +42,46 @@ class _Header(SpatialHeader):
 
 
 class Picture(SpatialImage):
-    """Has no affine but ITK's, in its header."""
+    """Has no affine but ITK's, in its header.
+
+    Its values are the shades of grey where they are asked for as float32, and else, as they are stored, numbers or
+    colours as NIfTI has them.
+
+    Attributes:
+        labels: its values as those of a label map.
+        indexed: whether they are numbers in a palette.
+    """
 
     header_class = _Header
 
+    def __init__(self, values: Any, labels: Any, indexed: bool) -> None:
+        super().__init__(values, None, _Header(np.float32))
+        self.labels, self.indexed = labels, indexed
 
-def open_picture(name: str, path: Path) -> SpatialImage:
-    """A picture, whose values are not read yet: of an image the shades of grey, of labels the numbers in its palette.
 
-    Colours become grey, and transparency is not used, which is said by `notice`.
+def open_picture(name: str, path: Path) -> Picture:
+    """A picture, whose values are not read yet: as float32 the shades of grey, else the numbers in its palette.
+
+    That colours become grey, and transparency is not used, is said by `notice`.
 
     Raises:
-        InputError: the file is missing, damaged or of another kind, has several pages, or, of labels, colours without a
-            palette or values that JPEG has changed; tifffile is missing.
+        InputError: the file is missing, damaged or of another kind, has several pages, or, as they are stored, colours
+            of more than 8 bits, or, of labels, colours without a palette or values that JPEG has changed; tifffile is
+            missing.
     """
     kind = _KINDS[path.suffix.lower()]
     with reading(name, kind, Exception), _quiet(), _opened(name, path) as file:
         if file is not None:
             load: Callable[..., np.ndarray] = _by_pillow
+            lossy, indexed = file.format in _LOSSY, file.mode == "P"
             # Beside a photograph in JPEG lie smaller ones of it.
-            pages, size = 1 if file.format in _LOSSY else getattr(file, "n_frames", 1), file.size
+            pages, size = 1 if lossy else getattr(file, "n_frames", 1), file.size
             if file.format == "TIFF":
                 size = file.tag_v2[_WIDTH], file.tag_v2[_HEIGHT]  # stored, while Pillow's may be turned
             if file.getexif().get(_ORIENTATION, 1) > 4:
                 size = size[::-1]
         else:
-            load = _by_tifffile
+            load, lossy, indexed = _by_tifffile, False, False
             with library(name, "tifffile", f"{kind} of such numbers").TiffFile(path) as tiff:
                 page = tiff.pages[0]
                 pages, size = max(len(tiff.pages), page.imagedepth), (page.imagewidth, page.imagelength)
@@ -71,32 +90,45 @@ def open_picture(name: str, path: Path) -> SpatialImage:
     if pages > 1:
         raise InputError(f"{name}: expected one picture, got {pages} pages")
     read = partial(_values, name, kind, path, load)
-    return Picture(deferred(size, np.dtype(np.float32), read), None)
+    labels = partial(_labels, name, lossy, read)
+    return Picture(deferred(size, None, read), deferred(size, np.dtype(np.float32), labels), indexed)
 
 
 def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], dtype: np.dtype | None) -> np.ndarray:
-    """(W, H), of an image in its dtype, or of labels, for None."""
+    """(W, H), of an image in its dtype, or, for None, as they are stored."""
     said: list[str] = []
     with reading(name, kind, Exception), _quiet():
         pixels = load(name, path, dtype is None, said)
-    grey = pixels[..., 0]
-    if (pixels != grey[..., None]).any():
-        if dtype is None:
-            raise InputError(f"{name}: expected one number for each pixel, such as that of a label, got colours")
-        grey = pixels.astype(np.float32) @ _GREY
-        said.append("its colours are made grey")
+    values = pixels[..., 0]
+    if (pixels != values[..., None]).any():
+        if dtype is not None:
+            values = pixels.astype(np.float32) @ _GREY
+            said.append("its colours are made grey")
+        elif pixels.dtype == np.uint8:
+            values = np.ascontiguousarray(pixels).view(_COLOURS)[..., 0]
+        else:
+            raise InputError(f"{name}: expected colours of 8 bits, as NIfTI has them, got {pixels.dtype}")
     if said:  # once for all pictures of an argument: there may be thousands alike
         notice(f"{name.partition(' (')[0]}: {', '.join(said)}")
-    return grey.T if dtype is None else grey.T.astype(dtype)
+    stored = values.dtype.newbyteorder("=")
+    return values.T.astype(dtype or _IN_NIFTI.get(stored, stored))
 
 
-def _by_pillow(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
+def _labels(name: str, lossy: bool, read: Callable[[None], np.ndarray], dtype: np.dtype | None) -> np.ndarray:
+    """(W, H), as they are stored."""
+    if lossy:
+        raise InputError(f"{name}: expected labels as they were saved, in PNG or TIFF, but JPEG changes values")
+    values = read(None)
+    if values.dtype.names:
+        raise InputError(f"{name}: expected one number for each pixel, such as that of a label, got colours")
+    return values
+
+
+def _by_pillow(name: str, path: Path, indices: bool, said: list[str]) -> np.ndarray:
     """(H, W, 1) or (H, W, 3): grey, or red, green and blue."""
     from PIL import ImageOps
 
     with _opened(name, path) as file:
-        if labels and file.format in _LOSSY:
-            raise InputError(f"{name}: expected labels as they were saved, in PNG or TIFF, but JPEG changes values")
         if file.mode in ("LA", "RGB", "RGBA") and ";16" in str(file.tile):
             said.append("of its 16 bits the upper 8 are used")
         if file.getexif().get(_ORIENTATION, 1) != 1:
@@ -107,12 +139,12 @@ def _by_pillow(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarr
         turned = ImageOps.exif_transpose(file)
         if turned.mode in ("LA", "La"):
             turned = turned.convert("LA").getchannel("L")
-        if turned.mode in ("1", "L", "F") or turned.mode[0] == "I" or (turned.mode == "P" and labels):
+        if turned.mode in ("1", "L", "F") or turned.mode[0] == "I" or (turned.mode == "P" and indices):
             return np.asarray(turned)[..., None]
         return np.asarray(turned.convert("RGB"))
 
 
-def _by_tifffile(name: str, path: Path, labels: bool, said: list[str]) -> np.ndarray:
+def _by_tifffile(name: str, path: Path, indices: bool, said: list[str]) -> np.ndarray:
     """As `_by_pillow`."""
     tifffile = library(name, "tifffile", "TIFF of such numbers")
     with tifffile.TiffFile(path) as tiff:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from threading import Lock
 from typing import Any
@@ -19,12 +20,12 @@ GZIP = b"\x1f\x8b"  # what its files begin with
 _STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
 
-def deferred(shape: tuple[int, ...], dtype: np.dtype, read: Callable[[np.dtype | None], np.ndarray]) -> Any:
+def deferred(shape: tuple[int, ...], dtype: np.dtype | None, read: Callable[[np.dtype | None], np.ndarray]) -> Any:
     """The voxels of a file, for `nibabel.spatialimages.SpatialImage`: read when NumPy makes an array of them.
 
     Args:
         shape: axes i, j, k in the order of the file.
-        dtype: as they are stored.
+        dtype: as they are stored; None where reading them tells.
         read: gives them in that dtype, or as they are stored for None.
     """
     return _Deferred(shape, dtype, read)
@@ -33,8 +34,12 @@ def deferred(shape: tuple[int, ...], dtype: np.dtype, read: Callable[[np.dtype |
 @dataclass(frozen=True, eq=False)
 class _Deferred:
     shape: tuple[int, ...]
-    dtype: np.dtype
+    known: np.dtype | None
     read: Callable[[np.dtype | None], np.ndarray]
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        return self.read(None).dtype if self.known is None else self.known
 
     @property
     def ndim(self) -> int:

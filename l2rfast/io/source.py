@@ -18,6 +18,7 @@ from ..errors import InputError, notice
 from .formats import open_image
 from .headers import affine_of, checked
 from .nifti import reading_nifti
+from .pictures import Picture
 from .reading import room
 from .volume import Volume
 
@@ -99,8 +100,11 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
     Raises:
         InputError: colours, complex numbers or more than 64 bits; the file is damaged.
     """
-    stored: Any = image.dataobj
-    check_dtype(name, stored.dtype)
+    if isinstance(image, Picture):
+        stored: Any = image.dataobj if scaled else image.labels
+    else:
+        stored = image.dataobj
+        check_dtype(name, stored.dtype)
     if 0 in image.shape[3:] and isinstance(stored, ArrayProxy):  # counts as 1, for NIfTI's library
         shape = (*image.shape[:3], *(max(n, 1) for n in image.shape[3:]))
         place = (shape, stored.dtype, stored.offset, stored.slope, stored.inter)
