@@ -95,21 +95,27 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
     It is in a hidden folder beside the target, as those of `OutputFolder` are: a killed process's goes with the next.
 
     Args:
-        target: the file. What is given has the same name, by whose suffixes writers go.
+        target: the file. What is given has the same name, by whose suffixes writers go. Of a symbolic link it is what
+            that points to, and the link stays.
 
     Raises:
-        InputError: the folder is not there, or cannot be written.
+        InputError: the folder is not there, or cannot be written, or the target is no file.
     """
     file = Path(target)
     if not file.name:
         raise InputError(f"{file}: expected a file that can be written, got a folder")
     try:
-        with _hidden(file.parent) as work:
+        place = Path(os.path.realpath(file)) if file.is_symlink() else file
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if place.exists() and not place.is_file():  # a device would be replaced by a file
+            raise InputError(f"{file}: expected a file that can be written, got a folder or a device")
+        with _hidden(place.parent) as work:
             part = work / file.name
             yield part
             with part.open("rb+") as stream:
                 os.fsync(stream)
-            part.replace(file)
+            part.replace(place)
     except OSError as error:
         if error.errno in (*_UNWRITABLE, *_NO_PLACE):
             raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error

@@ -207,6 +207,50 @@ def test_a_file_that_has_no_place_is_one_sentence(name: str, tmp_path: Path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_a_link_points_to_is_written_and_the_link_stays(exists: bool, tmp_path: Path) -> None:
+    """As `cp` does; and, where it points to nothing yet, as the shell's ``>`` does."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    if exists:
+        (there / "file.txt").write_text("old")
+    (here / "link.nii").symlink_to("../there/second")
+    (there / "second").symlink_to(there / "file.txt")
+
+    def fail() -> None:
+        with written_whole(here / "link.nii") as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (there / "file.txt").exists() == exists
+    with written_whole(here / "link.nii") as part:
+        assert part.name == "link.nii"
+        part.write_text("new")
+        assert not exists or (there / "file.txt").read_text() == "old"
+    assert (here / "link.nii").is_symlink()
+    assert (there / "second").is_symlink()
+    assert contents(here) == {"link.nii": "new"}
+    assert contents(there) == {"file.txt": "new", "second": "new"}
+
+
+def test_links_to_no_file_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "folder").symlink_to(".")
+    (tmp_path / "nowhere").symlink_to("no/file")
+    for name in ("loop", "device", "folder", "nowhere"):
+        with (
+            pytest.raises(InputError, match=f"{name}: expected a file that can"),
+            written_whole(tmp_path / name) as part,
+        ):
+            part.write_text("new")
+        assert (tmp_path / name).is_symlink()
+    assert Path("/dev/null").is_char_device()
+
+
 def test_what_a_killed_process_left_of_a_file_goes_with_the_next(tmp_path: Path) -> None:
     """Of a folder of results, or of one file: they are in the same hidden folders."""
     killed, alive = writer(tmp_path, "killed"), writer(tmp_path, "alive")
