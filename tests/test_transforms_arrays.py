@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from grids import oblique
 from nibabel.affines import apply_affine
 from numpy.lib import format as npy
 from scipy.ndimage import zoom
@@ -18,15 +19,6 @@ from l2rfast.io import read_transform, write_transform
 from l2rfast.world import Affine, Displacement, Grid
 
 SIZE = (10, 8, 12)
-
-
-def oblique(spacing: tuple[float, ...], origin: tuple[float, ...], flip: bool, seed: int) -> np.ndarray:
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = q * spacing, origin
-    if (np.linalg.det(q) < 0) != flip:
-        affine[:3, 0] *= -1
-    return affine
 
 
 FIXED = Grid(SIZE, oblique((2.0, 2.5, 3.0), (10, -20, 5), True, 1))

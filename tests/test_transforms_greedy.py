@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from grids import oblique
 from scipy.ndimage import gaussian_filter
 
 from l2rfast import InputError, read_transform, write_transform
@@ -15,15 +16,6 @@ from l2rfast.world import Affine, Displacement, Grid
 from l2rfast.world.maps import Map
 
 GOLDEN = Path(__file__).parent / "golden/greedy"
-
-
-def oblique(spacing: tuple[float, ...], origin: tuple[float, ...], flip: bool) -> np.ndarray:
-    q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
-    if (np.linalg.det(q) < 0) != flip:
-        q[:, 0] *= -1
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = q * spacing, origin
-    return affine
 
 
 FIXED = Grid((10, 12, 14), oblique((2, 2.6, 1.6), (-10, 20, 5), False))

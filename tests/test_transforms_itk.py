@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from grids import oblique
 from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
 
@@ -133,15 +134,6 @@ def test_single_precision_in_matlab(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         taken(read_transform(tmp_path / "0GenericAffine.mat"), places), reached(theirs, places), atol=1e-4
     )
-
-
-def oblique(spacing: tuple[float, ...], origin: tuple[float, ...], flip: bool, seed: int = 1) -> np.ndarray:
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    if (np.linalg.det(q) < 0) != flip:
-        q[:, 0] *= -1
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = q * spacing, origin
-    return affine
 
 
 FIXED = Grid((10, 12, 14), oblique((2, 2.6, 1.6), (-10, 20, 5), False))

@@ -12,22 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from grids import oblique
 from nibabel.affines import apply_affine
 
 from l2rfast import InputError
 from l2rfast.errors import InputWarning
 from l2rfast.io import read_displacement, read_transform, write_transform
 from l2rfast.world import Affine, Displacement, Grid, compose
-
-
-def oblique(spacing: tuple[float, ...], origin: tuple[float, ...], flip: bool, seed: int) -> np.ndarray:
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = q * spacing, origin
-    if (np.linalg.det(q) < 0) != flip:
-        affine[:3, 0] *= -1
-    return affine
-
 
 FIXED = Grid((8, 7, 6), oblique((2.0, 2.5, 3.0), (10, -20, 5), True, 1))
 
