@@ -1,5 +1,8 @@
 """Fast, exact layers for learned image registration. See ``l2rfast.info()`` for what runs here."""
 
+from . import _interrupt as _interrupt  # before what takes long
+
+# isort: split
 import importlib
 from typing import TYPE_CHECKING, Any
 

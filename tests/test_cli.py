@@ -1,6 +1,8 @@
 """The command line apart from ``register``: what it prints, and how it fails."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -82,15 +84,42 @@ def test_data_lists_and_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (InputError("fixed: expected a 3-D image"), "error: fixed: expected a 3-D image"),
-        (BackendError("backend: not here"), "error: backend: not here"),
-        (KeyboardInterrupt(), "interrupted, nothing was written"),
-        (MemoryError(), "error: not enough memory for images of this size"),
-        (OSError(errno.ENOSPC, "full", "/a/b"), "error: no space left on the device of /a/b"),
+        (InputError("fixed: expected a 3-D image"), "fixed: expected a 3-D image"),
+        (BackendError("backend: not here"), "backend: not here"),
+        (MemoryError(), "not enough memory for images of this size"),
+        (OSError(errno.ENOSPC, "full", "/a/b"), "no space left on the device of /a/b"),
     ],
 )
 def test_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch, error: BaseException, sentence: str) -> None:
-    assert fail_with(monkeypatch, error) == (2, "", f"l2rfast: {sentence}\n")
+    assert fail_with(monkeypatch, error) == (2, "", f"l2rfast: error: {sentence}\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(signal.SIGTERM), 143)])
+def test_an_interrupt_has_the_exit_code_of_shells(
+    monkeypatch: pytest.MonkeyPatch, error: KeyboardInterrupt, code: int
+) -> None:
+    assert fail_with(monkeypatch, error) == (code, "", "l2rfast: interrupted, nothing was written\n")
+
+
+@pytest.mark.parametrize("started", ["l2rfast", "-m", "other.py"])
+def test_an_interrupt_while_pytorch_is_imported(started: str, tmp_path: Path) -> None:
+    """Of the command one line, of other programs what Python does."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
+    (tmp_path / "scripts").mkdir()
+    if started == "-m":
+        command = ["-m", "l2rfast.cli", "--version"]
+    else:
+        file = tmp_path / "scripts" / started
+        file.write_text("from l2rfast.cli import main\nmain()\n")
+        command = [str(file), "--version"]
+    path = os.pathsep.join([str(tmp_path), str(Path(l2rfast.__file__).parents[1])])
+    ended = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
+    if started == "other.py":
+        assert (ended.returncode, "KeyboardInterrupt" in ended.stderr) == (-signal.SIGINT, True)
+    else:
+        assert (ended.returncode, ended.stderr) == (130, "l2rfast: interrupted, nothing was written\n")
 
 
 def test_pytorchs_out_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +147,7 @@ def test_usage_errors_exit_with_2() -> None:
 def test_sigterm_is_an_interrupt() -> None:
     process = script("data.names = lambda: (os.kill(os.getpid(), signal.SIGTERM), signal.pause())")
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, "l2rfast: interrupted, nothing was written\n")
+    assert (process.returncode, err) == (143, "l2rfast: interrupted, nothing was written\n")
 
 
 def test_a_closed_pipe_is_quiet() -> None:

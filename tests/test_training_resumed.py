@@ -89,7 +89,7 @@ def test_an_interrupt_says_how_to_go_on(scans: Path, tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert error == f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}\n"
 
 

@@ -1,13 +1,13 @@
 """The command line: ``l2rfast register``, ``apply``, ``invert``, ``convert``, ``train``, ``evaluate`` and more.
 
-What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback.
+What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback; an interrupt in
+one of 130, as in shells.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import signal
 import sys
 from importlib import metadata
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import data
+from .. import _interrupt, data
 from .._info import info
 from ..errors import BackendError, InputError
 from .apply import apply
@@ -34,11 +34,14 @@ class _Commands(TyperGroup):
                 result = super().invoke(ctx)
             sys.stdout.flush()  # so that a closed pipe is found here, where it is handled
             return result
+        except KeyboardInterrupt as error:
+            typer.echo(_interrupt.SAID, err=True)
+            raise typer.Exit(_interrupt.exit_code(error)) from error
         except BaseException as error:
             sentence = _sentence(error)
             if sentence is None:
                 raise
-            typer.echo(f"l2rfast: {sentence}", err=True)
+            typer.echo(f"l2rfast: error: {sentence}", err=True)
             raise typer.Exit(2) from error
 
 
@@ -49,13 +52,11 @@ _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", '"aten::new_empty"')
 def _sentence(error: BaseException) -> str | None:
     """What to tell a user about an error; None for those that only a defect of l2rfast can cause."""
     if isinstance(error, InputError | BackendError):
-        return f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted, nothing was written"
+        return str(error)
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
-        return "error: not enough memory for images of this size"
+        return "not enough memory for images of this size"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"error: no space left on the device of {error.filename or 'the output'}"
+        return f"no space left on the device of {error.filename or 'the output'}"
     return None
 
 
@@ -116,8 +117,7 @@ def _path(name: str) -> None:
 
 def main() -> None:
     """The entry point of the command ``l2rfast``."""
-    # A batch system's SIGTERM cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _interrupt.handle()
     # nibabel remarks on a damaged header before it fails; one sentence, ours, is enough.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     app()

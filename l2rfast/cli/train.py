@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from .._interrupt import exit_code
 from ..errors import InputWarning
 from ..methods.discrete.training import TrainingOptions as DiscreteOptions
 from ..methods.discrete.training import train_discrete
@@ -139,7 +140,7 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     except KeyboardInterrupt as interrupt:
         typer.echo(f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}", err=True)
-        raise typer.Exit(2) from interrupt
+        raise typer.Exit(exit_code(interrupt)) from interrupt
 
 
 @contextmanager
