@@ -236,6 +236,7 @@ def test_bsplines_are_laid_on_the_fixed_grid(ndim: int, tmp_path: Path) -> None:
     sitk.WriteTransform(theirs, str(tmp_path / "a.tfm"))
     ours = read_transform(tmp_path / "a.tfm", fixed=tmp_path / "fixed.nii")
     places = np.argwhere(np.ones(fixed.size)) @ affine[:3, :3].T + affine[:3, 3]
+    assert ours.ndim == ndim
     found, expected = taken(ours, places), reached(theirs, places)
     assert abs(expected - places).max() > 1
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,16 @@ class Map:
     def of(cls, grid: Grid) -> Map:
         """Every voxel to its own place."""
         return cls(grid.size, grid.affine)
+
+    def slabs(self, voxels: int) -> Iterator[tuple[slice, Map]]:
+        """Parts along the first axis, of about so many voxels: which planes, and the map of them."""
+        step = max(1, voxels // (self.size[1] * self.size[2]))
+        for start in range(0, self.size[0], step):
+            planes = slice(start, min(start + step, self.size[0]))
+            frame = self.frame.copy()
+            frame[:3, 3] += start * frame[:3, 0]
+            disp = None if self.disp is None else self.disp[:, :, planes]
+            yield planes, Map((planes.stop - start, *self.size[1:]), frame, disp)
 
     def moved(self, matrix: np.ndarray) -> Map:
         """On by a (4, 4) map of the world."""

@@ -71,7 +71,7 @@ def _field(points: Tensor, affine: np.ndarray, fixed: Grid, first: np.ndarray, k
     frame = first @ fixed.affine
     values, map = points.double()[None], Map(fixed.size, frame)
     cubic = kind in _CUBIC
-    vectors = (Spline(values, affine, "replicate").vectors(map) if cubic else map.sampled(values, affine))[0].float()
+    vectors = (Spline(values, affine, "replicate").vectors(map) if cubic else map.sampled(values, affine).float())[0]
     still = np.array_equal(first, np.eye(4))
     if kind in _VELOCITIES:
         integrated = _integrated(vectors, fixed.affine, steps)

@@ -17,6 +17,7 @@ from ...world.points import on_line
 _REACH = 2  # control points, to where one has weight
 _ROUNDING = 1e-9  # of a place on the last plane, between control points
 _ENDLESS = 1e9  # control points, across a slice
+_TOGETHER = 2**18  # voxels: their places in float64 stay in a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +37,25 @@ class Spline(Transform):
 
     @property
     def ndim(self) -> int:
-        return self.coefficients.ndim - 1
+        return 2 if self.coefficients.shape[-1] == 1 else 3
 
     def __call__(self, points: Tensor) -> Tensor:
         line = (max(len(points), 1), 1, 1)
-        (vectors,) = on_line(lambda disp: (self.vectors(Map(line, np.eye(4), disp)),), points)
+        (vectors,) = on_line(lambda disp: (self._at(Map(line, np.eye(4), disp)),), points)
         return points + vectors
 
     def carried(self, map: Map) -> Map:
-        return map.added(self.vectors(map).float(), np.eye(4))
+        return map.added(self.vectors(map), np.eye(4))
 
     def vectors(self, map: Map) -> Tensor:
-        """(1, 3, D, H, W) float64, in millimetres, where a map leads."""
+        """(1, 3, D, H, W) float32, in millimetres, where a map leads."""
+        vectors = torch.empty(1, 3, *map.size)
+        for planes, part in map.slabs(_TOGETHER):
+            vectors[:, :, planes] = self._at(part)
+        return vectors
+
+    def _at(self, map: Map) -> Tensor:
+        """The same in float64."""
         if self.beyond != "none":
             wider = self.affine.copy()
             wider[:3, 3] -= _REACH * wider[:3, :3].sum(1)
