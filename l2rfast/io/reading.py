@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from threading import Lock
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
+from isal import igzip
+from nibabel.openers import ImageOpener
 
 from ..errors import InputError
 
@@ -70,6 +72,15 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
         raise InputError(f"{name}: expected {kind}, but there is no such file") from None
     except known as error:
         raise InputError(f"{name}: expected {kind}, but the file is empty, damaged or of another kind") from error
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to read, unpacked as its suffix says, by gzip in half of the time that Python's own takes."""
+    packed = str(path).lower().endswith((".gz", ".mgz"))
+    unpacked = igzip.IGzipFile(path) if packed else ImageOpener(os.fspath(path))  # type: ignore[no-untyped-call]
+    with unpacked as file:
+        yield cast("IO[bytes]", file)
 
 
 def room(path: str | os.PathLike[str]) -> float:

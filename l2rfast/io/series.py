@@ -18,6 +18,7 @@ from ..world import Grid
 from .formats import open_image
 from .headers import affine_of
 from .nifti import reading_nifti, write_volumes
+from .reading import opened
 
 _PLAIN = "biuf"  # kinds of dtypes that have one real number
 _COLOURS = "RGBA"
@@ -111,7 +112,7 @@ class Series:
                 yield np.asanyarray(proxy).reshape(size)
                 return
             length = math.prod(size) * proxy.dtype.itemsize
-            with self.image.file_map["image"].get_prepare_fileobj("rb") as file:
+            with opened(proxy.file_like) as file:
                 file.seek(proxy.offset)
                 for _ in range(len(self)):
                     block = file.read(length)

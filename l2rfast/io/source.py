@@ -91,11 +91,11 @@ def find(name: str, value: Any, dims: Sequence[int], *, scaled: bool, size: tupl
     flat = getattr(value, "flat", None) if isinstance(value, Volume) else None
     if axes[2:] != [2] or (len(shape) == 2 and len(stored_shape) > 2):
         flat = axes[2]
-    return Source(name, data.reshape(shape), affine[:, [*axes, 3]], placed, step, shared, flat)
+    return Source(name, data.reshape(shape).contiguous(), affine[:, [*axes, 3]], placed, step, shared, flat)
 
 
 def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
-    """The voxels: as float32 (never a float64 copy), or as they are stored.
+    """The voxels, in memory as in the file: as float32 (never a float64 copy), or in the dtype of the file.
 
     Raises:
         InputError: colours, complex numbers or more than 64 bits; the file is damaged.
@@ -132,9 +132,12 @@ def _step(image: SpatialImage) -> float:
 
 
 def _tensor(name: str, array: np.ndarray) -> Tensor:
-    """PyTorch wants the machine's byte order, and memory that it may write to."""
+    """PyTorch wants the machine's byte order, memory that it may write to, and no steps backwards."""
     check_dtype(name, array.dtype)
-    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    # Files have the first axis fastest, which PyTorch turns quicker.
+    turned = array.T if array.flags.f_contiguous else array
+    found = torch.from_numpy(np.require(turned, array.dtype.newbyteorder("="), ["C", "W"]))
+    return found.permute(*reversed(range(array.ndim))) if turned is not array else found
 
 
 def _is_plain(data: Tensor) -> bool:
