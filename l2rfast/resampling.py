@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import cast
 
@@ -61,13 +62,24 @@ class Resampler:
             disp = torch.zeros(1, 3, *fixed.size, dtype=dtype) if disp is None else disp
             disp, matrix = Map(went.size, went.frame, disp).towards(matrix), torch.eye(3, 4, dtype=torch.float64)
         self._disp, self._matrix = disp, matrix[None].to(dtype)
-        inside = self._sampled(torch.ones(1, 1, *moving.size, dtype=torch.bool), "nearest", "zeros")
-        self._beyond = None if inside.all() else ~inside
 
     @property
-    def covered(self) -> float:
-        """The share of the voxels of fixed that lie within moving."""
-        return 1.0 if self._beyond is None else 1 - float(self._beyond.double().mean())
+    def reaches(self) -> bool:
+        """Whether any voxel of fixed lies within moving. Few are looked at first."""
+        return any(not self._off(step).all() for step in (8, 1))
+
+    def _off(self, step: int) -> Tensor:
+        """(1, 1, *size) bool: which of every so many voxels of fixed lie beyond moving."""
+        nothing = torch.zeros((), dtype=torch.bool, device=self._matrix.device).expand(1, 1, *self.moving.size)
+        matrix, disp = self._matrix.clone(), self._disp
+        matrix[..., :3] *= step
+        size = [-(-n // step) for n in self.fixed.size]
+        disp = None if disp is None else disp[..., ::step, ::step, ::step] / step
+        return affine_warp(nothing, matrix, size, disp=disp, mode="nearest", outside=True)
+
+    @cached_property
+    def _beyond(self) -> Tensor:
+        return self._off(1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Resample.
@@ -85,9 +97,14 @@ class Resampler:
             raise InputError(f"images: expected shape (1, C, {self.moving.shape}), got {tuple(images.shape)}")
         lifted = images.reshape(1, images.shape[1], *self.moving.size)
         # In the half voxel beyond their voxels, as ITK: splines there are those of the mirrored image.
-        found = self._sampled(lifted, self.mode, "reflection" if self.mode == "cubic" else "border")
-        if self._beyond is not None:
+        if self._by_field:
+            padding = "reflection" if self.mode == "cubic" else "border"
+            found = warp(lifted, cast("Tensor", self._disp), mode=self.mode, padding=padding)
             found.masked_fill_(self._beyond, self.outside)
+        else:
+            found = affine_warp(
+                lifted, self._matrix, self.fixed.size, disp=self._disp, mode=self.mode, outside=self.outside
+            )
         return found.view(1, images.shape[1], *self.fixed.shape)
 
     def series(self, volumes: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -104,11 +121,6 @@ class Resampler:
         while batch := list(islice(waiting, several)):
             found = self(torch.cat(batch)[None])[0]
             yield from torch.split(found, [len(volume) for volume in batch])
-
-    def _sampled(self, images: Tensor, mode: str, padding: str) -> Tensor:
-        if self._by_field:
-            return warp(images, cast("Tensor", self._disp), mode=mode, padding=padding)
-        return affine_warp(images, self._matrix, self.fixed.size, disp=self._disp, mode=mode, padding=padding)
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -121,10 +121,10 @@ _affine_warp = Operator(
 )
 
 
-_affine_warp_displaced = Operator(
-    affine_reference.affine_warp_displaced,
-    fake=lambda image, disp, matrix, mode, padding: _sampling.fake_like(
-        image, disp if len(disp) >= len(matrix) else matrix, disp.shape[2:]
+_affine_resample = Operator(
+    affine_reference.affine_resample,
+    fake=lambda image, matrix, disp, size, *options: _sampling.fake_like(
+        image, disp if disp is not None and len(disp) >= len(matrix) else matrix, size
     ),
 )
 
@@ -301,6 +301,7 @@ def affine_warp(
     disp: Tensor | None = None,
     mode: str = "linear",
     padding: str = "border",
+    outside: float | None = None,
 ) -> Tensor:
     """Sample an image at an affine map of the output voxels, without a grid in memory.
 
@@ -311,14 +312,17 @@ def affine_warp(
         size: spatial size of the output; that of the image when None, or of the field.
         disp: (N, ndim, *size), floating, in voxels of the output: x + disp(x) goes through the matrix, in one pass.
         mode, padding: as in `warp`.
+        outside: the value where a position is farther than half a voxel beyond the image's voxels, as ITK has it, or
+            not finite; None where the padding goes on there.
 
     Returns:
         (N, C, *size) in the image's dtype; NaN where the matrix gives no finite position. Differentiable in image and
-        matrix, once; with a field not at all.
+        matrix, once; with a field, or a value outside, not at all.
 
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding.
-        NotDifferentiableError: a derivative is asked for, with a field.
+        InputError: shapes, dtypes or devices that do not fit, an unknown mode or padding, a value that the image's
+            dtype does not hold.
+        NotDifferentiableError: a derivative is asked for, with a field or a value outside.
     """
     _check.choice("mode", mode, WARP_MODES)
     _check.choice("padding", padding, PADDINGS)
@@ -337,21 +341,53 @@ def affine_warp(
         )
     _check_sampled(image, matrix, "image, matrix", ndim, mode)
     source, matrix = _sampling.one_precision(image, matrix)
-    if disp is None:
+    if disp is not None:
+        _check_sampled(image, disp, "image, disp", ndim, mode)
+        if tuple(size) != tuple(disp.shape[2:]):
+            raise InputError(f"size, disp: expected one size, got {tuple(size)} and {tuple(disp.shape[2:])}")
+        if disp.shape[0] != matrix.shape[0] and 1 not in (disp.shape[0], matrix.shape[0]):
+            raise InputError(f"matrix, disp: expected one batch size, or 1, got {matrix.shape[0]} and {disp.shape[0]}")
+        if torch.float64 in (source.dtype, disp.dtype, matrix.dtype):
+            (source, disp), (source, matrix) = (
+                _sampling.one_precision(source, each.double()) for each in (disp, matrix)
+            )
+    value = None if outside is None else _one_value("outside", outside, source)
+    result: Tensor
+    if disp is None and value is None:
         warp_by, options = (CARRYING[mode].by_matrix, ()) if mode in CARRYING else (_affine_warp, (mode,))
-        result: Tensor = warp_by(source, matrix, size, *options, padding)
-        return result.to(image.dtype)
-    _check_sampled(image, disp, "image, disp", ndim, mode)
-    if tuple(size) != tuple(disp.shape[2:]):
-        raise InputError(f"size, disp: expected one size, got {tuple(size)} and {tuple(disp.shape[2:])}")
-    if disp.shape[0] != matrix.shape[0] and 1 not in (disp.shape[0], matrix.shape[0]):
-        raise InputError(f"matrix, disp: expected one batch size, or 1, got {matrix.shape[0]} and {disp.shape[0]}")
-    if torch.float64 in (source.dtype, disp.dtype, matrix.dtype):
-        (source, disp), (source, matrix) = (_sampling.one_precision(source, each.double()) for each in (disp, matrix))
-    displaced: Tensor
-    if mode in CARRYING:
-        places = sampling.transformed(matrix, sampling.displaced(disp))
-        displaced = CARRYING[mode].by_field(source, places - sampling.coordinates(size, disp), padding)
+        result = warp_by(source, matrix, size, *options, padding)
+    elif mode in CARRYING:
+        result = _carried(source, matrix, disp, size, mode, padding, value)
     else:
-        displaced = _affine_warp_displaced(source, disp, matrix, mode, padding)
-    return displaced.to(image.dtype)
+        result = _affine_resample(source, matrix, disp, size, mode, padding, value)
+    return result.to(image.dtype)
+
+
+def _carried(
+    image: Tensor,
+    matrix: Tensor,
+    disp: Tensor | None,
+    size: list[int],
+    mode: str,
+    padding: str,
+    value: Tensor | None,
+) -> Tensor:
+    """`affine_warp` by what samples at a field or at a matrix, and fills nothing."""
+    carrying, own = CARRYING[mode], sampling.coordinates(size, matrix)
+    places = sampling.transformed(matrix, own if disp is None else own + disp)
+    if disp is None:
+        found = carrying.by_matrix(image, matrix, size, padding)
+    else:
+        found = carrying.by_field(image, places - own, padding)
+    return found if value is None else sampling.filled(found, sampling.beyond(places, image.shape[2:]), value)
+
+
+def _one_value(name: str, value: float, image: Tensor) -> Tensor:
+    """() in the dtype and on the device of an image."""
+    try:
+        held = torch.tensor(value, dtype=image.dtype, device=image.device)
+    except (RuntimeError, TypeError, OverflowError):
+        held = None
+    if held is None or held.ndim or not (image.is_floating_point() or held.item() == value):
+        raise InputError(f"{name}: expected a number that {image.dtype} holds, got {value!r}")
+    return held

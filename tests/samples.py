@@ -303,7 +303,7 @@ def affine_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[S
 
 @seeded
 def displaced_affine_warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
-    for case, options in _all(sizes, mode=MODES, padding=paddings):
+    for case, options in _all(sizes, mode=MODES, padding=paddings, outside=(None, 7)):
         ndim = len(case.size)
         matrix = torch.eye(ndim, ndim + 1) + torch.round(2 * noise(case.fields, ndim, ndim + 1)) / 8
         yield _sample(case, options, image=case.image(), matrix=matrix, disp=case.disp())

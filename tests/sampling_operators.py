@@ -45,7 +45,7 @@ def affine_sinc(image: Tensor, matrix: Tensor, **options: Any) -> Tensor:
     return l2rfast.affine_warp(image, matrix, mode="sinc", **options)
 
 
-def affine_warp_displaced(image: Tensor, matrix: Tensor, disp: Tensor, **options: Any) -> Tensor:
+def affine_resample(image: Tensor, matrix: Tensor, disp: Tensor, **options: Any) -> Tensor:
     return l2rfast.affine_warp(image, matrix, disp=disp, **options)
 
 
@@ -153,7 +153,7 @@ OPERATIONS = [
         ("image", "matrix"),
     ),
     Operation(
-        affine_warp_displaced,
+        affine_resample,
         list(samples.displaced_affine_warps(SHAPES)),
         list(samples.displaced_affine_warps(BIG, EDGES)),
         [
@@ -163,6 +163,8 @@ OPERATIONS = [
             ({"disp": noise(2, 3, 4, 5, 3)}, "image, disp: expected as many spatial axes, got 2 and 3"),
             ({"disp": noise(3, 2, 5, 4)}, "image, disp: expected one batch size, or 1, got 2 and 3"),
             ({"size": (6, 4)}, "size, disp: expected one size, got (6, 4) and (5, 5)"),
+            ({"outside": "1"}, "outside: expected a number that torch.float64 holds, got '1'"),
+            ({"outside": (1, 2)}, "outside: expected a number that torch.float64 holds, got (1, 2)"),
         ],
     ),
     Operation(

@@ -16,11 +16,16 @@ Tensor affine_warp(const Tensor& image, const Tensor& matrix, std::vector<int64_
   return result;
 }
 
-Tensor affine_warp_displaced(const Tensor& image, const Tensor& disp, const Tensor& matrix, std::string mode,
-                             std::string padding) {
+Tensor affine_resample(const Tensor& image, const Tensor& matrix, std::optional<Tensor> disp, std::vector<int64_t> size,
+                       std::string mode, std::string padding, std::optional<Tensor> outside) {
   Tensor result;
-  for_arithmetic(image, disp, [&](auto ndim, auto real) {
-    result = sample<ndim.value>(image, AffineDisplaced<ndim.value, decltype(real)>(disp, matrix), mode, padding);
+  for_arithmetic(image, matrix, [&](auto ndim_, auto real) {
+    constexpr int ndim = ndim_.value;
+    using A = decltype(real);
+    const auto from = [&](const Positions<A>& source) {
+      result = sample<ndim, A>(image, source, mode, padding, nullptr, outside);
+    };
+    disp ? from(AffineDisplaced<ndim, A>(*disp, matrix)) : from(Affine<ndim, A>(matrix, Grid::of(size)));
   });
   return result;
 }
@@ -66,7 +71,7 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad_, const Tenso
 
 STABLE_TORCH_LIBRARY_IMPL(l2rfast_cpp, CPU, m) {
   m.impl("affine_warp", TORCH_BOX(&affine_warp));
-  m.impl("affine_warp_displaced", TORCH_BOX(&affine_warp_displaced));
+  m.impl("affine_resample", TORCH_BOX(&affine_resample));
   m.impl("affine_warp_backward", TORCH_BOX(&affine_warp_backward));
 }
 

@@ -15,9 +15,23 @@ def affine_warp(image: Tensor, matrix: Tensor, size: Sequence[int], mode: str, p
     return sampling.sample(image, sampling.transformed(matrix, sampling.coordinates(list(size), matrix)), mode, padding)
 
 
-def affine_warp_displaced(image: Tensor, disp: Tensor, matrix: Tensor, mode: str, padding: str) -> Tensor:
-    """As `affine_warp`, at matrix (x + disp(x)); disp (N, ndim, *size)."""
-    return sampling.sample(image, sampling.transformed(matrix, sampling.displaced(disp)), mode, padding)
+def affine_resample(
+    image: Tensor,
+    matrix: Tensor,
+    disp: Tensor | None,
+    size: Sequence[int],
+    mode: str,
+    padding: str,
+    outside: Tensor | None,
+) -> Tensor:
+    """As `affine_warp`, at matrix (x + disp(x)); disp (N, ndim, *size).
+
+    What is `sampling.beyond` the image has the one value `outside`, in the image's dtype, if there is one.
+    """
+    places = sampling.coordinates(list(size), matrix) if disp is None else sampling.displaced(disp)
+    positions = sampling.transformed(matrix, places)
+    found = sampling.sample(image, positions, mode, padding)
+    return found if outside is None else sampling.filled(found, sampling.beyond(positions, image.shape[2:]), outside)
 
 
 def affine_warp_backward(

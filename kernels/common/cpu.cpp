@@ -55,6 +55,7 @@ BlockTaps<ndim, A, Index, derivatives>::BlockTaps(const Problem<ndim, A, Index>&
       w0[k][i] = t.w0, w1[k][i] = t.w1;
       if constexpr (derivatives) d0[k][i] = t.d0, d1[k][i] = t.d1;
     }
+    if (p.outside) outside.template look<k>(position, size, b.count);
   });
 }
 
@@ -71,6 +72,7 @@ BlockNearest<ndim, A, Index>::BlockNearest(const Problem<ndim, A, Index>& p, con
         source[i] = (source[i] < 0) | (tap < 0) ? Index(-1) : source[i] + tap * step, poison[i] += finite;
       }
     }
+    if (p.outside) outside.template look<k>(position, size, b.count);
   });
 }
 
@@ -94,6 +96,7 @@ void sample_linear(const Problem<ndim, A, Index>& p, std::span<const BlockTaps<n
                            [&](const Corners<ndim, A>& corners, int i, int n) L2RFAST_LAMBDA {
                              store_some<A>(out + i, corners.interpolate(taps.weights(i)) + load(plus + i), n);
                            });
+      if (p.outside) taps.outside.fill(p.outside, out, b.count);
     });
   });
 }
@@ -113,6 +116,7 @@ void sample_nearest(const Problem<ndim, A, Index>& p, std::span<const BlockNeare
             out[i] = taps.source[i] < 0 ? T(0) : v[taps.source[i]];
             if constexpr (!std::is_integral_v<T>) out[i] = T(Sum<T>(out[i]) + Sum<T>(taps.poison[i]));
           }
+          if (p.outside) taps.outside.fill(p.outside, out, b.count);
         });
   };
   if (is_floating(job.dtype))
@@ -123,16 +127,17 @@ void sample_nearest(const Problem<ndim, A, Index>& p, std::span<const BlockNeare
 
 template <int ndim, class A>
 Tensor sample(const Tensor& image, const Positions<A>& source, const std::string& mode, const std::string& padding,
-              const Added<A>& added) {
+              const Added<A>& added, const std::optional<Tensor>& outside) {
   Tensor result;
-  for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
+  const auto run = [&]<class Index>(const Problem<ndim, A, Index>& p) {
     result = room_as(image, p.shape(image.size(1)));
     const Job job(image, result);
     if (mode == "nearest")
       p.template each_group<BlockNearest<ndim, A, Index>>([&](auto group) { sample_nearest(p, group, job); });
     else
       p.template each_group<BlockTaps<ndim, A, Index>>([&](auto group) { sample_linear(p, group, job, added); });
-  });
+  };
+  for_problem<ndim>(image, source, padding, run, outside ? outside->const_data_ptr() : nullptr);
   return result;
 }
 
@@ -252,7 +257,7 @@ void backward_image(const Tensor& grad, const Positions<A>& source, const std::s
   L2RFAST_SAMPLED_IN(ndim, A, int32_t)                                                                              \
   L2RFAST_SAMPLED_IN(ndim, A, int64_t)                                                                              \
   template Tensor sample<ndim, A>(const Tensor&, const Positions<A>&, const std::string&, const std::string&,       \
-                                  const Added<A>&);                                                                 \
+                                  const Added<A>&, const std::optional<Tensor>&);                                   \
   template void backward_positions<ndim, A>(const Tensor&, const Tensor&, const Positions<A>&, const std::string&,  \
                                             const Put<ndim, A>&);                                                   \
   template void backward_image<ndim, A>(const Tensor&, const Positions<A>&, const std::string&, const std::string&, \

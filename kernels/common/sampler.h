@@ -14,6 +14,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "common/sampling.h"
 
@@ -38,13 +39,14 @@ void for_arithmetic(const Tensor& image, const Tensor& where, const F& f) {
 
 // Calls f(Problem) with the index type that the strides of the image need.
 template <int ndim, class A, class F>
-void for_problem(const Tensor& sampled, const Positions<A>& source, const std::string& padding, const F& f) {
+void for_problem(const Tensor& sampled, const Positions<A>& source, const std::string& padding, const F& f,
+                 const void* outside = nullptr) {
   int64_t reach = 0;
   for (int k = 2; k < ndim + 2; ++k) reach += (sampled.size(k) - 1) * sampled.stride(k);
   if (reach > std::numeric_limits<int32_t>::max())
-    f(Problem<ndim, A, int64_t>(sampled, source, padding_of(padding)));
+    f(Problem<ndim, A, int64_t>(sampled, source, padding_of(padding), outside));
   else
-    f(Problem<ndim, A, int32_t>(sampled, source, padding_of(padding)));
+    f(Problem<ndim, A, int32_t>(sampled, source, padding_of(padding), outside));
 }
 
 // One image to sample, into a result in the usual order. Asking a tensor takes tens of nanoseconds: done once.
@@ -74,10 +76,10 @@ void sample_linear(const Problem<ndim, A, Index>&, std::span<const BlockTaps<ndi
 template <int ndim, class A, class Index>
 void sample_nearest(const Problem<ndim, A, Index>&, std::span<const BlockNearest<ndim, A, Index>> group, const Job&);
 
-// Samples one image, linearly or at the nearest voxel.
+// Samples one image, linearly or at the nearest voxel; what is beyond it gets the value `outside`, if there is one.
 template <int ndim, class A>
 Tensor sample(const Tensor& image, const Positions<A>&, const std::string& mode, const std::string& padding,
-              const Added<A>& added = nullptr);
+              const Added<A>& added = nullptr, const std::optional<Tensor>& outside = std::nullopt);
 
 // Takes the gradients by position of a block: sum[k][i] along axis k for sample i.
 template <int ndim, class A>

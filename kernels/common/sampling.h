@@ -29,16 +29,18 @@ struct Problem {
   Channels image;
   int64_t items, channels;
   Padding padding;
+  const void* outside;  // the value, in the image's dtype, of what is beyond it; null: the padding's
   Index size[ndim];
   Index step[ndim];  // to the next voxel on each axis; 0 on an axis of size 1
 
-  Problem(const Tensor& sampled, const Positions<A>& from, Padding pad)
+  Problem(const Tensor& sampled, const Positions<A>& from, Padding pad, const void* outside = nullptr)
       : source(from),
         out(from.out),
         image(sampled),
         items(from.items),
         channels(items == 1 ? sampled.size(0) * sampled.size(1) : sampled.size(1)),
-        padding(pad) {
+        padding(pad),
+        outside(outside) {
     for (int k = 0; k < ndim; ++k) {
       size[k] = Index(sampled.size(2 + k));
       step[k] = size[k] > 1 ? Index(sampled.stride(2 + k)) : 0;
@@ -122,6 +124,29 @@ struct Problem {
   }
 };
 
+// Which samples of a block get one value, whatever their taps are.
+template <class A>
+struct Outside {
+  A near[kBlock];  // 1, or 0 farther than half a voxel beyond the image; set where there is such a value
+
+  // Along axis k, in whole vectors: the compiler leaves this loop as it stands.
+  template <int k, class Index>
+  L2RFAST_INLINE void look(const A (&position)[kBlock], Index size, int count) {
+    const A low = A(-0.5), high = A(size) + low;
+    for (int i = 0; i < count; i += kLanes<A>) {
+      const Vector<A> p = load(position + i), before = k == 0 ? Vector<A>{} + A(1) : load(near + i);
+      store(near + i, (p >= low) & (p < high) ? before : Vector<A>{});
+    }
+  }
+
+  // Writes the value over what the taps gave.
+  template <class T>
+  L2RFAST_INLINE void fill(const void* value, T* __restrict to, int count) const {
+    const T v = *static_cast<const T*>(value);
+    for (int i = 0; i < count; ++i) to[i] = near[i] != 0 ? to[i] : v;
+  }
+};
+
 // Weights of the lower and the upper neighbour on each axis, of as many samples as a vector has lanes.
 template <int ndim, class A>
 struct Weights {
@@ -136,6 +161,7 @@ struct BlockTaps {
   A w0[ndim][kBlock], w1[ndim][kBlock];
   A d0[derivatives ? ndim : 0][kBlock], d1[derivatives ? ndim : 0][kBlock];
   A poison[kBlock];  // 0, or NaN where a coordinate is not finite
+  Outside<A> outside;
 
   BlockTaps(const Problem<ndim, A, Index>& p, const Block& b);
 
@@ -177,6 +203,7 @@ struct BlockNearest {
   Block block;
   Index plane[kBlock], source[kBlock];
   A poison[kBlock];
+  Outside<A> outside;
 
   BlockNearest(const Problem<ndim, A, Index>& p, const Block& b);
 };

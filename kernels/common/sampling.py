@@ -15,12 +15,14 @@ A coordinate that is not finite makes a value of NaN (0 in integer images) and n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import product
 
 import torch
 from torch import Tensor
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # PyTorch 2.11 fills these
 
 
 def arithmetic_dtype(where: Tensor) -> torch.dtype:
@@ -64,6 +66,19 @@ def sample(image: Tensor, positions: Tensor, mode: str, padding: str) -> Tensor:
     for index, weights, slopes in corners(positions, image.shape[2:], padding, mode):
         out += weight(weights, slopes).unsqueeze(1) * gather(image, index)
     return torch.where(are_finite(positions).unsqueeze(1), out, torch.nan).to(image.dtype)
+
+
+def beyond(positions: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(N, *out): which positions lie farther than half a voxel beyond an image's voxels, or nowhere."""
+    ends = [(p >= -0.5) & (p < size - 0.5) for p, size in zip(positions.unbind(1), sizes, strict=True)]
+    return ~reduce(torch.logical_and, ends)
+
+
+def filled(samples: Tensor, where: Tensor, value: Tensor) -> Tensor:
+    """One value, () in the dtype of the samples (N, C, *out), at (N, *out)."""
+    stored = _SIGNED.get(samples.dtype, samples.dtype)
+    found = samples.view(stored).masked_fill(where.unsqueeze(1), value.view(stored))
+    return found.view(samples.dtype)
 
 
 def sample_with_gradient(image: Tensor, positions: Tensor, padding: str) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def apply(
     through = parse_transforms(transform or [], reference, image)
     places = torch.float64 if real == torch.float64 else torch.float32
     resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=beyond, dtype=places)
-    if not resampler.covered:
+    if not resampler.reaches:
         notice("image: nothing of it reaches the reference: is the direction of the transforms right, and its header?")
     reached = float(within(through, fixed).double().mean())
     if reached < 1:
