@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from isal import isal_zlib
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
@@ -22,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from torch import Tensor
 
 from ..errors import InputError, notice
-from .reading import opened, reading
+from .reading import in_order, opened, reading
 
 NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
 _UNPACKING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # which isal declares as an instance
@@ -154,19 +153,10 @@ def write_volumes(
     header["vox_offset"], header["magic"] = 352, b"n+1"
     with path.open("wb") as file:
         deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-        packed, rest = (deflate.compress, deflate.flush) if path.suffix == ".gz" else (bytes, bytes)
+        packed, rest = (deflate.compress, deflate.flush) if path.suffix == ".gz" else (memoryview, bytes)
         file.write(packed(header.binaryblock + bytes(4)))
         for volume in volumes:
-            contents = _first_fastest(np.asarray(volume, dtype)).data.cast("B")
+            contents = in_order(np.asarray(volume, dtype).T).reshape(-1).view(np.uint8).data
             for start in range(0, len(contents), _BLOCK):
                 file.write(packed(contents[start : start + _BLOCK]))
         file.write(rest())
-
-
-def _first_fastest(array: np.ndarray) -> np.ndarray:
-    """Its numbers one after the other as NIfTI stores them, in (*reversed(shape)). PyTorch turns them quicker."""
-    turned = array.T
-    plain = array.dtype.kind in "iuf" and array.dtype.isnative and array.flags.writeable and min(array.strides) > 0
-    if turned.flags.c_contiguous:
-        return turned
-    return torch.from_numpy(turned).contiguous().numpy() if plain else np.ascontiguousarray(turned)

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import IO, Any, cast
 
 import numpy as np
+import torch
 from isal import igzip
 from nibabel.openers import ImageOpener
 
@@ -81,6 +82,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     unpacked = igzip.IGzipFile(path) if packed else ImageOpener(os.fspath(path))  # type: ignore[no-untyped-call]
     with unpacked as file:
         yield cast("IO[bytes]", file)
+
+
+def in_order(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy of it, with its last axis fastest. PyTorch turns plain numbers several times quicker."""
+    if array.flags.c_contiguous:
+        return array
+    plain = array.dtype.kind in "iuf" and array.dtype.isnative and array.flags.writeable and min(array.strides) > 0
+    return torch.from_numpy(array).contiguous().numpy() if plain else np.ascontiguousarray(array)
 
 
 def room(path: str | os.PathLike[str]) -> float:

@@ -18,7 +18,7 @@ from ..world import Grid
 from .formats import open_image
 from .headers import affine_of
 from .nifti import reading_nifti, write_volumes
-from .reading import opened
+from .reading import in_order, opened
 
 _PLAIN = "biuf"  # kinds of dtypes that have one real number
 _COLOURS = "RGBA"
@@ -115,11 +115,11 @@ class Series:
             with opened(proxy.file_like) as file:
                 file.seek(proxy.offset)
                 for _ in range(len(self)):
-                    block = file.read(length)
-                    if len(block) != length:
+                    block = bytearray(length)
+                    if file.readinto(block) != length:  # type: ignore[attr-defined]
                         raise EOFError
                     voxels = np.frombuffer(block, proxy.dtype).reshape(size, order="F")
-                    yield np.require(voxels, self.dtype, ["C", "W"])
+                    yield in_order(voxels.astype(self.dtype, copy=False))
 
 
 def open_series(name: str, path: str | os.PathLike[str]) -> Series:
