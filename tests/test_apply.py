@@ -186,7 +186,7 @@ def test_a_transform_is_described(files: Path) -> None:
         (("apply", "moving.nii.gz", "--reference=fixed.nii.gz", "--out=a.png"), "a.png: expected a name that ends wi"),
         (("apply", "no.nii.gz", "--reference=fixed.nii.gz", "--out=a.nii.gz"), "there is no such file"),
         (("apply", "moving.nii.gz", "--reference=no.nii.gz", "--out=a.nii.gz"), "--reference (no.nii.gz): expected"),
-        (("apply", "moving.nii.gz", *CHAIN, "--interpolation=best", "--out=a.nii.gz"), "interpolation: expected one"),
+        (("apply", "moving.nii.gz", *CHAIN, "--interpolation=best", "--out=a.nii.gz"), "--interpolation: expected one"),
         (("apply", "moving.nii.gz", *CHAIN, "--out=no/a.nii.gz"), "no/a.nii.gz: expected a file that can be written"),
         (("apply", "moving.nii.gz", *CHAIN, "--outside=0.5", "--out=a.nii.gz"), "expected a number that the image"),
         (
@@ -200,7 +200,7 @@ def test_a_transform_is_described(files: Path) -> None:
         (("jacobian", "field.nii.gz", "--out=a.png"), "error: a.png: expected a name that ends with .nii"),
         (("invert", "affine.txt", "--out=a.xyz"), "a.xyz: expected a name that ends with"),
         (("convert", "field.nii.gz", "--out=a.txt"), "expected a linear map"),
-        (("convert", "affine.txt", "--to=best", "--out=a.txt"), "format: expected one of"),
+        (("convert", "affine.txt", "--to=best", "--out=a.txt"), "--to: expected one of"),
         (("convert", "affine.txt", "--out=a.nii.gz"), "expected the fixed image, at whose voxels"),
         (("jacobian", "affine.txt", "--out=a.nii.gz"), "expected the fixed image, at whose voxels"),
     ],

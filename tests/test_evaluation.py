@@ -249,7 +249,7 @@ def test_pairs_for_validation_alone_or_for_the_test_alone(tmp_path: Path) -> Non
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     code, error = evaluate(f"--data={tmp_path / 'dataset.json'}", f"--out={tmp_path / 'test'}", "--preset=fast")
     assert code == 0
-    assert error.startswith("l2rfast: warning: data: there are no pairs for validation in")
+    assert error.startswith("l2rfast: warning: --data: there are no pairs for validation in")
     content = json.loads((tmp_path / "test" / "evaluation.json").read_text())["discrete"]
     assert [f"l2rfast: warning: {text}" for text in content["warnings"]] == error.splitlines()
     assert [found["moving"] for found in rows(tmp_path / "test")] == ["c"]
@@ -304,11 +304,11 @@ def test_measures_on_other_grids(scale: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "begins"),
     [
-        (["--data=absent"], "data: expected a folder"),
-        (["--method=other"], "method: expected one of"),
-        (["--method=unsupervised"], "weights: expected a file"),
-        (["--preset=slow"], "preset: expected"),
-        (["--device=nowhere"], "device: cannot use"),
+        (["--data=absent"], "--data: expected a folder"),
+        (["--method=other"], "--method: expected one of"),
+        (["--method=unsupervised"], "--weights: expected a file"),
+        (["--preset=slow"], "--preset: expected"),
+        (["--device=nowhere"], "--device: cannot use"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], begins: str, table: Path, tmp_path: Path) -> None:
@@ -339,5 +339,6 @@ def test_what_only_one_of_a_pair_has_is_said(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, line)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["discrete"]["warnings"] == [
-        f"data: {kind} of only one of case0 and case1: nothing is measured on them" for kind in ("labels", "landmarks")
+        f"--data: {kind} of only one of case0 and case1: nothing is measured on them"
+        for kind in ("labels", "landmarks")
     ]

@@ -64,9 +64,9 @@ def test_what_a_run_is_not_resumed_with(scans: Path, whole: Path, tmp_path: Path
     content = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
     code, error = train(scans, whole, *AUGMENTED)
     assert code == 2
-    assert error.startswith(f"l2rfast: error: out: a run is in {whole} already; go on with it by --resume")
+    assert error.startswith(f"l2rfast: error: --out: a run is in {whole} already; go on with it by --resume")
     code, error = train(scans, whole, *AUGMENTED, "--resume", "--seed=1")
-    assert (code, error) == (2, "l2rfast: error: seed: expected 0, as in the run to resume, got 1\n")
+    assert (code, error) == (2, "l2rfast: error: --seed: expected 0, as in the run to resume, got 1\n")
     assert content == {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
     for name, damage in (("checkpoint.safetensors", b"no"), ("options.json", b"{")):
         out = tmp_path / name
@@ -74,7 +74,7 @@ def test_what_a_run_is_not_resumed_with(scans: Path, whole: Path, tmp_path: Path
         (out / name).write_bytes(damage)
         code, error = train(scans, out, *AUGMENTED, "--steps=2", "--resume")
         assert code == 2
-        assert error.startswith("l2rfast: error: out: ")
+        assert error.startswith("l2rfast: error: --out: ")
         assert str(out / name) in error
 
 
@@ -120,7 +120,8 @@ def test_the_weights_that_a_run_began_with_may_move_too(scans: Path, tmp_path: P
     train(scans, tmp_path / "wide", "--steps=1", "--encoder=6,4")
     wide = f"--weights={tmp_path / 'wide' / 'weights.safetensors'}"
     code, error = train(scans, tmp_path / "parts", *options, wide, "--steps=6", "--resume")
-    assert (code, error) == (2, "l2rfast: error: weights: expected those that the run to resume began with, or alike\n")
+    said = "expected those that the run to resume began with, or alike"
+    assert (code, error) == (2, f"l2rfast: error: --weights: {said}\n")
 
 
 def test_a_run_of_a_version_with_fewer_options_goes_on(scans: Path, whole: Path, tmp_path: Path) -> None:
@@ -134,6 +135,6 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(scans: Path, whole: Path,
     assert numbers.pop("score") == "DSC"
     save_file(load_file(out / "checkpoint.safetensors"), out / "checkpoint.safetensors", {"run": json.dumps(numbers)})
     code, error = train(scans, out, *AUGMENTED, "--resume", "--scale=0.1")
-    assert (code, error) == (2, "l2rfast: error: scale: expected 0.0, as in the run to resume, got 0.1\n")
+    assert (code, error) == (2, "l2rfast: error: --scale: expected 0.0, as in the run to resume, got 0.1\n")
     assert train(scans, out, *AUGMENTED, "--resume") == (0, "")
     assert same_run(out, whole)

@@ -42,8 +42,8 @@ def test_labels_of_some_scans_for_validation(tmp_path: Path) -> None:
     code, error = held_out(data, tmp_path / "run")
     assert code == 0
     assert error.splitlines() == [
-        "l2rfast: warning: data: no labels of case0, case1, case4, but of others",
-        "l2rfast: warning: data: the score is DSC, of 2 of 6 validation pairs",
+        "l2rfast: warning: --data: no labels of case0, case1, case4, but of others",
+        "l2rfast: warning: --data: the score is DSC, of 2 of 6 validation pairs",
     ]
     with (tmp_path / "run" / "validation.csv").open() as stream:
         assert next(csv.reader(stream))[:2] == ["step", "DSC"]

@@ -165,23 +165,23 @@ def test_what_is_said_counts_before_the_preset(scans: Path, tmp_path: Path) -> N
     assert (said["start"], said["width"], said["scale"], said["steps"]) == ("corner", 2, 0.1, 1)
     code, error = train(scans, tmp_path / "none", "--preset=gpu")
     assert code == 2
-    assert error.startswith("l2rfast: error: preset: expected one of cpu, published, got 'gpu'")
+    assert error.startswith("l2rfast: error: --preset: expected one of cpu, published, got 'gpu'")
 
 
 @pytest.mark.parametrize(
     ("options", "begins"),
     [
         (["--network=dense"], "kind: expected one of"),
-        (["--norm=batch"], "norm: expected one of"),
+        (["--norm=batch"], "--norm: expected one of"),
         (["--levels=7"], "out_levels: expected"),
-        (["--start=middle"], "start: expected one of"),
+        (["--start=middle"], "--start: expected one of"),
         (["--resolution=3"], "level: expected one of"),
-        (["--similarity=overlap"], "similarity: expected one of"),
-        (["--sigmas=1,x"], "sigmas: expected numbers"),
-        (["--energy=none"], "energy: expected one of"),
-        (["--shift=-1"], "shift: expected"),
+        (["--similarity=overlap"], "--similarity: expected one of"),
+        (["--sigmas=1,x"], "--sigmas: expected numbers"),
+        (["--energy=none"], "--energy: expected one of"),
+        (["--shift=-1"], "--shift: expected"),
         (["--weights=absent.safetensors"], "path: cannot use"),
-        (["--data=absent"], "data: expected a folder"),
+        (["--data=absent"], "--data: expected a folder"),
     ],
 )
 def test_wrong_options_are_named(options: list[str], begins: str, scans: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_scans_without_labels_are_named(scans: Path, tmp_path: Path) -> None:
         (tmp_path / f"{role}_images").symlink_to(scans / f"{role}_images")
     code, error = train(tmp_path, tmp_path / "run")
     assert code == 2
-    assert error.startswith("l2rfast: error: data: expected labels or landmarks of")
+    assert error.startswith("l2rfast: error: --data: expected labels or landmarks of")
 
 
 def without(scans: Path, folder: Path, *names: str) -> Path:
@@ -212,8 +212,8 @@ def test_labels_of_some_pairs_for_validation(scans: Path, tmp_path: Path) -> Non
     code, error = train(data, tmp_path / "run", "--steps=2", "--every=1")
     assert code == 0
     assert error.splitlines() == [
-        "l2rfast: warning: data: no labels of case3, but of others",
-        "l2rfast: warning: data: the score is DSC, of 1 of 2 validation pairs",
+        "l2rfast: warning: --data: no labels of case3, but of others",
+        "l2rfast: warning: --data: the score is DSC, of 1 of 2 validation pairs",
     ]
     both = train(scans, tmp_path / "both", "--steps=2", "--every=1")
     assert both == (0, "")
@@ -235,7 +235,7 @@ def test_no_labels_for_validation_at_all(scans: Path, tmp_path: Path) -> None:
     data = without(scans, tmp_path / "scans", "case3", "case4")
     code, error = train(data, tmp_path / "run", "--steps=3", "--every=1", "--patience=1")
     assert code == 0
-    assert error.splitlines()[-1] == "l2rfast: warning: data: the score is centroids, of 0 of 2 validation pairs"
+    assert error.splitlines()[-1] == "l2rfast: warning: --data: the score is centroids, of 0 of 2 validation pairs"
     assert len(rows(tmp_path / "run" / "training.csv")) == 3
     weights, state = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("weights", "checkpoint"))
     assert all(torch.equal(value, state[f"task.network.{name}"]) for name, value in weights.items())

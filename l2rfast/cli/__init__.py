@@ -20,6 +20,7 @@ from .._info import info
 from ..errors import BackendError, InputError
 from .apply import apply
 from .evaluate import evaluate
+from .names import Command
 from .notices import notices
 from .points import apply_points
 from .register import register
@@ -87,7 +88,7 @@ def _options(
     pass
 
 
-@app.command("info")
+@app.command("info", cls=Command)
 def _info() -> None:
     """List what runs here: versions, and the backends of every operation."""
     from rich.console import Console
@@ -95,7 +96,7 @@ def _info() -> None:
     Console().print(info())
 
 
-@data_app.command("list")
+@data_app.command("list", cls=Command)
 def _list() -> None:
     """List the files, with their size and where they are."""
     for name in data.names():
@@ -103,13 +104,13 @@ def _list() -> None:
         typer.echo(f"{data.record(name).bytes / 1e6:6.2f} MB  {name}  {'not here' if file is None else file}")
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", cls=Command)
 def _fetch(name: str) -> None:
     """Download a file, unless it is here, and print its path."""
     typer.echo(data.fetch(name))
 
 
-@data_app.command("path")
+@data_app.command("path", cls=Command)
 def _path(name: str) -> None:
     """Print the path of a file that is here."""
     typer.echo(data.path(name))
@@ -123,9 +124,9 @@ def main() -> None:
     app()
 
 
-app.command("register")(register)
-app.command("evaluate")(evaluate)
-app.command("apply")(apply)
-app.command("apply-points")(apply_points)
+app.command("register", cls=Command)(register)
+app.command("evaluate", cls=Command)(evaluate)
+app.command("apply", cls=Command)(apply)
+app.command("apply-points", cls=Command)(apply_points)
 for command in (invert, compose, convert, jacobian, describe):
-    app.command(command.__name__)(command)
+    app.command(command.__name__, cls=Command)(command)

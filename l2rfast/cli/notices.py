@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..errors import InputWarning
+from .names import as_typed
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def notices() -> Iterator[list[str]]:
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if not issubclass(category, InputWarning):
             others(message, category, *place, **more)
-        elif (text := str(message)) not in said:
+        elif (text := as_typed(str(message))) not in said:
             said.append(text)
             typer.echo(f"l2rfast: warning: {text}", err=True)
 

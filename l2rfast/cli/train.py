@@ -27,6 +27,7 @@ from ..methods.unsupervised.training import train_unsupervised as train
 from ..methods.weakly_supervised.options import PRESETS as WEAK_PRESETS
 from ..methods.weakly_supervised.options import TrainingOptions as WeakOptions
 from ..methods.weakly_supervised.training import train_weakly_supervised as train_weak
+from .names import Command
 from .options import with_options
 from .register import Device, Quiet
 
@@ -39,7 +40,7 @@ HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
 
 
-@train_app.command("unsupervised")
+@train_app.command("unsupervised", cls=Command)
 @with_options(options=TrainingOptions, trainer=TrainerOptions)
 def unsupervised(
     data: Data,
@@ -67,7 +68,7 @@ def unsupervised(
         )
 
 
-@train_app.command("discrete")
+@train_app.command("discrete", cls=Command)
 @with_options(options=DiscreteOptions, trainer=TrainerOptions)
 def discrete(
     data: Data,
@@ -95,7 +96,7 @@ def discrete(
         )
 
 
-@train_app.command("weakly-supervised")
+@train_app.command("weakly-supervised", cls=Command)
 @with_options(presets=WEAK_PRESETS, options=WeakOptions, trainer=TrainerOptions)
 def weakly_supervised(
     data: Data,

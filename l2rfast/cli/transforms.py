@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,31 +49,50 @@ def parse_transforms(values: Sequence[str], fixed: Any = None, moving: Any = Non
             format, path = before, after
         elif colon and before.isidentifier() and not os.path.exists(path):
             raise InputError(f"{name}: expected one of the formats {', '.join(TRANSFORMS)}, got {before!r}")
-        grids = (moving, fixed) if turned else (fixed, moving)
-        read = read_transform(path, format=format, fixed=grids[0], moving=grids[1], name=name)
+        with _between(turned):
+            grids = (moving, fixed) if turned else (fixed, moving)
+            read = read_transform(path, format=format, fixed=grids[0], moving=grids[1], name=name)
         parts.append(read.inverse if turned else read)
     return compose(*parts)
 
 
-def invert(transform: One, out: Out, to: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+@contextmanager
+def _between(turned: bool) -> Iterator[None]:
+    """Where an inverse changes fixed and moving, it is the other that the user has to give where one is wanting."""
+    try:
+        yield
+    except InputError as error:
+        if not turned:
+            raise
+        raise InputError(re.sub(r"\b(fixed|moving): expected the \1 image", _other, str(error))) from error
+
+
+def _other(found: re.Match[str]) -> str:
+    name = "moving" if found[1] == "fixed" else "fixed"
+    return f"{name}: expected the {name} image"
+
+
+def invert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
     """Write the inverse of a transform, which goes from moving to fixed; a field at the voxels of moving, if given."""
-    _write(out, parse_transforms([transform], fixed, moving, "transform").inverse, to, moving, fixed)
+    inverse = parse_transforms([transform], fixed, moving, "transform").inverse
+    with _between(turned=True):
+        _write(out, inverse, format, moving, fixed)
 
 
 def compose(
     transforms: Annotated[list[str], typer.Argument(help="In the order in which a point of fixed goes through them.")],
     out: Out,
-    to: Format = None,
+    format: Format = None,
     fixed: Fixed = None,
     moving: Moving = None,
 ) -> None:
     """Write several transforms as one."""
-    _write(out, parse_transforms(transforms, fixed, moving, "transforms"), to, fixed, moving)
+    _write(out, parse_transforms(transforms, fixed, moving, "transforms"), format, fixed, moving)
 
 
-def convert(transform: One, out: Out, to: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+def convert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
     """Write a transform in the format of another tool."""
-    _write(out, parse_transforms([transform], fixed, moving, "transform"), to, fixed, moving)
+    _write(out, parse_transforms([transform], fixed, moving, "transform"), format, fixed, moving)
 
 
 def jacobian(

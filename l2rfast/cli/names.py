@@ -1,0 +1,38 @@
+"""What a user typed in place of what the code calls it: messages name options as ``--fixed-labels``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from typer.core import TyperCommand
+
+from ..errors import BackendError, InputError
+
+# What a message begins with, and, behind "NAME (PATH): ", what the message within it does.
+_NAMES = re.compile(r"(?:^|(?<=\): ))[a-z_]+(?:, [a-z_]+)*(?=:| \()")
+
+
+class Command(TyperCommand):
+    """A command whose errors and warnings name its options as they are typed."""
+
+    running: ClassVar[Command | None] = None
+
+    def invoke(self, ctx: Any) -> Any:
+        Command.running = self
+        try:
+            return super().invoke(ctx)
+        except (InputError, BackendError) as error:
+            raise type(error)(as_typed(str(error))) from error
+        finally:
+            Command.running = None
+
+
+def as_typed(text: str) -> str:
+    """A message of the command that runs: the names of its options, where it begins, as they are typed.
+
+    Arguments have no other name, and where no command runs nothing has.
+    """
+    params = [] if Command.running is None else Command.running.params
+    options = {each.name: max(each.opts, key=len) for each in params if each.param_type_name == "option"}
+    return _NAMES.sub(lambda found: ", ".join(options.get(name, name) for name in found[0].split(", ")), text)
