@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...world import Grid, Transform
 from ..headers import affine_of
+from ..volume import Volume, axes_in_itk
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS from it, and it from RAS
 
@@ -61,6 +62,13 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
 
 
+def axes_of(transform: Transform, grids: Grids) -> int:
+    """2 where fixed is a slice that has two axes in ITK; where it is not known, the transform's own."""
+    if grids.fixed is None:
+        return transform.ndim
+    return axes_in_itk(Volume(torch.empty(grids.fixed.shape, device="meta"), grids.fixed.affine))
+
+
 def linear(transform: Transform, kind: str) -> np.ndarray:
     """The (4, 4) matrix of a transform for a format that has no more.
 
@@ -88,6 +96,11 @@ def rows_of_four(path: Path) -> np.ndarray | None:
 
     Several programs write such texts, and mean different things by them.
     """
+    return square(path, 4)
+
+
+def square(path: Path, size: int) -> np.ndarray | None:
+    """As `rows_of_four`, of so many rows."""
     text = head(path, 4096)
     try:
         rows = [
@@ -95,7 +108,7 @@ def rows_of_four(path: Path) -> np.ndarray | None:
         ]
     except ValueError:
         return None
-    return np.array(rows) if [len(row) for row in rows] == [4] * 4 else None
+    return np.array(rows) if [len(row) for row in rows] == [size] * size else None
 
 
 def is_four_rows(path: Path) -> bool:
@@ -104,7 +117,7 @@ def is_four_rows(path: Path) -> bool:
 
 
 def write_rows(path: Path, matrix: np.ndarray) -> None:
-    """What `rows_of_four` reads."""
+    """What `square` reads."""
     path.write_text("".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix))
 
 

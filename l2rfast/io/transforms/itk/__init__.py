@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ....errors import InputError
 from ....world import Displacement, Transform
 from ...displacements import OTHERS, read_displacement, write_displacement
 from ...nifti import NIFTI, open_nifti
 from ...volume import Volume, axes_in_itk
-from ..format import Format, Grids, linear, named
+from ..format import Format, Grids, axes_of, linear, named
 from . import hdf5, matlab, text
 from .stored import stored_affine, stored_of, transform_of
 
@@ -47,11 +46,11 @@ def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if named(file, NIFTI):
         _write_field(file, transform, grids)
     elif named(file, hdf5.SUFFIXES):
-        hdf5.store(file, stored_of(transform, _axes(transform, grids)))
+        hdf5.store(file, stored_of(transform, axes_of(transform, grids)))
     else:
         kind = matlab if named(file, matlab.SUFFIXES) else text
         matrix = linear(transform, f"a {file.suffix} file of ITK's")
-        kind.store(file, stored_affine(matrix, _axes(transform, grids)))
+        kind.store(file, stored_affine(matrix, axes_of(transform, grids)))
 
 
 def _write_field(file: Path, transform: Transform, grids: Grids) -> None:
@@ -60,18 +59,11 @@ def _write_field(file: Path, transform: Transform, grids: Grids) -> None:
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels the field is written")
     disp, affine = transform.on(grid).disp[0], grid.affine
-    if _axes(transform, grids) == 2:
+    if axes_of(transform, grids) == 2:
         disp = disp[:2, ..., 0]
     elif disp.shape[-1] == 1:
         disp, affine = disp[[2, 0, 1]].movedim(-1, 1), affine[:, [2, 0, 1, 3]]
     write_displacement(file, disp, affine)
-
-
-def _axes(transform: Transform, grids: Grids) -> int:
-    """2 where fixed is a slice that has two axes in ITK; where it is not known, the transform's own."""
-    if grids.fixed is None:
-        return transform.ndim
-    return axes_in_itk(Volume(torch.empty(grids.fixed.shape, device="meta"), grids.fixed.affine))
 
 
 def write_affine(path: str | os.PathLike[str], matrix: np.ndarray, ndim: int = 3) -> None:
