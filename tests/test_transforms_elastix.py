@@ -43,6 +43,30 @@ def test_places_go_where_transformix_takes_them(ndim: int, number: int) -> None:
     np.testing.assert_allclose(ours(torch.from_numpy(places)).numpy() - places, steps, atol=2e-5)
 
 
+@pytest.mark.parametrize("sums", ["1", "2", "12"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_what_transforms_add_to_a_place_is_added_up(ndim: int, sums: str, tmp_path: Path) -> None:
+    """The fields of added.npz are of the same program, with "Add" for "Compose" in the files of these numbers."""
+    folder = tmp_path / "elastix"
+    folder.mkdir()
+    for number in range(3):
+        name = f"TransformParameters.{ndim}D.{number}.txt"
+        content = (GOLDEN / name).read_text()
+        (folder / name).write_text(content.replace('"Compose"', '"Add"') if str(number) in sums else content)
+    places, composed = places_and_steps(ndim, 2)
+    field = np.load(GOLDEN / "added.npz")[f"{ndim}D.add{sums}"]
+    steps = np.zeros_like(composed)
+    steps[:, :ndim] = np.moveaxis(field, -1, 0).reshape(ndim, -1).T
+    steps = steps @ LPS
+    assert abs(steps - composed).max() > 0.5
+    ours = read_transform(folder / name)
+    assert ours.ndim == ndim
+    np.testing.assert_allclose(ours(torch.from_numpy(places)).numpy() - places, steps, atol=2e-5)
+    if "1" in sums:  # of a similarity and an Euler transform
+        linear = read_transform(folder / f"TransformParameters.{ndim}D.1.txt")
+        assert (linear.matrix is not None, linear.ndim) == (True, ndim)
+
+
 def test_bsplines_on_another_fixed_grid() -> None:
     places, steps = places_and_steps(3, 2)
     affine = np.eye(4)
@@ -94,7 +118,7 @@ def test_an_initial_one_that_is_elsewhere_is_refused(name: str, tmp_path: Path) 
     ("old", "new", "said"),
     [
         (BEFORE, "TransformParameters.3D.2.txt", "got a chain that comes back to TransformParameters.3D.2.txt"),
-        ('"Compose"', '"Add"', "got HowToCombineTransforms 'Add', where 'Compose' alone is known"),
+        ('"Compose"', '"Mix"', "got HowToCombineTransforms 'Mix', where 'Compose' and 'Add' are known"),
         ("SplineOrder 3", "SplineOrder 2", "got BSplineTransformSplineOrder '2'"),
         ('CyclicTransform "false"', 'CyclicTransform "true"', "got UseCyclicTransform 'true'"),
         ('DirectionCosines "true"', 'DirectionCosines "false"', "got UseDirectionCosines 'false'"),

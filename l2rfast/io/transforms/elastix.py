@@ -1,8 +1,9 @@
 """elastix' TransformParameters.*.txt, of versions 4.9 to 5.3.
 
 From places of fixed to places of moving, in LPS millimetres, by ITK's numbers under names of elastix' own. Directions
-stand column by column, where ITK's files have them row by row. A transform goes on from the initial one that it names.
-B-splines are evaluated at the voxels of fixed, which the file tells.
+stand column by column, where ITK's files have them row by row. A transform goes on from the initial one that it names,
+or, by "Add", what both add to a place is added up. B-splines, and sums with them, are evaluated at the voxels of fixed,
+which the file tells.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ...errors import InputError
-from ...world import Transform
+from ...world import Affine, Displacement, Grid, Transform
 from .format import Format, Grids, head, named
 from .itk.stored import Stored, composite, grid_of, transform_of
 
@@ -27,7 +28,6 @@ _KINDS = {
 }
 # What a transform would mean something else by, and what there is when it is not said.
 _KNOWN = {
-    "HowToCombineTransforms": "Compose",
     "UseDirectionCosines": "true",
     "BSplineTransformSplineOrder": "3",
     "UseCyclicTransform": "false",
@@ -63,15 +63,48 @@ def _knows(file: Path) -> bool:
 
 def _read(file: Path, grids: Grids) -> Transform:
     last = _parameters(file)
-    chain, files, parameters = [_stored(last)], [file.resolve()], last
-    while (before := _initial(parameters)) != _NONE:
+    chain, files = [last], [file.resolve()]
+    while (before := _initial(chain[-1])) != _NONE:
         files.append(_beside(files[-1], before))
         if files[-1] in files[:-1]:
             raise ValueError(f"a chain that comes back to {files[-1].name}")
-        parameters = _parameters(files[-1])
-        chain.append(_stored(parameters))
+        chain.append(_parameters(files[-1]))
+    stored, sums = [_stored(each) for each in chain], [_is_sum(each) for each in chain]
+    sums[-1] = False  # which has nothing to be added to
     ndim = int(last.text("FixedImageDimension"))
-    return transform_of([composite(chain), *chain], Grids(grids.fixed or grid_of(_grid(last, ndim), ndim)))
+    return _chained(stored, sums, grids.fixed or grid_of(_grid(last, ndim), ndim))
+
+
+def _chained(stored: list[Stored], sums: list[bool], fixed: Grid) -> Transform:
+    """What transforms do, of which a point goes through the last first, but for those that are added to what is behind.
+
+    Args:
+        stored: as ITK has them.
+        sums: which of them are added.
+        fixed: where what is not linear is evaluated.
+    """
+    if not any(sums):
+        return transform_of([composite(stored), *stored], Grids(fixed))
+    k = sums.index(True)
+    before = _chained(stored[k + 1 :], sums[k + 1 :], fixed)
+    total = _added(before, transform_of([stored[k]], Grids(fixed)), fixed)
+    return transform_of([composite(stored[:k]), *stored[:k]], Grids(fixed), total) if k else total
+
+
+def _is_sum(parameters: _Parameters) -> bool:
+    """Whether what a transform and its initial one add to a place is added up; else the one goes on from the other."""
+    how = parameters.text("HowToCombineTransforms", "Compose")
+    if how not in ("Compose", "Add"):
+        raise ValueError(f"HowToCombineTransforms {how!r}, where 'Compose' and 'Add' are known")
+    return how == "Add"
+
+
+def _added(one: Transform, other: Transform, fixed: Grid) -> Transform:
+    """To a place what both add to it."""
+    ndim = max(one.ndim, other.ndim)
+    if one.matrix is not None and other.matrix is not None:
+        return Affine(one.matrix + other.matrix - np.eye(4), ndim)
+    return Displacement(one.on(fixed).disp + other.on(fixed).disp, fixed.affine, ndim)
 
 
 def _initial(parameters: _Parameters) -> str:

@@ -33,12 +33,13 @@ _NONE = np.zeros(0)
 _COMPOSITE = "CompositeTransform"
 
 
-def transform_of(stored: list[Stored], grids: Grids = Grids()) -> Transform:  # noqa: B008
+def transform_of(stored: list[Stored], grids: Grids = Grids(), first: Transform | None = None) -> Transform:  # noqa: B008
     """What a list of transforms does, whose last a point goes through first.
 
     Args:
         stored: a composite comes before its parts.
         grids: B-splines are laid on the voxels of fixed.
+        first: what a point goes through before.
 
     Raises:
         ValueError: one is of a kind that is not known, or has other numbers than its kind.
@@ -53,7 +54,7 @@ def transform_of(stored: list[Stored], grids: Grids = Grids()) -> Transform:  # 
             f"first, as ANTs does; SimpleITK takes the first alone"
         )
     chain = [_transform(each) for each in reversed(parts)]
-    whole = compose(*chain)
+    whole = compose(*chain) if first is None else compose(first, *chain)
     if any(isinstance(each, Spline) for each in chain):
         return whole.on(grids.need("fixed", "the voxels are where B-splines are evaluated"))
     return whole
