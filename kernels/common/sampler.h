@@ -119,7 +119,7 @@ void by_slab(const Problem<ndim, A, Index>& p, const Add& add, int before = 0, i
     });
     touched[row] = {Index(low - before), Index(high + after)};
   });
-  parallel_runs(p.size[0], [&](int64_t begin, int64_t end) {
+  parallel_shares(p.size[0], [&](int64_t begin, int64_t end) {
     const Slab<Index> slab{Index(begin), Index(end)};
     std::vector<Taps> group;
     for (int64_t i = 0; i < rows; ++i) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -103,25 +104,48 @@ inline Grid grid_of_all(const Tensor& t) {
   return {n == 5 ? t.size(2) : 1, n >= 4 ? t.size(n - 2) : 1, t.size(n - 1), n == 5};
 }
 
-// f(i) for every i below n, split between PyTorch's threads. Work items must not depend on how they
-// are split: that is what makes results the same bits for any number of threads.
+// f(begin, end) for pieces of [0, n), `some` at a time, that PyTorch's threads take from a common counter: a thread
+// that another process keeps from its core leaves what it has not begun to the others. Work items must not depend on
+// how they are split: that is what makes results the same bits for any number of threads.
+template <class F>
+void parallel_pieces(int64_t n, int64_t some, const F& f) {
+  const int64_t pieces = (n + some - 1) / some;
+  std::atomic<int64_t> taken{0};
+  torch::stable::parallel_for(0, std::min<int64_t>(pieces, torch::stable::get_num_threads()), 1, [&](auto...) {
+    for (int64_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < pieces;)
+      f(i * some, std::min((i + 1) * some, n));
+  });
+}
+
+// As many items as make `each` pieces for a thread.
+inline int64_t piece_of(int64_t n, int64_t each) {
+  return std::max<int64_t>(1, n / (each * int64_t(torch::stable::get_num_threads())));
+}
+
+// f(i) for every i below n.
 template <class F>
 void parallel_each(int64_t n, const F& f) {
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+  parallel_pieces(n, piece_of(n, 32), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) f(i);
   });
 }
 
-// The same for items of which each thread wants a run at a time, to keep its buffers: f(begin, end).
+// The same for items of which a thread wants a run at a time, to keep its buffers: f(begin, end).
 template <class F>
 void parallel_runs(int64_t n, const F& f) {
-  torch::stable::parallel_for(0, n, 1, f);
+  parallel_pieces(n, piece_of(n, 16), f);
 }
 
 // The same for single values, of which a thread wants thousands: f(begin, end).
 template <class F>
 void parallel_parts(int64_t n, const F& f) {
-  torch::stable::parallel_for(0, n, 1 << 15, f);
+  parallel_pieces(n, std::max<int64_t>(1 << 15, piece_of(n, 16)), f);
+}
+
+// The same for items of which each run costs something of its own: f(begin, end) once for a thread.
+template <class F>
+void parallel_shares(int64_t n, const F& f) {
+  torch::stable::parallel_for(0, n, 1, f);
 }
 
 }  // namespace l2rfast
