@@ -275,7 +275,7 @@ def test_training(scans: tuple[int, Path], tmp_path: Path, loss: str) -> None:
     assert network.ndim == ndim
     error = command(*train, f"--out={tmp_path / 'again'}", *options, f"--weights={tmp_path / 'absent.safetensors'}")
     assert error[0] == 2
-    assert error[1].startswith("l2rfast: error: path: cannot use")
+    assert error[1].startswith("l2rfast: error: --weights: cannot use")
 
 
 def test_it_learns(scans: tuple[int, Path]) -> None:

@@ -31,7 +31,7 @@ from l2rfast.io import Volume, write_image
         (["--half"], "--half, --probabilistic: expected a network with velocity"),
         (["--encoder=4,x"], "--encoder: expected integers"),
         (["--decoder=4"], "--decoder: expected at least"),
-        (["--weights=absent.safetensors"], "path: cannot use absent.safetensors"),
+        (["--weights=absent.safetensors"], "--weights: cannot use absent.safetensors"),
         (["--data=absent"], "--data: expected a folder"),
         (["--device=nowhere"], "--device: cannot use"),
         (["--rate=1e30", "--steps=5"], "--rate: the losses of step"),

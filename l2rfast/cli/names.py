@@ -12,6 +12,8 @@ from ..errors import BackendError, InputError
 # What a message begins with, and, behind "NAME (PATH): ", what the message within it does.
 _NAMES = re.compile(r"(?:^|(?<=\): ))[a-z_]+(?:, [a-z_]+)*(?=:| \()")
 
+_OTHERS = {"path": "weights"}  # what loads a network calls its file
+
 
 class Command(TyperCommand):
     """A command whose errors and warnings name its options as they are typed."""
@@ -35,4 +37,5 @@ def as_typed(text: str) -> str:
     """
     params = [] if Command.running is None else Command.running.params
     options = {each.name: max(each.opts, key=len) for each in params if each.param_type_name == "option"}
-    return _NAMES.sub(lambda found: ", ".join(options.get(name, name) for name in found[0].split(", ")), text)
+    typed = {name: options[option] for name, option in _OTHERS.items() if option in options} | options
+    return _NAMES.sub(lambda found: ", ".join(typed.get(name, name) for name in found[0].split(", ")), text)
