@@ -167,10 +167,16 @@ def inverses() -> Iterator[tuple[Case, Run, Run]]:
 
 
 def whole_calls() -> Iterator[tuple[Case, Run, Run]]:
+    for suffix in (".nii.gz", ".nii"):
+        yield from _whole_call(suffix)
+
+
+def _whole_call(suffix: str) -> Iterator[tuple[Case, Run, Run]]:
     import ants
 
     with tempfile.TemporaryDirectory() as folder:
-        image, warp_, linear, out = (str(Path(folder) / name) for name in ("a.nii.gz", "u.nii.gz", "a.txt", "o.nii.gz"))
+        image, warp_, out = (str(Path(folder) / f"{name}{suffix}") for name in ("a", "u", "o"))
+        linear = str(Path(folder) / "a.txt")
         values = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), 1)
         write_image(image, Volume(torch.from_numpy(values), HEADER))
         write_displacement(warp_, smooth(SHAPE, 6), HEADER)
@@ -186,7 +192,7 @@ def whole_calls() -> Iterator[tuple[Case, Run, Run]]:
         other()
         theirs = sitk.GetArrayFromImage(sitk.ReadImage(out))
         ours()
-        case = Case("whole call, files read and written", "antspyx, apply_transforms", 10)
+        case = Case(f"whole call, {suffix} files read and written", "antspyx, apply_transforms", 10)
         case.agreement = _differ(sitk.GetArrayFromImage(sitk.ReadImage(out)), theirs)
         yield case, ours, other
 
