@@ -31,6 +31,7 @@ from triton.runtime.jit import JITFunction
 
 from l2rfast.kernels.affine_warp import triton as affine
 from l2rfast.kernels.box import triton as box
+from l2rfast.kernels.bspline import triton as splines
 from l2rfast.kernels.common import triton_samplers, triton_sums
 from l2rfast.kernels.correlation import triton as correlation
 from l2rfast.kernels.coupled_convex import triton as coupled
@@ -62,7 +63,7 @@ TARGETS = {
 OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 MODULES = (
     *(box, correlation, coupled, energy, jacobian, joint, lattice, lncc, minima, soft, symmetric, triton_samplers),
-    *(triton_sums, votes),
+    *(triton_sums, splines, votes),
 )
 
 
@@ -177,6 +178,7 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     energy.bending_energy(disp.to(wide), True)
     energy.gradient_energy(disp.to(wide), True)
     a = image.to(wide)
+    splines.spline_warp(splines.spline_coefficients(a, False), disp, "zeros")
     joint.joint_histogram(a, a, None, 23, "gaussian", "gaussian", 0.5)
     joint.joint_histogram(a, a, a, 64, "cubic", "box", 0.5)
 
@@ -193,6 +195,7 @@ def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     affine.affine_warp_backward(image, image, matrix, "linear", "zeros", True, True)
     jacobian.jacobian_determinant_backward(disp[:, 0], disp)
     a = image.to(torch.float32 if dtype.itemsize == 2 else dtype)
+    splines.spline_warp_backward(a, a, disp, "zeros", True, True)
     grad = meta(1, 64, 64, dtype=torch.float64)
     joint.joint_histogram_backward(grad, a, a, None, 64, "gaussian", "gaussian", 0.5, True, False)
     joint.joint_histogram_backward(grad, a, a, a, 64, "cubic", "box", 0.5, True, True)
