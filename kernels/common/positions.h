@@ -70,14 +70,33 @@ struct Field {
       const auto* u = static_cast<const decltype(t)*>(data) + at;
       const int count = b.count;
       if (step[2] == 1) {
-        // The hardware does not foresee the next rows of three components at once.
-        for (int i = 0; i < count; i += 64 / int(sizeof(t))) __builtin_prefetch(u + 2 * kBlock + i);
+        fetch(u, count);
         for (int i = 0; i < count; ++i) to[i] = f(i, A(u[i]));
       } else {
         const int64_t stride = step[2];
         for (int i = 0; i < count; ++i) to[i] = f(i, A(u[i * stride]));
       }
     });
+  }
+
+  // f(u, step) with all components of a block, value i of component k being u[k][i * step].
+  template <int ndim, class F>
+  L2RFAST_INLINE void read_all(bool first, const Block& b, const F& f) const {
+    const int64_t at = b.n * batch + b.z * step[0] + b.y * step[1] + b.x * step[2];
+    for_field<A>(dtype, [&](auto t) {
+      std::array<const decltype(t)*, ndim> u;
+      for (int k = 0; k < ndim; ++k) u[k] = static_cast<const decltype(t)*>(data) + at + k * component;
+      if (step[2] != 1) return f(u, step[2]);
+      for (int k = 0; first && k < ndim; ++k) fetch(u[k], b.count);
+      f(u, std::integral_constant<int64_t, 1>{});
+    });
+  }
+
+ private:
+  // The hardware does not foresee the next rows of three components at once.
+  template <class T>
+  static L2RFAST_INLINE void fetch(const T* u, int count) {
+    for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(u + 2 * kBlock + i);
   }
 };
 
@@ -153,25 +172,26 @@ struct Affine final : Positions<A> {
 // A matrix (N, ndim, ndim + 1) times (x + disp(x), 1).
 template <int ndim, class A>
 struct AffineDisplaced final : Positions<A> {
-  Displaced<ndim, A> displaced;
+  Field<A> disp;
   Affine<ndim, A> affine;
 
-  AffineDisplaced(const Tensor& disp, const Tensor& matrix)
-      : Positions<A>(grid_of(disp, ndim), std::max(disp.size(0), matrix.size(0))),
-        displaced(disp),
-        affine(matrix, grid_of(disp, ndim)) {}
+  AffineDisplaced(const Tensor& t, const Tensor& matrix)
+      : Positions<A>(grid_of(t, ndim), std::max(t.size(0), matrix.size(0))),
+        disp(t, ndim, 1, 2),
+        affine(matrix, grid_of(t, ndim)) {}
 
   void along(int k, const Block& b, A (&position)[kBlock]) const override {
     const A* m = affine.matrix.data() + ((affine.items > 1 ? b.n : 0) * ndim + k) * (ndim + 1);
-    A from[kBlock];
-    for (int j = 0; j < ndim; ++j) {
-      displaced.along(j, b, from);
-      const A slope = m[j], start = j == 0 ? m[ndim] : A(0);
-      if (j == 0)
-        for (int i = 0; i < b.count; ++i) position[i] = start + slope * from[i];
-      else
-        for (int i = 0; i < b.count; ++i) position[i] += slope * from[i];
-    }
+    disp.template read_all<ndim>(k == 0, b, [&](auto u, auto step) L2RFAST_LAMBDA {
+      for (int i = 0, end = b.count; i < end; ++i) {
+        A sum = m[ndim];
+        for (int j = 0; j < ndim; ++j) {
+          const A start = b.coordinate<A>(3 - ndim + j);
+          sum += m[j] * ((j == ndim - 1 ? start + A(i) : start) + A(u[j][i * step]));
+        }
+        position[i] = sum;
+      }
+    });
   }
 };
 
