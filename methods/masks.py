@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from scipy.ndimage import distance_transform_edt
 
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, as_volume, read_mask
@@ -44,6 +43,8 @@ def filled(volume: Volume) -> Volume:
     """
     if volume.mask is None or volume.mask.all():
         return replace(volume, mask=None)
+    from scipy.ndimage import distance_transform_edt
+
     nearest = distance_transform_edt(
         ~volume.mask.cpu().numpy(), sampling=volume.spacing, return_distances=False, return_indices=True
     )

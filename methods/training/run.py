@@ -14,7 +14,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from l2rfast.errors import InputError
@@ -172,6 +171,8 @@ class RunFolder:
     def board(self, step: int) -> Any:
         """TensorBoard's writer, for what comes after that step."""
         with self._writing():
+            from tensorboardX import SummaryWriter
+
             return SummaryWriter(str(self.path / BOARD), purge_step=step + 1)
 
     def draw_curves(self) -> None:

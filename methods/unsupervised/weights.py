@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 
@@ -18,6 +17,8 @@ from .network import Architecture, VoxelMorph
 
 def from_keras(path: str | os.PathLike[str]) -> VoxelMorph:
     """See `VoxelMorph.from_keras`."""
+    import h5py  # slow to import
+
     file = Path(path)
     found: dict[str, np.ndarray] = {}
     with named(file, OSError, KeyError, RuntimeError), h5py.File(file, "r") as h5:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import zoom
 
 from ...errors import InputError
 from ...world import Affine, Displacement, Grid, Transform, compose
@@ -57,6 +56,8 @@ def _read(file: Path, grids: Grids) -> Transform:
     if last:
         values = np.moveaxis(values, -1, 0)
     if half:
+        from scipy.ndimage import zoom  # slow to import, as all of SciPy
+
         values = np.stack([zoom(each.astype(np.float32), 2, order=2) for each in values])
     disp = np.zeros((3, *fixed.size), np.result_type(values.dtype, np.float32))
     disp[:ndim] = values.reshape(ndim, *fixed.size)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
+
+if TYPE_CHECKING:
+    import h5py
 
 MAGIC = b"\x89HDF\r\n\x1a\n"  # what they begin with
 _PACKED = 1032  # bytes that one of a compressed file can stand for, at most
@@ -20,6 +23,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises:
         ValueError: it is none, or what is asked of it in here is damaged or not there.
     """
+    import h5py  # slow to import
+
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -33,6 +38,8 @@ def values_of(dataset: h5py.Dataset) -> np.ndarray:
     Raises:
         ValueError: it is no array of real numbers, or larger than the file.
     """
+    import h5py
+
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu" or dataset.shape is None:
         raise ValueError(f"{dataset.name} that is no array of numbers")
     stored, room = dataset.id.get_storage_size(), Path(dataset.file.filename).stat().st_size

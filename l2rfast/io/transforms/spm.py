@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from ...errors import InputError, notice
@@ -62,6 +61,8 @@ def _read(file: Path, grids: Grids) -> Transform:
 
 
 def _continued(vectors: Tensor, unknown: Tensor) -> Tensor:
+    from scipy.ndimage import distance_transform_edt
+
     nearest = distance_transform_edt(unknown.numpy(), return_distances=False, return_indices=True)
     return vectors[(slice(None), *torch.from_numpy(nearest).long())]
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
 from .format import Format, Grids, head, less_places, named
 from .hdf5 import MAGIC, opened, values_of
+
+if TYPE_CHECKING:
+    import h5py
 
 _SUFFIXES = (".x5",)
 
@@ -79,6 +82,8 @@ def transform_of(
 
 def _write(file: Path, transform: Transform, grids: Grids) -> None:
     parts = transform.parts if isinstance(transform, Composite) else (transform,)
+    import h5py
+
     with h5py.File(file, "w") as made:
         made.attrs["Format"], made.attrs["Version"] = "X5", np.uint16(1)
         for number, part in enumerate(parts):

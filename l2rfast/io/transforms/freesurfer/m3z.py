@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 
 from ....world import Displacement, Transform
 from ..format import Grids, less_places
@@ -74,6 +73,8 @@ def _filled(vectors: torch.Tensor, valid: np.ndarray) -> torch.Tensor:
         return vectors
     if not valid.any():
         raise ValueError("no node that is valid")
+    from scipy.ndimage import distance_transform_edt
+
     nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
     one, two, three = torch.from_numpy(nearest).long()
     return vectors[:, one, two, three]

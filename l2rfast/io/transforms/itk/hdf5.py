@@ -7,16 +7,18 @@ name the order of parts; nitransforms sorts them as texts, which goes wrong from
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from ..format import head, named
 from ..hdf5 import MAGIC, opened, values_of
 from .stored import Stored, composite
 
+if TYPE_CHECKING:
+    import h5py
+
 SUFFIXES = (".h5", ".hdf5")
-_TEXT = h5py.string_dtype("ascii")
 
 
 def knows(path: Path) -> bool:
@@ -60,12 +62,15 @@ def store(path: Path, transforms: list[Stored]) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    import h5py
+
+    text = h5py.string_dtype("ascii")
     with h5py.File(path, "w") as file:
-        file["ITKVersion"] = np.array(["5.4.0"], _TEXT)
-        file["HDFVersion"] = np.array([h5py.version.hdf5_version], _TEXT)
+        file["ITKVersion"] = np.array(["5.4.0"], text)
+        file["HDFVersion"] = np.array([h5py.version.hdf5_version], text)
         for number, transform in enumerate([composite(transforms), *transforms]):
             group = file.create_group(f"TransformGroup/{number}")
-            group["TransformType"] = np.array([transform.kind], _TEXT)
+            group["TransformType"] = np.array([transform.kind], text)
             if number:
                 group["TransformParameters"] = transform.parameters
                 group["TransformFixedParameters"] = transform.fixed

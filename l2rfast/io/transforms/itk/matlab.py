@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, savemat, whosmat
-from scipy.io.matlab import MatReadError
 
 from ..format import named
 from .stored import Stored
@@ -31,6 +29,8 @@ def load(path: Path) -> list[Stored]:
     Raises:
         ValueError, OSError: it is no such file, or ends early.
     """
+    from scipy.io import loadmat  # slow to import, as all of SciPy
+
     found: list[Stored] = []
     room = path.stat().st_size
     for name, shape in _shapes(path):
@@ -53,6 +53,9 @@ def _shapes(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     Raises:
         ValueError, OSError: it is none of MATLAB's.
     """
+    from scipy.io import whosmat
+    from scipy.io.matlab import MatReadError
+
     try:
         return [(name, shape) for name, shape, _ in whosmat(path, appendmat=False)]
     except (EOFError, TypeError, LookupError, NotImplementedError, MatReadError) as error:
@@ -65,5 +68,7 @@ def store(path: Path, transform: Stored) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    from scipy.io import savemat
+
     numbers = {transform.kind: transform.parameters, "fixed": transform.fixed}
     savemat(path, numbers, appendmat=False, format="4", oned_as="column")

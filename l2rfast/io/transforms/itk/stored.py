@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from ....errors import notice
 from ....world import Affine, Composite, Displacement, Grid, Transform, compose
@@ -168,17 +167,26 @@ def _euler(numbers: np.ndarray, fixed: np.ndarray, ndim: int) -> _Parts:
         return _turned(numbers[0]), numbers[1:].reshape(2)
     x, y, z = numbers[:3]
     order, angles = ("xyz", [x, y, z]) if fixed.size > 3 and fixed[3] else ("yxz", [y, x, z])
+    from scipy.spatial.transform import Rotation  # slow to import, as all of SciPy
+
     return Rotation.from_euler(order, angles).as_matrix(), numbers[3:].reshape(3)
 
 
 def _versor(numbers: np.ndarray, fixed: np.ndarray, ndim: int) -> _Parts:
     vector = numbers[:3].reshape(3)
     real = np.sqrt(max(0.0, 1 - vector @ vector))
-    return Rotation.from_quat([*vector, real]).as_matrix(), numbers[3:].reshape(3)
+    return _by_quaternion([*vector, real]), numbers[3:].reshape(3)
 
 
 def _quaternion(numbers: np.ndarray, fixed: np.ndarray, ndim: int) -> _Parts:
-    return Rotation.from_quat(numbers[:4]).as_matrix(), numbers[4:].reshape(3)
+    return _by_quaternion(numbers[:4]), numbers[4:].reshape(3)
+
+
+def _by_quaternion(xyzw: Sequence[float] | np.ndarray) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    found: np.ndarray = Rotation.from_quat(xyzw).as_matrix()
+    return found
 
 
 def _similarity(numbers: np.ndarray, fixed: np.ndarray, ndim: int) -> _Parts:
