@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -386,8 +387,15 @@ def _one_value(name: str, value: float, image: Tensor) -> Tensor:
     """() in the dtype and on the device of an image."""
     try:
         held = torch.tensor(value, dtype=image.dtype, device=image.device)
-    except (RuntimeError, TypeError, OverflowError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         held = None
-    if held is None or held.ndim or not (image.is_floating_point() or held.item() == value):
-        raise InputError(f"{name}: expected a number that {image.dtype} holds, got {value!r}")
-    return held
+    if held is not None and held.ndim == 0 and _is_held(held, value):
+        return held
+    raise InputError(f"{name}: expected a number that {image.dtype} holds, got {value!r}")
+
+
+def _is_held(held: Tensor, value: float) -> bool:
+    """What a floating dtype rounds it holds, but not what it rounds to infinity."""
+    if held.is_floating_point():
+        return bool(held.isfinite()) or not math.isfinite(value)
+    return bool(held.item() == value)

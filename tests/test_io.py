@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from l2rfast import InputError, io, warp
+from l2rfast.io import series
 
 SHAPE = (9, 8, 7)
 
@@ -282,3 +283,15 @@ def test_read_displacement_rejects_other_images(tmp_path: Path) -> None:
     for name in ("image.nii.gz", "plain.nii.gz", "other.nii.gz"):
         with pytest.raises(InputError, match=f"{name}: expected a displacement field"):
             io.read_displacement(tmp_path / name)
+
+
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path: Path) -> None:
+    """Before memory is taken for it."""
+    for suffix in (".nii", ".nii.gz"):
+        path = tmp_path / f"lie{suffix}"
+        io.write_image(path, io.Volume(torch.zeros(4, 5, 6), np.eye(4)))
+        data = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+        data[42:48] = np.array([32000] * 3, "<i2").tobytes()  # dim
+        path.write_bytes(gzip.compress(bytes(data)) if suffix == ".nii.gz" else bytes(data))
+        with pytest.raises(InputError, match="the file is empty, damaged or of another kind"):
+            next(series.open_series("image", path).volumes())

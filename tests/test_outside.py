@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -79,11 +82,29 @@ def test_no_derivative_through_a_value_outside() -> None:
         l2rfast.affine_warp(image, torch.eye(2, 3)[None], outside=0).sum().backward()
 
 
-@pytest.mark.parametrize(("image", "value"), [(torch.zeros(1, 1, 3, 3, dtype=torch.uint8), 256), (None, 0.5)])
-def test_a_value_that_the_image_does_not_hold(image: Tensor | None, value: float) -> None:
-    image = torch.zeros(1, 1, 3, 3, dtype=torch.int16) if image is None else image
-    with pytest.raises(l2rfast.InputError, match=rf"outside: expected a number that {image.dtype} holds, got {value}"):
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (torch.uint8, 256),
+        (torch.int16, 0.5),
+        (torch.int16, 10**30),
+        (torch.int16, math.nan),
+        (torch.float16, 70000.0),
+        (torch.float32, 1e39),
+    ],
+)
+def test_a_value_that_the_image_does_not_hold(dtype: torch.dtype, value: float) -> None:
+    image = torch.zeros(1, 1, 3, 3, dtype=dtype)
+    said = re.escape(f"outside: expected a number that {dtype} holds, got {value}")
+    with pytest.raises(l2rfast.InputError, match=said):
         l2rfast.affine_warp(image, torch.eye(2, 3)[None], mode="nearest", outside=value)
+
+
+@pytest.mark.parametrize("value", [0.1, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_values_are_rounded_to_the_dtype(dtype: torch.dtype, value: float) -> None:
+    found = l2rfast.affine_warp(torch.zeros(1, 1, 3, 3, dtype=dtype), torch.eye(2, 3)[None] + 9, outside=value)
+    torch.testing.assert_close(found, torch.full_like(found, value), equal_nan=True, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("shift", "reaches"), [(0.0, True), (-16.4, True), (16.4, True), (16.6, False)])

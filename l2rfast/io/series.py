@@ -18,7 +18,7 @@ from ..world import Grid
 from .formats import open_image
 from .headers import affine_of
 from .nifti import reading_nifti, write_volumes
-from .reading import in_order, opened
+from .reading import in_order, opened, room
 
 _PLAIN = "biuf"  # kinds of dtypes that have one real number
 _COLOURS = "RGBA"
@@ -112,6 +112,8 @@ class Series:
                 yield np.asanyarray(proxy).reshape(size)
                 return
             length = math.prod(size) * proxy.dtype.itemsize
+            if proxy.offset + length * len(self) > room(proxy.file_like):  # before memory is taken for it
+                raise EOFError
             with opened(proxy.file_like) as file:
                 file.seek(proxy.offset)
                 for _ in range(len(self)):
