@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from . import _native
+from . import _native, _threads
 from ._dispatch import OPERATORS
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ class Info:
         for name, backends in self.backends.items():
             table.add_row(name, ", ".join(backends), *(chosen[name] for chosen in self.chosen.values()))
         kernels = (
-            f"C++ kernels for {self.instruction_set}, {self.threads} threads"
+            f"C++ kernels for {self.instruction_set}"
             if self.instruction_set
-            else f"no C++ kernels, {self.threads} threads; for the fast ones {_native.HOW_TO_BUILD}"
+            else f"no C++ kernels; for the fast ones {_native.HOW_TO_BUILD}"
         )
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return Group(Text(versions), Text(kernels), table)
+        return Group(Text(versions), Text(kernels), Text(_threads.described(self.threads)), table)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from l2rfast import _threads
 from l2rfast.errors import InputError
 
 from .method import Method
@@ -42,6 +43,7 @@ class Result:
     error: str = ""
 
 
+@_threads.threads()
 def evaluate(
     method: Method,
     pairs: Sequence[Pair],

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2rfast import _check
+from l2rfast import _check, _threads
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, read_transform
 from l2rfast.world import Grid, Transform, within
@@ -89,7 +89,8 @@ def register(
             all (`methods.landmarks`), of networks in the fine-tuning of unsupervised.
         landmark_weight: how much they count: by 1 they take the place of the images near the points; by 0 in nothing.
         device: where to compute.
-        threads: number of CPU threads, PyTorch's own number when None. The discrete method gives the same bits for any.
+        threads: number of CPU threads. When None PyTorch's, where a user set that, else the cores, or fewer where a CPU
+            quota or affinity allows fewer. The discrete method gives the same bits for any.
         time_budget: seconds in which it is to end, reading included: steps of the refinement for which there is no time
             are left out, which a warning says. What comes of it depends on how fast the machine is just then.
         progress: called with the name of the stage and the fraction of it that is done.
@@ -100,7 +101,7 @@ def register(
     Raises:
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.
     """
-    with _defaults(), _threads(threads), _budgeted(time_budget, progress) as stages:
+    with _defaults(), _threads.threads(threads), _budgeted(time_budget, progress) as stages:
         chosen, place = choose(method, preset, transform, **options), usable(device)
         volumes = (
             joined("fixed", fixed, "fixed_mask", fixed_mask, nan_outside=nan_outside),
@@ -250,19 +251,3 @@ def _budgeted(seconds: float | None, progress: Progress | None) -> Iterator[Stag
         left = "steps of the refinement were left out" if stages.late else "nothing of it could be left out"
         more = f", and it took {stages.overdue:.1f} s more" if stages.overdue else ""
         notice(f"time_budget: {seconds:g} s are short for this: {left}{more}")
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    if number is None:
-        yield
-        return
-    number = _check.plain(number)
-    if not _check.is_integer(number) or number < 1:
-        raise InputError(f"threads: expected a positive integer, got {number!r}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import _interrupt, data
+from .. import _interrupt, _threads, data
 from .._info import info
 from ..errors import BackendError, InputError
 from .apply import apply
@@ -31,7 +31,7 @@ from .transforms import compose, convert, describe, invert, jacobian
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
-            with notices():
+            with notices(), _threads.threads():
                 result = super().invoke(ctx)
             sys.stdout.flush()  # so that a closed pipe is found here, where it is handled
             return result

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import _threads
 from .._dispatch import OPERATORS
 from .._native import INSTRUCTION_SET
 from ..errors import InputError, notice
@@ -87,7 +88,7 @@ def register(
     moving_landmarks: Annotated[Path | None, typer.Option(help="Likewise of MOVING: by name or row.")] = None,
     landmark_weight: Annotated[float, typer.Option(help="How much they count; 0: they are measured only.")] = 1.0,
     device: Device = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; discrete gives the same for any.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, if not for all cores that it may use.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds it may take; late steps are left out.")] = None,
     quiet: Quiet = False,
     metric: Annotated[
@@ -191,6 +192,7 @@ def run(
     outside: float | None = None,
     fixed_warped: bool = False,
     jacobian: bool = False,
+    threads: int | None = None,
     quiet: bool = False,
     **arguments: Any,
 ) -> None:
@@ -224,7 +226,12 @@ def run(
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
     if (fixed_landmarks is None) != (moving_landmarks is None):
         raise InputError("--fixed-landmarks, --moving-landmarks: expected both or neither")
-    with bars(quiet) as (console, progress), notices() as noticed, OutputFolder(out, FILES) as folder:
+    with (
+        _threads.threads(threads),
+        bars(quiet) as (console, progress),
+        notices() as noticed,
+        OutputFolder(out, FILES) as folder,
+    ):
         stages = Stages(progress)
         with stages.stage("reading"):
             images = (
@@ -247,7 +254,7 @@ def run(
                 )
         torch.manual_seed(SEED)
         pairs = None if landmarks is None else landmarks[1:]
-        result = compute(*images, landmarks=pairs, progress=progress, **arguments)
+        result = compute(*images, landmarks=pairs, progress=progress, threads=threads, **arguments)
         with stages.stage("warping"):
             # Before: where the deformation started, or where there is none, by the headers alone.
             linear = result.options["transform"] != DEFORMABLE

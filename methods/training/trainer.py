@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from l2rfast import _threads
 from l2rfast.errors import InputError, notice
 
 from .options import TrainerOptions
@@ -179,7 +180,7 @@ def train(
     Raises:
         InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite.
     """
-    with world(device) as processes:
+    with _threads.threads(), world(device) as processes:
         _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None)).run()
 
 
