@@ -54,7 +54,8 @@ format: $(VENV)/.built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# Every case beside its peers: SIZE=quick in some minutes, SIZE=full in about an hour, which rewrites the report.
+# Every case beside its peers, with every instruction set that there is: SIZE=quick in some minutes, SIZE=full in about
+# two hours, which rewrites the report.
 bench: $(VENV)/.benchmark
 	$(BIN)/python -m bench --size $(SIZE)
 	$(BIN)/python -m bench --size $(SIZE) --only compat --only compat-scripts \

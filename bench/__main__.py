@@ -47,8 +47,12 @@ def folder(arguments: argparse.Namespace) -> Path:
     return REPORTS if complete else ROOT / "build" / "bench"
 
 
-def measured(family: str, arguments: argparse.Namespace, rounds: int) -> list[harness.Measurement]:
+def measured(
+    family: str, instruction_set: str | None, arguments: argparse.Namespace, rounds: int
+) -> list[harness.Measurement]:
     """The cases of a family, measured by pytest-benchmark in a process whose C allocator keeps what it once has.
+
+    Of the instruction set PyTorch's kernels are as well, and with them the peers'.
 
     So it is in a training loop after the first step. Otherwise chance decides which calls the system zeroes fresh
     pages for, which takes longer than the fastest contestants.
@@ -56,7 +60,8 @@ def measured(family: str, arguments: argparse.Namespace, rounds: int) -> list[ha
     Raises:
         RuntimeError: something failed that is not a peer's absence or inaccuracy.
     """
-    file = ROOT / "build" / "bench" / "measured" / f"{machine.device_name()}-{arguments.size}-{family}.json"
+    name = "-".join(filter(None, [machine.device_name(), instruction_set, arguments.size, family]))
+    file = ROOT / "build" / "bench" / "measured" / f"{name}.json"
     if not (arguments.resume and file.exists()):
         file.parent.mkdir(parents=True, exist_ok=True)
         own = {"family": family, "size": arguments.size, "rounds": rounds}
@@ -66,7 +71,8 @@ def measured(family: str, arguments: argparse.Namespace, rounds: int) -> list[ha
         command += ["-p", "no:cacheprovider", "--benchmark-quiet", "--benchmark-disable-gc"]
         command += [f"--{name}={value}" for name, value in own.items()]
         new = file.with_suffix(".new")  # a run that is cut off leaves nothing to resume from
-        done = subprocess.run([*command, f"--benchmark-json={new}"], cwd=ROOT, env=os.environ | harness.KEEPING)
+        environment = os.environ | harness.KEEPING | machine.limited(instruction_set)
+        done = subprocess.run([*command, f"--benchmark-json={new}"], cwd=ROOT, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"{family}: pytest ended with {done.returncode}")
         new.rename(file)
@@ -81,19 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     full = arguments.size == "full"
     families = [name for name in cases.FAMILIES if name not in cases.APART]
     chosen = arguments.only or families
-    written = report.Report(arguments.size)
+    written, sets = report.Report(arguments.size), machine.instruction_sets()
+    if sets:
+        written.machine |= {"instruction set": ", ".join(sets), "PyTorch's instruction set": "the same"}
     start, others = time.perf_counter(), machine.seconds_of_others()
     print(report.table(["software", "version"], [list(item) for item in written.versions.items()]))
     failed = unfinished = False
     for family in (name for name in cases.FAMILIES if name in chosen):
-        if time.perf_counter() - start > 60 * arguments.minutes:
-            unfinished, written.skipped[family] = True, f"not started within {arguments.minutes:g} minutes"
-            continue
-        try:
-            measurements = measured(family, arguments, arguments.rounds or (7 if full else 1))
-        except RuntimeError as error:
-            failed, written.skipped[family] = True, str(error)
-            continue
+        measurements: list[harness.Measurement] = []
+        for instruction_set in sets or [None]:
+            name = ", ".join(filter(None, [family, instruction_set]))
+            if time.perf_counter() - start > 60 * arguments.minutes:
+                unfinished, written.skipped[name] = True, f"not started within {arguments.minutes:g} minutes"
+                continue
+            try:
+                measurements += measured(family, instruction_set, arguments, arguments.rounds or (7 if full else 1))
+            except RuntimeError as error:
+                failed, written.skipped[name] = True, str(error)
         written.cases += measurements
         print(f"\n{report.sections(measurements)}", flush=True)
     busy = (machine.seconds_of_others() - others) / (time.perf_counter() - start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +20,7 @@ def draw(cases: list[Measurement], folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, group in grouped(cases).items():
-        height = 3.6 if group[0].point else 0.9 + 0.36 * len(group[0].results)
+        height = 3.6 if group[0].point else 0.9 + 0.36 * sum(len(case.results) for case in group)
         figure = Figure(figsize=(7, height), layout="constrained")
         FigureCanvasAgg(figure)
         (_lines if group[0].point else _bars)(figure.add_subplot(), group)
@@ -30,10 +31,20 @@ def draw(cases: list[Measurement], folder: Path) -> dict[str, Path]:
     return files
 
 
+def _label(name: str, instruction_set: str | None, cases: list[Measurement]) -> str:
+    """Of a contestant; with the instruction set where there are several."""
+    return f"{name}, {instruction_set}" if len({case.instruction_set for case in cases}) > 1 else name
+
+
 def _bars(axes: Axes, cases: list[Measurement]) -> None:
-    """A bar for each contestant of the one case, the floor as a line."""
-    (case,) = cases
-    timed = {name: 1e3 * result.median for name, result in case.results.items() if result.median is not None}
+    """A bar for each contestant and instruction set of the one case, the floor as a line."""
+    case = cases[0]
+    timed = {
+        _label(name, one.instruction_set, cases): 1e3 * result.median
+        for one in cases
+        for name, result in one.results.items()
+        if result.median is not None
+    }
     bars = axes.barh(list(timed), list(timed.values()), color=[MINE if n.startswith(OURS) else PEER for n in timed])
     axes.bar_label(bars, fmt=" {:.3g} ms", fontsize=8)
     axes.axvline(1e3 * case.floor, color=FLOOR, linestyle="--")
@@ -46,28 +57,36 @@ def _bars(axes: Axes, cases: list[Measurement]) -> None:
 
 
 def _lines(axes: Axes, cases: list[Measurement]) -> None:
-    """A line for each contestant over the points of the series, and the floor's."""
-    points = [case.point for case in cases if case.point]
-    numeric = all(isinstance(point.at, int | float) for point in points)
-    for name in dict.fromkeys(name for case in cases for name in case.results):
-        timed = [
-            (p.at if numeric else str(p.at), 1e3 * seconds)
-            for p, case in zip(points, cases, strict=True)
-            if name in case.results and (seconds := case.results[name].median) is not None
-        ]
+    """A line for each contestant and instruction set over the points of the series, and the floor's."""
+    first = [case for case in cases if case.instruction_set == cases[0].instruction_set]
+    points = {case.name: case.point for case in cases if case.point}
+    numeric = all(isinstance(point.at, int | float) for point in points.values())
+    at = {name: point.at if numeric else str(point.at) for name, point in points.items()}
+    lines: dict[tuple[str, str | None], dict[Any, float]] = {}
+    for case in cases:
+        for name, result in case.results.items():
+            line = lines.setdefault((name, case.instruction_set), {})
+            if result.median is not None:
+                line[at[case.name]] = 1e3 * result.median
+    for (name, instruction_set), line in lines.items():
         mine = name.startswith(OURS)
-        x, y = zip(*timed, strict=True) if timed else ((), ())
-        line = "-" if name == OURS or not mine else ":"
-        axes.plot(x, y, line, marker="o", label=name, linewidth=2 if name == OURS else 1, color=MINE if mine else PEER)
-    floors = [1e3 * case.floor for case in cases]
-    at = [point.at if numeric else str(point.at) for point in points]
-    axes.plot(at, floors, color=FLOOR, linestyle="--", label="floor")
+        axes.plot(
+            list(line),
+            list(line.values()),
+            "-" if name == OURS or not mine else ":",
+            marker="o" if instruction_set == cases[0].instruction_set else "s",
+            label=_label(name, instruction_set, cases),
+            linewidth=2 if name == OURS else 1,
+            color=MINE if mine else PEER,
+        )
+    places = [at[case.name] for case in first]
+    axes.plot(places, [1e3 * case.floor for case in first], color=FLOOR, linestyle="--", label="floor")
     if numeric:
         axes.set_xscale("log", base=2)
-        axes.set_xticks(at, [str(a) for a in at])
+        axes.set_xticks(places, [str(place) for place in places])
         axes.minorticks_off()
     axes.set_yscale("log")
-    axes.set_xlabel(points[0].axis, fontsize=8)
+    axes.set_xlabel(next(iter(points.values())).axis, fontsize=8)
     axes.set_ylabel("ms", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

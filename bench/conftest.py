@@ -37,3 +37,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def rounds(request: pytest.FixtureRequest) -> int:
     number: int = request.config.getoption("rounds")
     return number
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the inputs are those of the targets."""
+    return bool(request.config.getoption("size") == "full")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import l2rfast
@@ -54,11 +55,14 @@ class Limit:
 
     Figures: ``"x floor"``, the time as a multiple of the floor; ``"x memory"``, the memory of a call as one of its
     results; ``"x memory of <peer>"``; ``"GB"``, the memory; ``"ms"``, the time; ``"share of <contestant>"``, that
-    contestant's time as a part of ours.
+    contestant's time as a part of ours; ``"% serial"``, Amdahl's serial fraction of ours.
     """
 
     figure: str
     bound: float
+
+
+SERIAL = Limit("% serial", 5)  # of every case at full size: more cores are to help
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ class Measurement:
         targets: of the contestants that have one.
         results: by contestant.
         skipped: contestants whose package is absent, or that refuse the inputs, and the reason.
+        instruction_set: of ours and of PyTorch; None on a GPU.
+        threads: of all contestants.
+        one_thread: seconds of ours on one thread, in each round; none where all have one.
     """
 
     name: str
@@ -147,6 +154,9 @@ class Measurement:
     targets: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    instruction_set: str | None = None
+    threads: int = 1
+    one_thread: list[float] = field(default_factory=list)
 
     @classmethod
     def restored(cls, content: dict[str, Any]) -> Measurement:
@@ -165,6 +175,17 @@ class Measurement:
     def floor(self) -> float:
         """Seconds that moving the fewest bytes takes."""
         return self.bytes / self.bandwidth
+
+    @property
+    def serial(self) -> float | None:
+        """Amdahl's serial fraction s of ours, by t(n) = t(1) (s + (1 - s) / n); None where it was not measured.
+
+        The bandwidth of the memory, where one thread uses much of it, counts as serial; below 0 is chance.
+        """
+        many = self.results[OURS].median
+        if many is None or not self.one_thread:
+            return None
+        return (self.threads * many / median(self.one_thread) - 1) / (self.threads - 1)
 
     def times_floor(self, name: str) -> float | None:
         """How many times the floor a contestant takes."""
@@ -193,6 +214,8 @@ class Measurement:
             return self.times_floor(OURS)
         if name == "ms":
             return None if ours.median is None else 1e3 * ours.median
+        if name == "% serial":
+            return None if self.serial is None else 100 * self.serial
         if name == "x memory":
             return ours.times_output
         if name == "GB":
@@ -212,7 +235,7 @@ class Measurement:
 
 
 def grouped(cases: list[Measurement]) -> dict[str, list[Measurement]]:
-    """The cases of a series together, by its name; the others alone, by theirs."""
+    """The cases of a series together, by its name, the others by theirs; with every instruction set."""
     groups: dict[str, list[Measurement]] = {}
     for case in cases:
         groups.setdefault(case.point.series if case.point else case.name, []).append(case)
@@ -236,6 +259,8 @@ class Contest:
             case.point,
             machine.copy_bandwidth(copied_bytes),
             {name: contestant.target for name, contestant in case.contestants.items() if contestant.target is not None},
+            instruction_set=None if machine.on_a_gpu() else l2rfast.info().instruction_set,
+            threads=torch.get_num_threads(),
         )
         reference = case.reference()
         for name, contestant in self._contestants.items():
@@ -271,10 +296,19 @@ class Contest:
             run()
 
     def others(self) -> None:
-        """A round of the correct peers, timed."""
+        """A round of ours on one thread and of the correct peers, timed."""
+        self._one_thread()
         for name, result in self.measurement.results.items():
             if name != OURS and result.correct and (not result.seconds or result.seconds[0] <= SLOW):
                 result.seconds.append(machine.seconds(self._contestants[name].run, result.calls))
+
+    def _one_thread(self) -> None:
+        threads = self.measurement.threads
+        if threads == 1 or machine.on_a_gpu() or not self.measurement.results[OURS].correct:
+            return
+        torch.set_num_threads(1)
+        self.measurement.one_thread.append(machine.seconds(self._contestants[OURS].run))
+        torch.set_num_threads(threads)
 
 
 def measure_memory(measurement: Measurement, make: Callable[[], Case]) -> None:

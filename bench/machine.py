@@ -39,6 +39,23 @@ def device_name() -> str:
     return re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower() if on_a_gpu() else "cpu"
 
 
+def instruction_sets() -> list[str]:
+    """For which there are kernels, of those that this processor has, the best first; none on a GPU.
+
+    That of all processors only where it is the best; and none that ``ATEN_CPU_CAPABILITY`` excludes.
+    """
+    best = l2rfast.info().instruction_set
+    if on_a_gpu() or best is None:
+        return []
+    lesser = ["avx2"] if best == "avx512" else []
+    return [best, *(name for name in lesser if Path(l2rfast.__file__).with_name(f"_cpp_{name}.so").exists())]
+
+
+def limited(instruction_set: str | None) -> dict[str, str]:
+    """The environment in which PyTorch, and with it l2rfast, uses no better instruction set."""
+    return {} if instruction_set is None else {"ATEN_CPU_CAPABILITY": instruction_set}
+
+
 def describe() -> dict[str, Any]:
     """What the figures depend on, besides the software."""
     clock = psutil.cpu_freq()

@@ -8,7 +8,7 @@ from typing import Any
 
 from .harness import OURS
 from .registration import cost
-from .report import digits, table
+from .report import by_set, digits, table
 from .tools import CONVEXADAM, PATCHED
 
 
@@ -150,21 +150,23 @@ STEPS = ("MONAI, a step of a training script", "VoxelMorph 0.3, a step of a trai
 
 def patches(report: dict[str, Any], registration: dict[str, Any]) -> str:
     """What is replaced, how far it is from the library's result, and how many times longer the library takes."""
-    by_name = {case["name"]: case["results"] for case in report["cases"]}
-    head = ["library", "versions", "name", "by us", "by the library", "largest difference", "times faster"]
+    sets = by_set(report)
+    head = ["library", "versions", "name", "by us", "by the library", "largest difference"]
+    head += [f"times faster, {name}" for name in sets]
     rows = []
     for row in REPLACED:
-        results = [by_name[name] for name in row.cases]
-        difference = f"{max(r[OURS]['error'] for r in results):.0e}" if results else ""
-        faster = ", ".join(f"{digits(_other(r)['times_faster'])}" for r in results)
-        rows.append([row.library, row.versions, row.name, row.ours, row.theirs, difference, faster])
+        results = [[found[name]["results"] for name in row.cases] for found in sets.values()]
+        difference = f"{max(r[OURS]['error'] for own in results for r in own):.0e}" if row.cases else ""
+        faster = [", ".join(digits(_other(r)["times_faster"]) for r in own) for own in results]
+        rows.append([row.library, row.versions, row.name, row.ours, row.theirs, difference, *faster])
     steps = [
         [
-            name,
-            *(f"{digits(median(by_name[name][who]['seconds']))} s" for who in ("the script as it is", OURS)),
-            f"{digits(_other(by_name[name])['times_faster'])}",
+            f"{name}, {instruction_set}",
+            *(f"{digits(median(found[name]['results'][who]['seconds']))} s" for who in ("the script as it is", OURS)),
+            digits(_other(found[name]["results"])["times_faster"]),
         ]
         for name in STEPS
+        for instruction_set, found in sets.items()
     ]
     figures = registration["figures"]
     steps.append(

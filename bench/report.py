@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from . import charts
-from .harness import OURS, Measurement, Result, grouped
+from .harness import OURS, SERIAL, Measurement, Result, grouped
 from .machine import describe, device_name, software
 
 EXPLANATION = """\
@@ -22,13 +22,20 @@ takes, every input read once and every output written once, at the bandwidth of 
 just before the case. *Error* is ||out - ref|| / ||ref|| of the worst output against the float64 reference, taken
 before any timing; a contestant that is not correct is not timed. *l2rfast is faster* says how many times. A *target*
 in l2rfast's own row bounds its time, or its memory: as multiples of the floor and of the size of the results, in ms
-and in GB."""
+and in GB; or how much of its time is serial."""
 
 ON_CPUS = """\
-A family of cases is a process whose C allocator keeps the memory that it once has (glibc's, with neither mmap nor
+The *set* is the instruction set of our kernels and of PyTorch's: each that the processor has and that kernels are built
+for has a process of its own, in which `ATEN_CPU_CAPABILITY` excludes better ones. A family of cases is a process whose
+C allocator keeps the memory that it once has (glibc's, with neither mmap nor
 trimming nor tcache), much as it does in a training loop after the first step, so that no contestant's time is the
 system's for zeroing fresh pages. *Memory* is the growth of the resident memory during a call, results included, and
 how many times the size of the results that is, in another process, whose allocator gives memory back."""
+
+ON_THREADS = """\
+Ours on one thread has a turn in every round. The *serial* part s is Amdahl's, of t(n) = t(1) (s + (1 - s) / n): what
+more threads do not make faster. The bandwidth of the memory, of which one thread alone may use much, counts as such;
+less than 0 is chance."""
 
 ON_GPUS = """\
 A family of cases is a process. Where a call takes less than 5 ms, as many are timed together as take that long, and
@@ -63,7 +70,7 @@ class Report:
         """All that was measured, and what follows from it."""
         content = asdict(self)
         for case, entry in zip(self.cases, content["cases"], strict=True):
-            entry["floor"] = case.floor
+            entry |= {"floor": case.floor, "serial": case.serial}
             for limit, said in zip(case.limits, entry["limits"], strict=True):
                 said |= {"measured": case.figure(limit.figure), "met": case.kept(limit)}
             for name, result in entry["results"].items():
@@ -86,6 +93,7 @@ class Report:
             EXPLANATION,
             ON_GPUS if gpu else ON_CPUS,
             sections(self.cases, pictures),
+            *scaling(self.cases),
         ]
         parts += left_out(self.skipped)
         return "\n\n".join(parts) + "\n"
@@ -102,20 +110,24 @@ def sections(cases: list[Measurement], pictures: dict[str, str] | None = None) -
     """Every case, those of a series together, with pictures of these names after the sections of these cases."""
     parts = []
     for name, group in grouped(cases).items():
-        parts.append(series_section(group) if group[0].point else case_section(group[0]))
+        parts.append(series_section(group) if group[0].point else case_section(group))
         if pictures and name in pictures:
             parts.append(f"![{name}]({pictures[name]})")
     return "\n\n".join(parts)
 
 
 def series_section(cases: list[Measurement]) -> str:
-    """A series: a column for every case, milliseconds and how many times the floor they are."""
-    points = [case.point for case in cases if case.point]
-    names = list(dict.fromkeys(name for case in cases for name in case.results))
-    head = [f"contestant, ms (x floor); {points[0].axis}:", *(str(point.at) for point in points)]
-    skipped = {name: reason for case in cases for name, reason in case.skipped.items()}
-    rows = [[name, *(_cell_of_series(case, name) for case in cases)] for name in names]
-    return "\n\n".join([f"## {points[0].series}", cases[0].description, table(head, rows), *left_out(skipped)])
+    """A series: a column for every point, milliseconds and how many times the floor they are."""
+    points = list(dict.fromkeys(case.point for case in cases if case.point))
+    head = ["contestant, ms (x floor)", "set", *(str(point.at) for point in points)]
+    head[0] += f"; {points[0].axis}:"
+    rows = []
+    for instruction_set in dict.fromkeys(case.instruction_set for case in cases):
+        own = {case.point: case for case in cases if case.instruction_set == instruction_set}
+        for name in dict.fromkeys(name for case in own.values() for name in case.results):
+            cells = [_cell_of_series(own[point], name) if point in own else "-" for point in points]
+            rows.append([name, instruction_set or "-", *cells])
+    return "\n\n".join([f"## {points[0].series}", cases[0].description, table(head, rows), *_absent(cases)])
 
 
 def _cell_of_series(case: Measurement, name: str) -> str:
@@ -127,16 +139,50 @@ def _cell_of_series(case: Measurement, name: str) -> str:
     return f"{digits(1e3 * result.median)} ({_or_dash(case.times_floor(name))})"
 
 
-def case_section(case: Measurement) -> str:
-    """One case: a heading, what it is and a row per contestant."""
-    rounds = max(len(result.seconds) for result in case.results.values())
-    cost = (
-        f"Floor: {case.bytes / 1e6:.0f} MB at {case.bandwidth / 1e9:.1f} GB/s, {digits(1e3 * case.floor)} ms. "
-        f"Rounds: {rounds}."
-    )
-    head = ["contestant", "time, ms", "x floor", "error", "memory, MB", "l2rfast is faster", "target"]
-    rows = [[name, *_cells(case, name, result)] for name, result in case.results.items()]
-    return "\n\n".join([f"## {case.name}", f"{case.description} {cost}", table(head, rows), *left_out(case.skipped)])
+def case_section(cases: list[Measurement]) -> str:
+    """One case, with one or several instruction sets: a heading, what it is and a row per contestant and set."""
+    first = cases[0]
+    floors = [
+        f"{digits(1e3 * case.floor)} ms{f' ({case.instruction_set})' if len(cases) > 1 else ''} at "
+        f"{case.bandwidth / 1e9:.1f} GB/s"
+        for case in cases
+    ]
+    rounds = max(len(result.seconds) for case in cases for result in case.results.values())
+    cost = f"Floor: {first.bytes / 1e6:.0f} MB, {', '.join(floors)}. Rounds: {rounds}."
+    head = ["contestant", "set", "time, ms", "x floor", "error", "memory, MB", "l2rfast is faster", "target"]
+    rows = [
+        [name, case.instruction_set or "-", *_cells(case, name, result)]
+        for case in cases
+        for name, result in case.results.items()
+    ]
+    return "\n\n".join([f"## {first.name}", f"{first.description} {cost}", table(head, rows), *_absent(cases)])
+
+
+def _absent(cases: list[Measurement]) -> list[str]:
+    return left_out({name: reason for case in cases for name, reason in case.skipped.items()})
+
+
+def scaling(cases: list[Measurement]) -> list[str]:
+    """What a second thread brings, of every case of which that is known; nothing of none."""
+    told = [
+        (case, case.serial, many) for case in cases if case.serial is not None and (many := case.results[OURS].median)
+    ]
+    if not told:
+        return []
+    rows = [
+        [
+            case.name,
+            case.instruction_set or "-",
+            digits(1e3 * median(case.one_thread)),
+            digits(1e3 * many),
+            f"{100 * serial:.1f}",
+        ]
+        for case, serial, many in told
+    ]
+    above = sum(100 * serial > SERIAL.bound for _, serial, _ in told)
+    head = ["case", "set", "one thread, ms", f"{cases[0].threads} threads, ms", "serial, %"]
+    said = f"Above {SERIAL.bound:g} %: {above} of {len(rows)}."
+    return ["## More threads", f"{ON_THREADS} {said}", table(head, rows)]
 
 
 def _cells(case: Measurement, name: str, result: Result) -> list[str]:
@@ -161,6 +207,14 @@ def _case_verdicts(case: Measurement) -> list[tuple[str, str, bool | None]]:
     verdicts = [(name, f">= {times:g}", case.met(name)) for name, times in case.targets.items()]
     verdicts += [(OURS, f"<= {limit.bound:g} {limit.figure}", case.kept(limit)) for limit in case.limits]
     return verdicts
+
+
+def by_set(content: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The cases of a report by instruction set and name."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for case in content["cases"]:
+        found.setdefault(case["instruction_set"], {})[case["name"]] = case
+    return found
 
 
 def digits(value: float) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .harness import OURS
 from .patches import patches
 from .registration import cost
-from .report import digits, table
+from .report import by_set, digits, table
 from .tools import CONVEXADAM, DEFAULT
 
 ROOT = Path(__file__).parent.parent
@@ -29,15 +29,15 @@ CASES = [
 
 
 def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
-    """What ours takes, and how many times longer each peer; and the main job."""
-    by_name = {case["name"]: case for case in report["cases"]}
+    """What ours takes, and how many times longer each peer, with each instruction set; and the main job."""
+    sets = by_set(report)
     rows = []
     for name in CASES:
-        results = by_name[name]["results"]
-        peers = {peer: r["times_faster"] for peer, r in results.items() if not peer.startswith(OURS)}
-        ratios = [f"{peer} {digits(times)} x" for peer, times in peers.items() if times is not None]
-        ours = results[OURS]
-        rows.append([name, digits(1e3 * ours["median"]), digits(ours["times_floor"]), ", ".join(ratios)])
+        results = [found[name]["results"] for found in sets.values()]
+        peers = [peer for peer in results[0] if not peer.startswith(OURS)]
+        times = {peer: [r[peer]["times_faster"] for r in results if peer in r] for peer in peers}
+        ratios = [f"{peer} {' / '.join(map(digits, told))} x" for peer, told in times.items() if None not in told]
+        rows.append([name, *(cell for r in results for cell in _ours(r)), ", ".join(ratios)])
     machine = report["machine"]
     where = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction set']}, {report['date']}"
     ours, theirs = (registration["figures"][name] for name in (DEFAULT, CONVEXADAM))
@@ -48,11 +48,20 @@ def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
     )
     return "\n\n".join(
         [
-            table(["operation", "ms", "x floor", "how many times longer others take"], rows),
+            table(["operation", *_heads(sets), f"how many times longer others take, {' / '.join(sets)}"], rows),
             job,
             f"{where}; sizes, spread, memory, errors and targets in [bench/reports/cpu.md](bench/reports/cpu.md).",
         ]
     )
+
+
+def _heads(sets: Iterable[str]) -> list[str]:
+    return [head for name in sets for head in (f"{name}, ms", "x floor")]
+
+
+def _ours(results: dict[str, Any]) -> list[str]:
+    """The cells below these heads."""
+    return [digits(1e3 * results[OURS]["median"]), digits(results[OURS]["times_floor"])]
 
 
 # By case: the operations it takes, and what is done in the time beyond the floor.
@@ -112,14 +121,14 @@ ROOFLINE = {
 
 def roofline(report: dict[str, Any]) -> str:
     """Fewest bytes, operations, floor, what is reached and where the rest of the time goes."""
-    by_name = {case["name"]: case for case in report["cases"]}
+    sets = by_set(report)
     rows = []
     for name, (operations, rest) in ROOFLINE.items():
-        case = by_name[name]
-        ours = case["results"][OURS]
-        floor = [digits(case["bytes"] / 1e6), digits(1e3 * case["floor"])]
-        rows.append([name, *floor, operations, digits(1e3 * ours["median"]), digits(ours["times_floor"]), rest])
-    head = ["case", "fewest MB", "floor, ms", "operations", "measured, ms", "x floor", "what the rest is spent on"]
+        measured = [found[name] for found in sets.values()]
+        floor = [digits(measured[0]["bytes"] / 1e6), " / ".join(digits(1e3 * case["floor"]) for case in measured)]
+        ours = [cell for case in measured for cell in _ours(case["results"])]
+        rows.append([name, *floor, operations, *ours, rest])
+    head = ["case", "fewest MB", "floor, ms", "operations", *_heads(sets), "what the rest is spent on"]
     return table(head, rows)
 
 

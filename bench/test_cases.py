@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from . import machine
-from .harness import OURS, Case, Contest, measure_memory
+from .harness import OURS, SERIAL, Case, Contest, measure_memory
 
 
 @pytest.mark.benchmark(timer=machine.clock)
-def test_case(make: Callable[[], Case], rounds: int, benchmark: Any) -> None:
+def test_case(make: Callable[[], Case], rounds: int, full: bool, benchmark: Any) -> None:
     contest = Contest(make())
     measurement, calls = contest.measurement, contest.calls
+    if full and measurement.threads > 1 and not machine.on_a_gpu():
+        measurement.limits.append(SERIAL)
     benchmark.pedantic(contest.ours, setup=contest.others, rounds=rounds)
     del contest  # and the inputs, before another process makes them
     ours = measurement.results[OURS]

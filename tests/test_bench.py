@@ -10,43 +10,21 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from contests import adds, case, measure, one_thread  # noqa: F401
 from torch import Tensor
 
 from bench import __main__ as command
 from bench import cases, compare, gpu, harness, machine, report, tables, tune
-from bench.harness import OURS, Case, Contest, Contestant, Limit, Measurement, Point
+from bench.harness import OURS, Case, Contestant, Limit, Measurement, Point
 from l2rfast.kernels.common.triton_launch import Shape, shape
 
-SMALL = 1 << 20  # bytes to copy: the bandwidth does not matter here
 SMALL_EDGES = (8, 9, 10, 11, 12, 13)
-
-
-def case(*limits: Limit, point: Point | None = None, **contestants: Contestant) -> Case:
-    reference = (torch.full((4,), 2.0).double(),)
-    name = f"sum {point.at}" if point else "sum"
-    return Case(name, "One and one.", 8, contestants, lambda: reference, 1e-5, limits, point)
-
-
-def measure(measured: Case, rounds: int) -> Measurement:
-    """As pytest-benchmark does it: a turn of the others before each of ours."""
-    contest = Contest(measured, copied_bytes=SMALL)
-    ours = contest.measurement.results[OURS]
-    for _ in range(rounds):
-        contest.others()
-        seconds = machine.seconds(contest.ours)
-        ours.seconds += [seconds] if ours.correct else []
-    return contest.measurement
-
-
-def adds(value: float) -> Callable[[], Tensor]:
-    return lambda: torch.ones(4) + value
 
 
 def test_an_incorrect_contestant_is_shown_with_its_error_and_not_timed() -> None:
@@ -57,7 +35,7 @@ def test_an_incorrect_contestant_is_shown_with_its_error_and_not_timed() -> None
     assert wrong.seconds == []
     assert measured.ratio("wrong") is None
     assert measured.met("wrong") is None
-    assert "5.0e-01, **incorrect**" in report.case_section(measured)
+    assert "5.0e-01, **incorrect**" in report.sections([measured])
 
 
 def test_nothing_is_compared_with_ours_when_ours_is_incorrect() -> None:
@@ -104,7 +82,7 @@ def test_an_absent_package_is_skipped_with_the_reason() -> None:
     measured = measure(case(l2rfast=Contestant(adds(1)), peer=Contestant(absent, target=2)), 1)
     assert measured.skipped == {"peer": "No module named 'peer'"}
     assert measured.met("peer") is None
-    assert "Skipped: peer (No module named 'peer')." in report.case_section(measured)
+    assert "Skipped: peer (No module named 'peer')." in report.sections([measured])
     assert "0 met, 0 **not met**, 1 not measured" in report.Report("full", cases=[measured]).markdown({})
 
 
@@ -156,7 +134,7 @@ def test_a_case_can_bound_our_own_time_and_memory() -> None:
     assert [measured.kept(limit) for limit in limits] == [True, None, False, None]  # the memory is not yet measured
     measured.results[OURS].extra_bytes = 17
     measured.results["peer"].extra_bytes = 16
-    section = report.case_section(measured)
+    section = report.sections([measured])
     assert section.count("<= 1e+09 x floor: met, <= 1.05 x memory: **not met**") == 1
     assert "0.0 (1.06 x)" in section
     assert "2 met, 2 **not met**, 0 not measured" in report.Report("full", cases=[measured]).markdown({})
@@ -194,7 +172,7 @@ def test_cases_of_a_series_share_a_table_and_a_picture(tmp_path: Path) -> None:
     alone = measure(case(l2rfast=Contestant(adds(1))), 1)
     file = report.Report("quick", cases=[*series, alone]).write(tmp_path)
     text = file.read_text()
-    assert "| contestant, ms (x floor); numbers: | 4 | 8 |" in text
+    assert "| contestant, ms (x floor); numbers: | set | 4 | 8 |" in text
     assert "**incorrect**: 5.0e-01 |" in text
     assert sorted(path.name for path in (tmp_path / "cpu").iterdir()) == ["sum.png", "sums.png"]
     assert "![sums](cpu/sums.png)" in text
@@ -238,19 +216,24 @@ def test_numbers_have_three_digits_and_no_exponent(value: float, text: str) -> N
 
 def test_the_command_measures_what_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with which pytest-benchmark times nothing
+    sets = machine.instruction_sets()[-1:]
+    monkeypatch.setattr(machine, "instruction_sets", lambda: sets)
     arguments = ["--size", "quick", "--only", "mind-ssc", "--threads", "1"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())
-    assert [entry["name"] for entry in content["cases"]] == ["MIND-SSC"]
+    assert [(entry["name"], entry["instruction_set"]) for entry in content["cases"]] == [("MIND-SSC", sets[0])]
     for result in content["cases"][0]["results"].values():
         assert result["extra_bytes"] is None or result["extra_bytes"] > 0.9 * result["output_bytes"]
 
 
 def test_what_there_was_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "instruction_sets", lambda: ["avx512", "avx2"])
     monkeypatch.setattr(command, "measured", lambda *arguments: pytest.fail("started"))
     arguments = ["--size", "quick", "--only", "warp", "--minutes", "0", "--out", str(tmp_path)]
     assert command.main(arguments) == command.UNFINISHED
-    assert "Skipped: warp (not started within 0 minutes)." in (tmp_path / "cpu.md").read_text()
+    text = (tmp_path / "cpu.md").read_text()
+    for name in ("avx512", "avx2"):
+        assert f"Skipped: warp, {name} (not started within 0 minutes)." in text
 
 
 def test_only_a_complete_run_writes_over_the_committed_report() -> None:
@@ -281,6 +264,15 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
         assert text.count(rows[name]) == 1
     report = tmp_path / "bench" / "reports" / "cpu.json"
     content = json.loads(report.read_text())
+    first = content["cases"][0]["instruction_set"]
+    own = [case for case in content["cases"] if case["instruction_set"] == first]
+    content["cases"] = [*own, *({**case, "instruction_set": "other"} for case in own)]
+    readme = tables.headline(content, json.loads((command.REPORTS / "registration.json").read_text()))
+    assert f"| operation | {first}, ms | x floor | other, ms | x floor | how many times longer others take" in readme
+    ours = next(case for case in own if case["name"] == "mean field")["results"]
+    cells = [f"{ours[OURS]['median'] * 1e3:.1f}", f"{ours[OURS]['times_floor']:.2f}"] * 2
+    peer = f"PyTorch, as PDD-Net {ours['PyTorch, as PDD-Net']['times_faster']:.1f}"
+    assert f"| mean field | {' | '.join(cells)} | {peer} / {peer.split()[-1]} x |" in readme
     next(case for case in content["cases"] if case["name"] == "mean field")["results"][OURS]["median"] *= 2
     report.write_text(json.dumps(content))
     assert tables.main(["--check"]) == 1

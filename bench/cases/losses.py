@@ -134,7 +134,7 @@ def local_ncc_windows(size: Size) -> Case:
         "local NCC, windows of 21 and of 5",
         f"Forward and backward to both images, float32 {inputs.text(size.dense)}. The first line is window 21.",
         inputs.nbytes(a, b, a, b),
-        {OURS: contestant(21), f"{OURS}, window 5": contestant(5, size.on_cpu(1 / 1.2))},
+        {OURS: contestant(21), f"{OURS}, window 5": contestant(5, size.on_cpu(1 / 1.25))},
         inputs.exact(partial(ours, window=21), a, b),
     )
 

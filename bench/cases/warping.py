@@ -90,6 +90,7 @@ def _description(size: Size) -> str:
 
 def warp(size: Size, channels: int) -> Case:
     image, disp = inputs.image(size.dense, 1, channels), inputs.displacement(size.dense)
+    floor = 3.5 if l2rfast.info().instruction_set == "avx2" else 2.5
     targets = {PYTORCH: 8.0} | ({VOXELMORPH: 14.0} if channels == 1 else {})
     names = [PYTORCH, VOXELMORPH, MONAI, INTERPOL]
     if channels == 1:
@@ -103,7 +104,7 @@ def warp(size: Size, channels: int) -> Case:
             for name, sampler in _samplers(disp, *names).items()
         },
         inputs.exact(l2rfast.warp, image, disp),
-        limits=inputs.limits(x_floor=size.on_cpu(2.5) or size.on_gpu(1.5), x_memory=size.on_cpu(1.05)),
+        limits=inputs.limits(x_floor=size.on_cpu(floor) or size.on_gpu(1.5), x_memory=size.on_cpu(1.05)),
     )
 
 
@@ -150,7 +151,7 @@ def integrate_velocity(size: Size) -> Case:
             f"{OURS}, keep=True": Contestant(lambda: both(l2rfast.integrate_velocity, velocity, weight, keep=True)),
             "voxelmorph integrate_vec": Contestant(
                 lambda: both(partial(peers.voxelmorph_integrate, identity=identity), velocity, weight),
-                target=size.on_cpu(8),
+                target=size.on_cpu(12),
             ),
         },
         inputs.exact(partial(both, l2rfast.integrate_velocity), velocity, weight),
@@ -287,7 +288,7 @@ FAMILIES: dict[str, list[Callable[[Size], Case]]] = {
     "warp": [partial(warp, channels=channels) for channels in CHANNELS],
     "warp-cubic": [warp_cubic],
     "warp-gradient": [
-        partial(warp_gradient, channels=channels, to="image and field", targets={PYTORCH: 6, MONAI: 10, INTERPOL: 20})
+        partial(warp_gradient, channels=channels, to="image and field", targets={PYTORCH: 8, MONAI: 12, INTERPOL: 20})
         for channels in CHANNELS
     ],
     "warp-field-gradient": [
