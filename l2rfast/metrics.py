@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from .transforms import warp
 
 # Label numbers below it are looked up in a table, larger ones (as in the Allen atlas) searched.
 _TABLE_SIZE = 2**24
+_PART = 2**16  # values that are made float64 at a time: a copy of all is twice the image, and not in the cache
 
 
 def dice(a: Tensor, b: Tensor, labels: Iterable[int] | None = None) -> dict[int, float]:
@@ -122,8 +123,9 @@ def log_jacobian_std(disp: Tensor) -> Tensor:
         (N,) float64. Learn2Reg's own script adds 3 to the determinant before it takes the logarithm; its
         numbers are lower than these, which follow the definition (Leow et al., IEEE TMI 2007).
     """
-    det = jacobian_determinant(disp).flatten(1).double()
-    return det.clamp(1e-9, 1e9).log().std(dim=1, correction=0)
+    det = jacobian_determinant(disp).flatten(1)
+    logs = torch.cat([part.double().clamp(1e-9, 1e9).log() for part in torch.split(det, _PART, 1)], 1)
+    return logs.std(dim=1, correction=0)
 
 
 def folding_fraction(disp: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ def folding_fraction(disp: Tensor) -> Tensor:
     Returns:
         (N,) float64, 0 to 1.
     """
-    return (jacobian_determinant(disp) <= 0).flatten(1).double().mean(dim=1)
+    return _fraction(jacobian_determinant(disp) <= 0)
 
 
 def digital_folding_fraction(disp: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def digital_folding_fraction(disp: Tensor) -> Tensor:
     Returns:
         (N,) float64, 0 to 1, never less than `folding_fraction` but for rounding.
     """
-    return (digital_jacobian(disp) <= 0).flatten(1).double().mean(dim=1)
+    return _fraction(digital_jacobian(disp) <= 0)
 
 
 def global_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -165,10 +167,15 @@ def global_correlation(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         InputError: shapes or dtypes that do not fit.
     """
-    a, b = _samples(a, b)
-    a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
-    ab, aa, bb = (x.sum(dim=1) for x in (a * b, a * a, b * b))
-    return ab / (aa * bb).sqrt()
+    parts = _parts(a, b)
+    means = torch.stack([torch.stack([x.sum(1), y.sum(1)]) for x, y in parts()]).sum(0)[..., None] / a[0].numel()
+    products = []
+    for part in parts():
+        x, y = (x - mean for x, mean in zip(part, means, strict=True))
+        products.append(torch.stack([(x * y).sum(1), x.square().sum(1), y.square().sum(1)]))
+    ab, aa, bb = torch.stack(products).sum(0)
+    correlation: Tensor = ab / (aa * bb).sqrt()
+    return correlation
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -183,15 +190,23 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         InputError: shapes or dtypes that do not fit.
     """
-    a, b = _samples(a, b)
-    return (a - b).square().mean(dim=1)
+    squares = [(x - y).square().sum(1) for x, y in _parts(a, b)()]
+    total: Tensor = torch.stack(squares).sum(0)
+    return total / a[0].numel()
 
 
-def _samples(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(a: Tensor, b: Tensor) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Gives two images part by part, (N, voxels) float64 each: the products of 1e20 are no float32."""
     _check.image("a", a)
     _check.image("b", b)
     _check.same("a, b", a, b)
-    return a.flatten(1).double(), b.flatten(1).double()  # the products of 1e20 are no float32
+    pairs = list(zip(*(torch.split(x.flatten(1), _PART, 1) for x in (a, b)), strict=True))
+    return lambda: ((x.double(), y.double()) for x, y in pairs)
+
+
+def _fraction(where: Tensor) -> Tensor:
+    """(N,) float64, of what is true in each of a batch."""
+    return where.flatten(1).sum(1).double() / where[0].numel()
 
 
 def _renumber(a: Tensor, b: Tensor, labels: Iterable[int] | None) -> tuple[list[int], np.ndarray, np.ndarray]:

@@ -65,10 +65,8 @@ class Registration:
     def inverse_residual(self) -> float:
         """Mean distance, in voxels of fixed, from where one field after the other leads: the larger of both orders."""
         with torch.no_grad():
-            return max(
-                float(compose(outer, inner).double().norm(dim=1).mean())
-                for outer, inner in ((self.displacement, self.inverse), (self.inverse, self.displacement))
-            )
+            pair = (self.displacement, self.inverse)
+            return max(_mean_length(compose(outer, inner)) for outer, inner in (pair, pair[::-1]))
 
     def warp(
         self, moving: Tensor, *, mode: str = "linear", displaced: bool = True, outside: float | None = None
@@ -143,14 +141,7 @@ class Registration:
         if not displaced:
             return affine_warp(fixed, m[None], size, mode=mode, padding="zeros")
         # From where moving voxel y is sampled in fixed, less y; rounded as in `through`.
-        total = affine_warp(self.inverse, m[None], size)
-        grid = _grid(total)
-        ndim = len(grid)
-        for k in range(ndim):
-            component = total[0, k]
-            component.sub_(grid[k]).add_(float(m[k, ndim]))
-            for j in range(ndim):
-                component.add_(grid[j] * float(m[k, j]))
+        total = _added(affine_warp(self.inverse, m[None], size), self._inverse_matrix)
         return warp(fixed, total, mode=mode, padding="zeros")
 
 
@@ -168,20 +159,11 @@ def through(
     Returns:
         (1, C, *size).
     """
-    m = torch.from_numpy(matrix).to(image.device, torch.float32)
     if disp is None:
+        m = torch.from_numpy(matrix).to(image.device, torch.float32)
         return affine_warp(image, m[None], size, mode=mode, padding=padding)
-    grid = _grid(disp)
-    # From where fixed voxel x is sampled in moving, less x: separate products and sums round the same for
-    # any number of threads.
-    total = torch.empty_like(disp)
-    ndim = len(grid)
-    for k in range(ndim):
-        component = total[0, k]
-        component.copy_(-grid[k]).add_(float(m[k, ndim]))
-        for j in range(ndim):
-            component.add_((grid[j] + disp[0, j]).mul_(float(m[k, j])))
-    return warp(image, total, mode=mode, padding=padding)
+    # From where fixed voxel x is sampled in moving, less x.
+    return warp(image, _added(_turned(disp, matrix[:, :-1]), matrix), mode=mode, padding=padding)
 
 
 def _resampled(
@@ -213,10 +195,35 @@ def _resampled(
     return sample(image.double()[None, None] - outside, mode)[0, 0].add_(outside).to(image.dtype)
 
 
-def _grid(field: Tensor) -> tuple[Tensor, ...]:
-    """The coordinates of the voxels along each axis."""
+# Of both: separate products and sums round the same for any number of threads. What is not there costs nothing, and
+# takes no digits: through the same grid a displacement stays what it is.
+
+
+def _turned(disp: Tensor, linear: np.ndarray) -> Tensor:
+    """The vectors of a field (1, ndim, *spatial) by a linear map."""
+    total = torch.zeros_like(disp)
+    for k, j in np.argwhere(linear):
+        total[0, k].add_(disp[0, j] * float(linear[k, j]))
+    return total
+
+
+def _added(field: Tensor, matrix: np.ndarray) -> Tensor:
+    """To a field (1, ndim, *spatial), in place, how far an affine map takes every voxel."""
     axes = [torch.arange(s, dtype=field.dtype, device=field.device) for s in field.shape[2:]]
-    return torch.meshgrid(*axes, indexing="ij")
+    way = matrix - np.eye(*matrix.shape)
+    for k, row in enumerate(way):
+        field[0, k].add_(float(row[-1]))
+        for j in np.flatnonzero(row[:-1]):
+            field[0, k].add_((axes[j] * float(row[j])).view([-1 if i == j else 1 for i in range(len(axes))]))
+    return field
+
+
+def _mean_length(field: Tensor) -> float:
+    """Of the vectors of a field (1, ndim, *spatial), which is used up."""
+    total = torch.zeros_like(field[0, 0])
+    for component in field[0]:
+        total.add_(component.square_())
+    return float(total.sqrt_().mean(dtype=torch.float64))
 
 
 def _check_points(points: Tensor, ndim: int) -> None:

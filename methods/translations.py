@@ -10,13 +10,13 @@ overlap that fits by chance nor a large one of which one image says nothing of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from l2rfast import affine_warp
@@ -103,7 +103,7 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
         cells[:-1, :-1], cells[:-1, -1] = axes * spacing, axes @ (origin + spacing * first)
         parts.append((first, size, _masks(pooled(image, spacing), cells, size)))
     (_, fixed_size, fixed), (first, moving_size, moving) = parts
-    sizes = [next_fast_len(a + b - 1, real=True) for a, b in zip(fixed_size, moving_size, strict=True)]
+    sizes = [_quick(a + b - 1) for a, b in zip(fixed_size, moving_size, strict=True)]
     least = LEAST * min(float(fixed.sum()), float(moving.sum()))
     information, overlap = _information(fixed, moving, sizes, least)
 
@@ -121,6 +121,12 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
         near = [torch.arange(i - NEAR, i + NEAR + 1) % s for i, s in zip(index, sizes, strict=True)]
         information[torch.meshgrid(*near, indexing="ij")] = 0
     return Translations(known, best, spacing)
+
+
+def _quick(size: int) -> int:
+    """The least size from there on that has no other prime factors than 2, 3 and 5: its transforms are quick. As
+    ``scipy.fft.next_fast_len``, for which all of SciPy's transforms would be imported."""
+    return next(n for n in itertools.count(size) if pow(30, n.bit_length(), n) == 0)
 
 
 def _box(placed: Placed, axes: Tensor) -> tuple[Tensor, Tensor]:

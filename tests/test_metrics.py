@@ -173,8 +173,10 @@ def test_tre_of_landmarks_outside_the_grid() -> None:
     assert metrics.tre(fixed, fixed, disp, (2, 1)).tolist() == [10, 5, 0]
 
 
+@pytest.mark.parametrize("part", [metrics._PART, 50])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_jacobian_measures(ndim: int) -> None:
+def test_jacobian_measures(ndim: int, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_PART", part)
     shape = (12, 10, 9)[:ndim]
     disp = (random(2, ndim, *shape) - 0.5) * torch.tensor([0.5, 2.5]).reshape(2, *(1,) * (ndim + 1))
     for n, field in enumerate(disp.double().numpy()):
@@ -213,7 +215,9 @@ def test_jacobian_measures_by_hand() -> None:
     assert metrics.log_jacobian_std(mirrored.expand(1, 3, 6, 1, 4)).item() == 0
 
 
-def test_similarity_measures() -> None:
+@pytest.mark.parametrize("part", [metrics._PART, 50])  # of 360 voxels, so that several and a rest are summed
+def test_similarity_measures(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_PART", part)
     a = random(2, 3, 6, 5, 4)
     b = 0.3 * a + random(2, 3, 6, 5, 4, seed=5)
     for n in range(2):

@@ -24,6 +24,7 @@ from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputError, InputWarning
 from l2rfast.io import Volume, read_displacement, read_image
 from l2rfast.methods.discrete.options import PRESETS
+from l2rfast.methods.result import Registration
 from l2rfast.metrics import dice
 
 FLAGS = "--fixed-warped", "--jacobian"
@@ -63,6 +64,19 @@ def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float)
         assert l2rfast.digital_jacobian(field).min() > 0
     assert l2rfast.compose(result.displacement, result.inverse).norm(dim=1).mean() < 0.01
     assert result.inverse_residual < 0.05  # of the other order, in which the inverse is interpolated
+
+
+def test_on_one_grid_a_displacement_stays_what_it_is() -> None:
+    image, disp = torch.rand(9, 8, 7), torch.randn(1, 3, 9, 8, 7)
+    volume = Volume(image, oblique((1.0, 1.3, 0.8), 1))
+    result = Registration(disp, 0.5 - disp, volume, volume, {}, {})
+    expected = l2rfast.warp(image[None, None], disp, padding="zeros")[0, 0]
+    assert torch.equal(result.warp(image, outside=0.0), expected)
+    lengths = [
+        float(l2rfast.compose(a.double(), b.double()).norm(dim=1).mean())
+        for a, b in ((disp, result.inverse), (result.inverse, disp))
+    ]
+    assert result.inverse_residual == pytest.approx(max(lengths), rel=1e-6)
 
 
 def test_same_bits_for_one_and_two_threads(brains: dict[str, torch.Tensor]) -> None:

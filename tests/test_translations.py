@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage as ndi
+from scipy.fft import next_fast_len
 
-from l2rfast.methods.translations import BINS, Placed, compared
+from l2rfast.methods.translations import BINS, Placed, _quick, compared
 
 SIZE = (24, 20, 16)  # cells are voxels: as many as there are cells along the longest side
 
@@ -70,3 +71,8 @@ def test_of_a_constant_image_nothing_is_told() -> None:
     images = [placed(smooth(SIZE, 0), 0, 0, 0), placed(np.zeros(SIZE, np.float32), 0, 0, 0)]
     found = compared(images, torch.eye(3).double())
     assert all(translation.told < 1e-3 for translation in found.best)
+
+
+def test_sizes_of_transforms_are_those_of_scipy() -> None:
+    sizes = range(1, 3000)
+    assert [_quick(size) for size in sizes] == [next_fast_len(size, real=True) for size in sizes]

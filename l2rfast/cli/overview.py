@@ -61,7 +61,8 @@ def draw_overview(
     ndim = folds.ndim
     shape, spacing = (*folds.shape, 1)[:3], (*spacing, 1.0)[:3]  # what is 2-D as one slice
     volumes = [image.detach().cpu().reshape(shape).numpy() for image in (fixed, moving, warped)]
-    windows = [robust_range(image, ~image.isnan()) for image in (fixed, moving, moving)]
+    window, window_of_moving = (robust_range(image, _known(image)) for image in (fixed, moving))
+    windows = [window, window_of_moving, window_of_moving]
     field = disp.detach().cpu().reshape(ndim, *shape).numpy()
     folded = folds.cpu().reshape(shape).numpy()
 
@@ -109,7 +110,13 @@ def draw_overview(
         title = f"{_COLUMNS[5]}, {count} folded voxel{'s' if count > 1 else ''}"
         panels[0, 5].set_title(title, color=_FOLD, fontsize=14, pad=8)
     _draw_scale(figure, panels[-1, 3].get_position().x0, panels[-1, 4].get_position().x1, height)
-    figure.savefig(path, format="png")
+    figure.savefig(path, format="png", pil_kwargs={"compress_level": 3})  # half of the time of 6, for a little more
+
+
+def _known(image: Tensor) -> Tensor | None:
+    """Where it is not NaN; None where that is everywhere."""
+    known = ~image.isnan()
+    return None if known.all() else known
 
 
 def _runs_down(axis: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -220,7 +221,6 @@ def run(
     from ..methods.several import joined
     from ..methods.stages import Stages
     from ..output import OutputFolder
-    from .overview import draw_overview
 
     if (fixed_labels is None) != (moving_labels is None):
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
@@ -231,6 +231,7 @@ def run(
         bars(quiet) as (console, progress),
         notices() as noticed,
         OutputFolder(out, FILES) as folder,
+        ThreadPoolExecutor(1) as background,
     ):
         stages = Stages(progress)
         with stages.stage("reading"):
@@ -255,6 +256,13 @@ def run(
         torch.manual_seed(SEED)
         pairs = None if landmarks is None else landmarks[1:]
         result = compute(*images, landmarks=pairs, progress=progress, threads=threads, **arguments)
+        # While the rest is computed and drawn: of the files these are nearly all the bytes.
+        written = [
+            background.submit(
+                write_displacement, folder.path(f"{name}.nii.gz"), field, images[0].affine, images[0].flat
+            )
+            for name, field in (("displacement", result.displacement), ("inverse_displacement", result.inverse))
+        ]
         with stages.stage("warping"):
             # Before: where the deformation started, or where there is none, by the headers alone.
             linear = result.options["transform"] != DEFORMABLE
@@ -268,13 +276,15 @@ def run(
         with stages.stage("measures"):
             folds = digital_jacobian(result.displacement)[0] <= 0
             backend = _backend(torch.device(arguments.get("device", "cpu")).type)
-            report = _report(result, images, (before, warped), covered, labels, warped_labels, backend)
+            report = _report(result, images, (before, warped), covered, folds, labels, warped_labels, backend)
             if landmarks is not None:
                 names, *points = landmarks
                 measured = (distances(r, *points, displaced=d).tolist() for r, d in both)
                 report.tre = dict(zip(names, zip(*measured, strict=True), strict=True))
                 report.landmarks = "guiding" if "landmarks" in result.options else "measured only"
         with stages.stage("picture"):
+            from .overview import draw_overview  # Matplotlib takes long to import
+
             draw_overview(
                 folder.path("overview.png"),
                 images[0].data,
@@ -296,14 +306,14 @@ def run(
                 write_image(folder.path("confidence.nii.gz"), on_grid(data=result.entropy[0, 0]))
             place = onto_plane(result.initial.matrix, *images)
             write_affine(folder.path("affine.txt"), place, axes_in_itk(images[0]))
-            for name, field in (("displacement", result.displacement), ("inverse_displacement", result.inverse)):
-                write_displacement(folder.path(f"{name}.nii.gz"), field, images[0].affine, images[0].flat)
             if fixed_warped:
                 back = result.warp_back(images[0].data)
                 write_image(folder.path("fixed_warped.nii.gz"), replace(images[1], data=back, mask=None))
             if jacobian:
                 change = jacobian_determinant(result.displacement)[0].log()  # NaN where it folds
                 write_image(folder.path("jacobian.nii.gz"), on_grid(data=change))
+            for field in written:
+                field.result()
         report.inputs = {
             name if number == 1 else f"{name}, contrast {number}": {
                 "path": path,
@@ -334,6 +344,7 @@ def _report(
     images: tuple[Any, Any],
     pair: tuple[Any, Any],
     covered: Any,
+    folds: Any,
     labels: Any,
     warped_labels: Any,
     backend: str,
@@ -344,7 +355,6 @@ def _report(
     """
     from ..metrics import (
         dice,
-        digital_folding_fraction,
         folding_fraction,
         global_correlation,
         hd95,
@@ -352,7 +362,8 @@ def _report(
         mean_squared_error,
     )
 
-    fixed, before, after = (image[covered][None, None, None] for image in (images[0].data, *pair))
+    places = covered.flatten().nonzero()[:, 0]
+    fixed, before, after = (image.flatten()[places][None, None, None] for image in (images[0].data, *pair))
 
     def measured(measure: Callable[..., Any], image: Any) -> float:
         return float(measure(fixed, image)) if fixed.numel() else math.nan
@@ -369,7 +380,7 @@ def _report(
             for name, measure in (("correlation", global_correlation), ("MSE", mean_squared_error))
         },
         folding_percent=100 * float(folding_fraction(result.displacement)),
-        digital_folding_percent=100 * float(digital_folding_fraction(result.displacement)),
+        digital_folding_percent=100 * float(folds.sum()) / folds.numel(),
         log_jacobian_std=float(log_jacobian_std(result.displacement)),
         inverse_residual=result.inverse_residual,
     )
