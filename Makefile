@@ -61,6 +61,7 @@ bench: $(VENV)/.benchmark
 	$(BIN)/python -m bench --size $(SIZE) --only compat --only compat-scripts \
 		$(if $(filter full,$(SIZE)),--out bench/reports/compat)
 	$(BIN)/python -m bench.registration --size $(SIZE)
+	$(BIN)/python -m bench.busy --size $(SIZE)
 	$(BIN)/python -m bench.tables
 
 # Ours alone, at a commit and as it is in this folder: SIZE=quick or full.

@@ -40,13 +40,17 @@ class Taken:
     before_bytes: int | None
 
 
-def run(tool: str, fixed: Volume, moving: Volume, threads: int, kept: Path) -> Taken:
+def run(
+    tool: str, fixed: Volume, moving: Volume, threads: int, kept: Path, instruction_set: str | None = None
+) -> Taken:
     """Register in a process of its own with so many threads, and keep the fields in a file.
+
+    With no better instruction set than this, if one is given.
 
     Raises:
         ImportError: its package is absent.
     """
-    environment = dict.fromkeys(THREADS, str(threads))
+    environment = dict.fromkeys(THREADS, str(threads)) | machine.limited(instruction_set)
     return machine.in_a_fresh_process(_run, tool, fixed, moving, threads, kept, **environment)
 
 

@@ -28,7 +28,7 @@ CASES = [
 ]
 
 
-def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
+def headline(report: dict[str, Any], registration: dict[str, Any], busy: dict[str, Any]) -> str:
     """What ours takes, and how many times longer each peer, with each instruction set; and the main job."""
     sets = by_set(report)
     rows = []
@@ -44,7 +44,8 @@ def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
     job = (
         f"Two brains of 160 x 192 x 224 are registered in {cost(ours)}, mean Dice {ours['Dice']:.3f}, "
         f"{ours['digitally folded, %']:.2g} % folded; {CONVEXADAM} takes {cost(theirs)}, for {theirs['Dice']:.3f}. "
-        "Other tools, inverses and memory are in [bench/reports/registration.md](bench/reports/registration.md)."
+        f"{_busy(busy)}Other tools, inverses and memory are in "
+        "[bench/reports/registration.md](bench/reports/registration.md)."
     )
     return "\n\n".join(
         [
@@ -52,6 +53,17 @@ def headline(report: dict[str, Any], registration: dict[str, Any]) -> str:
             job,
             f"{where}; sizes, spread, memory, errors and targets in [bench/reports/cpu.md](bench/reports/cpu.md).",
         ]
+    )
+
+
+def _busy(report: dict[str, Any]) -> str:
+    """How many times as long it takes on a machine that does other things; nothing where that was not measured."""
+    if not report:
+        return ""
+    one, two = (" / ".join(digits(times[n]) for times in report["times"].values()) for n in ("1", "2"))
+    return (
+        f"Beside a process that keeps a core busy it takes {one} times as long, beside two {two} times "
+        f"({' / '.join(report['times'])}; [bench/reports/busy.md](bench/reports/busy.md)). "
     )
 
 
@@ -134,7 +146,7 @@ def roofline(report: dict[str, Any]) -> str:
 
 # By file: what makes its table, and the reports that it is made of.
 TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
-    "README.md": (headline, ("cpu.json", "registration.json")),
+    "README.md": (headline, ("cpu.json", "registration.json", "busy.json")),
     "bench/README.md": (roofline, ("cpu.json",)),
     "docs/compat.md": (patches, ("compat/cpu.json", "registration.json")),
 }
@@ -146,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     stale = False
     for name, (make, sources) in TABLES.items():
-        reports = [json.loads((ROOT / "bench" / "reports" / source).read_text()) for source in sources]
+        files = [ROOT / "bench" / "reports" / source for source in sources]
+        reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
         file = ROOT / name
         text = file.read_text()
         before, _, rest = text.partition(START)

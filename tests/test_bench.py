@@ -252,7 +252,7 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
     for name, (_, sources) in tables.TABLES.items():
         for path in (tmp_path / name, *(tmp_path / "bench" / "reports" / source for source in sources)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for source in sources:
+        for source in (source for source in sources if (command.REPORTS / source).exists()):
             shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
         (tmp_path / name).write_text(f"before\n{tables.START}\n{tables.END}\nafter\n")
     assert tables.main(["--check"]) == 1
@@ -267,7 +267,9 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
     first = content["cases"][0]["instruction_set"]
     own = [case for case in content["cases"] if case["instruction_set"] == first]
     content["cases"] = [*own, *({**case, "instruction_set": "other"} for case in own)]
-    readme = tables.headline(content, json.loads((command.REPORTS / "registration.json").read_text()))
+    busy = {"times": {"avx512": {"1": 1.4, "2": 2.0}, "avx2": {"1": 1.45, "2": 2.08}}}
+    readme = tables.headline(content, json.loads((command.REPORTS / "registration.json").read_text()), busy)
+    assert "takes 1.40 / 1.45 times as long, beside two 2.00 / 2.08 times (avx512 / avx2;" in readme
     assert f"| operation | {first}, ms | x floor | other, ms | x floor | how many times longer others take" in readme
     ours = next(case for case in own if case["name"] == "mean field")["results"]
     cells = [f"{ours[OURS]['median'] * 1e3:.1f}", f"{ours[OURS]['times_floor']:.2f}"] * 2
