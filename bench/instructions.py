@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -219,6 +220,7 @@ def software() -> dict[str, str]:
     return {
         "compiler": compiler(),
         "flags": " ".join(setup.FLAGS),
+        "flags, Python's own": str(sysconfig.get_config_var("CFLAGS")),  # setuptools adds these
         **{f"flags, {name}": " ".join(setup.INSTRUCTION_SETS[name]) for name in SETS},
         "torch": torch.__version__,
         "valgrind": version,
@@ -229,6 +231,8 @@ def hindrance(record: Record) -> str | None:
     """Why nothing can be compared here; None where it can."""
     if shutil.which("valgrind") is None:
         return "there is no valgrind"
+    if l2rfast.info().instruction_set not in ("avx512", "avx2"):
+        return "this processor has no AVX2, or ATEN_CPU_CAPABILITY excludes it"
     missing = [name for name in SETS if not library(name).exists()]
     if missing:
         return f"there is no library for {' and '.join(missing)}"

@@ -11,6 +11,7 @@ import pytest
 from bench import instructions
 from bench.instructions import Counted, Record
 
+AVX2 = pytest.mark.skipif(not instructions.library("avx2").exists(), reason="no kernels for AVX2 are built here")
 SOFTWARE = {"compiler": "GCC 12", "torch": "2.13.0"}
 
 
@@ -58,6 +59,7 @@ def test_a_kernel_that_rose_fails_the_command(
     assert "default, warp: 25.0% more instructions, 25.0 a voxel where the record has 20.0" in capsys.readouterr().out
 
 
+@AVX2
 def test_another_compiler_is_said_and_nothing_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_file_of_callgrinds() -> None:
     assert instructions.total(text) == ("warp, backward", 1234)
 
 
+@AVX2
 def test_the_compiler_is_read_from_the_libraries() -> None:
     told = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     assert f"GCC: {told.removeprefix('g++ ')}" in instructions.compiler()
