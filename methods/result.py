@@ -192,7 +192,8 @@ def _resampled(
     if outside == 0:
         return sample(image[None, None], mode)[0, 0]
     # Outside is where zeros are; in float64, in which the difference is exact.
-    return sample(image.double()[None, None] - outside, mode)[0, 0].add_(outside).to(image.dtype)
+    exact = image.to(torch.float64, copy=True).sub_(outside)
+    return sample(exact[None, None], mode)[0, 0].add_(outside).to(image.dtype)
 
 
 # Of both: separate products and sums round the same for any number of threads. What is not there costs nothing, and

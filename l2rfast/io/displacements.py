@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .headers import affine_of
-from .nifti import open_nifti, write
+from .nifti import open_nifti, write_volumes
 from .source import read_values
 from .volume import Volume, axes_in_itk
 
@@ -47,8 +47,11 @@ def write_displacement(path: str | os.PathLike[str], disp: Tensor, affine: np.nd
     if axes_in_itk(Volume(field[0], affine, flat=flat)) > ndim:
         field = torch.cat([torch.zeros_like(field[:1]), field])[:, None]
         affine, ndim = affine[:, [2, 0, 1, 3]], 3
-    vectors = _transform((LPS @ affine[:3, :3])[:ndim, :ndim], field.detach().cpu().float()).movedim(0, -1)
-    write(path, vectors.reshape(*[*field.shape[1:], 1][:3], 1, ndim), affine, intent=_VECTOR)
+    matrix, size = (LPS @ affine[:3, :3])[:ndim, :ndim], [*field.shape[1:], 1][:3]
+    field = field.detach().cpu().float()
+    # One after the other, as they lie in the file: all of them in millimetres would be as much memory as the field.
+    parts = (_transform(row[None], field).reshape(*size, 1).numpy() for row in matrix)
+    write_volumes(path, parts, (*size, 1, ndim), np.dtype(np.float32), affine, more={"intent_code": _VECTOR})
 
 
 def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]:
@@ -92,5 +95,5 @@ def in_voxels(vectors: Tensor, affine: np.ndarray, world: np.ndarray) -> Tensor:
 
 
 def _transform(matrix: np.ndarray, field: Tensor) -> Tensor:
-    """An (ndim, ndim) matrix applied to every vector of an (ndim, *spatial) field."""
-    return (torch.from_numpy(matrix).float() @ field.reshape(len(matrix), -1)).reshape(field.shape)
+    """An (m, ndim) matrix applied to every vector of an (ndim, *spatial) field: (m, *spatial)."""
+    return (torch.from_numpy(matrix).float() @ field.reshape(len(field), -1)).reshape(-1, *field.shape[1:])

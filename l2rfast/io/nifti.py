@@ -84,7 +84,7 @@ def reading_nifti(name: str, path: str | os.PathLike[str]) -> AbstractContextMan
     return reading(name, "an MGH image" if file.endswith(MGH) else "an image", Exception)
 
 
-def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray, intent: int = 0) -> None:
+def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray) -> None:
     """Write values as they are, in millimetres, both forms carrying the affine with code 1.
 
     Raises:
@@ -92,7 +92,7 @@ def write(path: str | os.PathLike[str], data: Tensor, affine: np.ndarray, intent
         OSError: the file cannot be written.
     """
     array = data.detach().cpu().numpy()
-    write_volumes(path, [array], array.shape, array.dtype, affine, more={"intent_code": intent})
+    write_volumes(path, [array], array.shape, array.dtype, affine)
 
 
 def check_suffix(path: Path) -> None:
