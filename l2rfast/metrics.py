@@ -123,9 +123,8 @@ def log_jacobian_std(disp: Tensor) -> Tensor:
         (N,) float64. Learn2Reg's own script adds 3 to the determinant before it takes the logarithm; its
         numbers are lower than these, which follow the definition (Leow et al., IEEE TMI 2007).
     """
-    det = jacobian_determinant(disp).flatten(1)
-    logs = torch.cat([part.double().clamp(1e-9, 1e9).log() for part in torch.split(det, _PART, 1)], 1)
-    return logs.std(dim=1, correction=0)
+    det = jacobian_determinant(disp).flatten(1).double()
+    return det.clamp_(1e-9, 1e9).log_().std(dim=1, correction=0)
 
 
 def folding_fraction(disp: Tensor) -> Tensor:

@@ -162,8 +162,9 @@ def through(
     if disp is None:
         m = torch.from_numpy(matrix).to(image.device, torch.float32)
         return affine_warp(image, m[None], size, mode=mode, padding=padding)
-    # From where fixed voxel x is sampled in moving, less x.
-    return warp(image, _added(_turned(disp, matrix[:, :-1]), matrix), mode=mode, padding=padding)
+    if (matrix != np.eye(*matrix.shape)).any():  # from where fixed voxel x is sampled in moving, less x
+        disp = _added(_turned(disp, matrix[:, :-1]), matrix)
+    return warp(image, disp, mode=mode, padding=padding)
 
 
 def _resampled(
