@@ -2,6 +2,8 @@
 #pragma once
 
 #include "common/box.h"
+#include "common/rows.h"
+#include "common/tensor.h"
 #include "common/vectors.h"
 
 namespace l2rfast {
@@ -12,11 +14,12 @@ namespace l2rfast {
 template <class T>
 class Smoother {
  public:
-  Smoother(Grid grid, int64_t radius, int64_t passes, Outside outside)
+  Smoother(Grid grid, int64_t radius, int64_t passes, Outside outside, bool adjoint = false)
       : grid_(grid),
         radius_(radius),
         passes_(passes),
         outside_(outside),
+        adjoint_(adjoint && outside != Outside::zero),  // with zeros outside it is the same
         margin_(outside == Outside::extended ? radius * passes : radius),
         wide_(widened(grid, margin_)),
         guard_((3 * radius + 1) * (grid.deep ? wide_.h * wide_.w : wide_.w)),
@@ -29,24 +32,21 @@ class Smoother {
 
   void operator()(T* volume) {
     for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(volume + i * grid_.w, grid_.w, row(i));
-    for (int64_t pass = 0; pass < passes_; ++pass) {
-      if (pass == 0 || outside_ != Outside::extended) fill(outside_ == Outside::zero);
-      average();
-    }
+    run();
     for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(row(i), grid_.w, volume + i * grid_.w);
   }
 
-  // The adjoint. With zeros outside it is the same; with a repeated border, what reaches a margin is the border's.
-  void adjoint(T* volume) {
-    if (outside_ == Outside::zero) return (*this)(volume);
+  // Row i of what `run` averages, and of what it leaves.
+  T* row(int64_t i) { return wide_row(i / grid_.h + deep_margin(), i % grid_.h + margin_) + margin_; }
+
+  void run() {
+    // With a repeated border, what the adjoint brings to a margin is the border's.
     const int64_t together = outside_ == Outside::extended ? passes_ : 1;
-    for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(volume + i * grid_.w, grid_.w, row(i));
     for (int64_t pass = 0; pass < passes_; ++pass) {
-      if (pass % together == 0) fill(true);
+      if (pass % together == 0) fill(adjoint_ || outside_ == Outside::zero);
       average();
-      if ((pass + 1) % together == 0) fold();
+      if (adjoint_ && (pass + 1) % together == 0) fold();
     }
-    for (int64_t i = 0; i < grid_.rows(); ++i) std::copy_n(row(i), grid_.w, volume + i * grid_.w);
   }
 
  private:
@@ -57,7 +57,6 @@ class Smoother {
   }
   int64_t deep_margin() const { return grid_.deep ? margin_ : 0; }
   T* wide_row(int64_t z, int64_t y) { return from_.data() + guard_ + (z * wide_.h + y) * wide_.w; }
-  T* row(int64_t i) { return wide_row(i / grid_.h + deep_margin(), i % grid_.h + margin_) + margin_; }
 
   // The margins, axis by axis.
   void fill(bool zero) {
@@ -135,6 +134,7 @@ class Smoother {
   Grid grid_;
   int64_t radius_, passes_;
   Outside outside_;
+  bool adjoint_;
   int64_t margin_;
   Grid wide_;
   int64_t guard_;
