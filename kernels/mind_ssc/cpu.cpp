@@ -2,11 +2,19 @@
 //
 // Floor: the image is read once and the pooled descriptor written once; 12 patch sums of squared differences
 // and 12 exponentials a voxel. The clamp needs the mean variance of the whole image, so the sums are made
-// twice: storing them (12 images) would move more bytes than making them again costs. A work item is a few
+// twice: storing them (12 images) would move more bytes than making them again costs. A work item is some
 // rows of one plane; nothing of the size of the image is stored but the result.
+//
+// The squares of a channel are made anew for each plane of a patch and added up in registers: that takes three
+// instructions a plane, as many as to store and to read them. Rows of the image are first copied with their margins,
+// so that no loop asks where the border is, and features are added up over the rows of a pool before they are over its
+// columns.
 
-#include "common/box_sums.h"
+#include "common/box.h"
 #include "common/math.h"
+#include "common/rows.h"
+#include "common/tensor.h"
+#include "common/vectors.h"
 
 namespace l2rfast {
 namespace {
@@ -34,23 +42,26 @@ struct Pattern<2> {
       {{0, -1, 0}, {0, 0, -1}}, {{0, 0, 1}, {0, -1, 0}}, {{0, 1, 0}, {0, 0, -1}}, {{0, 1, 0}, {0, 0, 1}}};
 };
 
-// line[x] += (a[x + i] - b[x + j])^2, both positions clamped to the row of w voxels; |i|, |j| <= reach.
-template <class T>
-void add_squares(T* __restrict line, const T* a, int64_t i, const T* b, int64_t j, int64_t w, int64_t reach) {
-  const auto edge = [&](int64_t x) {
-    const T d = a[std::clamp<int64_t>(x + i, 0, w - 1)] - b[std::clamp<int64_t>(x + j, 0, w - 1)];
-    line[x] += d * d;
+// line = sum of (a[k] - b[k])^2 over some k, and of what it holds where there is `more`.
+template <int together, class T>
+void square(const T* const* a, const T* const* b, bool more, T* __restrict line, int64_t w) {
+  const T *from[together], *other[together];
+  for (int k = 0; k < together; ++k) from[k] = a[k], other[k] = b[k];
+  const auto sum = [&](int64_t x) L2RFAST_LAMBDA {
+    T total = 0;
+    for (int k = 0; k < together; ++k) total += (from[k][x] - other[k][x]) * (from[k][x] - other[k][x]);
+    return total;
   };
-  const int64_t low = std::min(w, reach), high = std::max(low, w - reach);
-  for (int64_t x = 0; x < low; ++x) edge(x);
-  for (int64_t x = low; x < high; ++x) {
-    const T d = a[x + i] - b[x + j];
-    line[x] += d * d;
-  }
-  for (int64_t x = high; x < w; ++x) edge(x);
+  if (more)
+    for (int64_t x = 0; x < w; ++x) line[x] += sum(x);
+  else
+    for (int64_t x = 0; x < w; ++x) line[x] = sum(x);
 }
 
-// Patch sums of one plane, row after row.
+constexpr int64_t kRows = 64;  // of a work item; what lies around them is made again
+
+// Patch sums of one plane, row after row. The sum is separable: along z as the squares are made, along x in the row,
+// along y over a ring of the last 2 radius + 1 rows. Each is made anew for every voxel: nothing drifts.
 template <int ndim, class T>
 class PatchSums {
  public:
@@ -59,50 +70,120 @@ class PatchSums {
   PatchSums(const T* image, Grid grid, int64_t radius, int64_t dilation)
       : image_(image),
         grid_(grid),
+        radius_(radius),
         dilation_(dilation),
-        sums_(grid, channels, radius, Outside::border),
-        least_(grid.w),
-        variance_(grid.w) {}
+        reach_(grid.deep ? radius + dilation : 0),
+        pitch_((grid.w + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
+        wide_(grid.w + 2 * dilation),
+        near_((2 * reach_ + 1) * (2 * dilation + 1) * wide_),
+        line_(grid.w + 2 * radius),
+        ring_((2 * radius + 1) * channels * pitch_),
+        sums_(channels * pitch_),
+        variance_(pitch_) {}
 
-  // Calls use(y, sums, variance) for rows [begin, end) of plane z: sums[c * W + x] are the patch sums less
+  // Numbers from a channel's row to the next one's.
+  int64_t pitch() const { return pitch_; }
+
+  // Calls use(y, sums, variance) for rows [begin, end) of plane z: sums[c * pitch + x] are the patch sums less
   // their smallest over c, variance[x] is their mean over c.
   template <class Use>
   void rows(int64_t z, int64_t begin, int64_t end, const Use& use) {
-    const auto add = [&](int64_t plane, int64_t y, T* lines, int64_t pitch) {
-      for (int c = 0; c < channels; ++c) {
-        const Pair& p = Pattern<ndim>::pairs[c];
-        add_squares(lines + c * pitch, row(plane, y, p.a), p.a[2] * dilation_, row(plane, y, p.b), p.b[2] * dilation_,
-                    grid_.w, dilation_);
+    int64_t filled = std::max<int64_t>(begin - radius_, 0), copied = std::max<int64_t>(filled - dilation_, 0);
+    for (int64_t y = begin; y < end; ++y) {
+      for (; filled <= std::min(y + radius_, grid_.h - 1); ++filled) {
+        for (; copied <= std::min(filled + dilation_, grid_.h - 1); ++copied) copy(z, copied);
+        fill(z, filled);
       }
-    };
-    sums_.rows(z, begin, end, add, [&](int64_t y, T* sums) {
-      const int64_t w = grid_.w;
-      T* __restrict least = least_.data();
-      T* __restrict variance = variance_.data();
-      std::copy_n(sums, w, least);
-      for (int c = 1; c < channels; ++c)
-        for (int64_t x = 0; x < w; ++x) least[x] = std::min(least[x], sums[c * w + x]);
-      std::fill_n(variance, w, T(0));
-      for (int c = 0; c < channels; ++c) {
-        T* __restrict sum = sums + c * w;
-        for (int64_t x = 0; x < w; ++x) sum[x] -= least[x], variance[x] += sum[x] * T(1.0 / channels);
-      }
-      use(y, sums, variance);
-    });
+      finish(y);
+      use(y, sums_.data(), variance_.data());
+    }
   }
 
  private:
-  const T* row(int64_t z, int64_t y, const int (&offset)[3]) const {
-    z = std::clamp<int64_t>(z + offset[0] * dilation_, 0, grid_.d - 1);
-    y = std::clamp<int64_t>(y + offset[1] * dilation_, 0, grid_.h - 1);
-    return image_ + (z * grid_.h + y) * grid_.w;
+  using V = Vector<T>;
+
+  static V lesser(V a, V b) { return a < b ? a : b; }
+
+  T* ring(int64_t y) { return ring_.data() + y % (2 * radius_ + 1) * channels * pitch_; }
+
+  // A row of the image near plane z, beyond its ends the border.
+  T* near(int64_t z, int64_t plane, int64_t y) {
+    return near_.data() + ((plane - z + reach_) * (2 * dilation_ + 1) + y % (2 * dilation_ + 1)) * wide_ + dilation_;
+  }
+
+  void copy(int64_t z, int64_t y) {
+    for (int64_t plane = std::max<int64_t>(z - reach_, 0); plane <= std::min(z + reach_, grid_.d - 1); ++plane) {
+      const T* from = image_ + (plane * grid_.h + y) * grid_.w;
+      T* to = near(z, plane, y);
+      std::fill_n(to - dilation_, dilation_, from[0]);
+      std::copy_n(from, grid_.w, to);
+      std::fill_n(to + grid_.w, dilation_, from[grid_.w - 1]);
+    }
+  }
+
+  // Row y of every channel, summed along z and x.
+  void fill(int64_t z, int64_t y) {
+    const int64_t w = grid_.w, r = radius_, deep = grid_.deep ? r : 0;
+    const auto row = [&](int64_t plane, const int (&offset)[3]) {
+      plane = std::clamp<int64_t>(plane, 0, grid_.d - 1);
+      return near(z, std::clamp<int64_t>(plane + offset[0] * dilation_, 0, grid_.d - 1),
+                  std::clamp<int64_t>(y + offset[1] * dilation_, 0, grid_.h - 1)) +
+             offset[2] * dilation_;
+    };
+    T* line = line_.data() + r;
+    for (int c = 0; c < channels; ++c) {
+      const Pair& p = Pattern<ndim>::pairs[c];
+      if (deep == 1) {
+        const T *a[3], *b[3];
+        for (int k = 0; k < 3; ++k) a[k] = row(z + k - 1, p.a), b[k] = row(z + k - 1, p.b);
+        square<3>(a, b, false, line, w);
+      } else {
+        for (int64_t k = z - deep; k <= z + deep; ++k) {
+          const T *a = row(k, p.a), *b = row(k, p.b);
+          square<1>(&a, &b, k > z - deep, line, w);
+        }
+      }
+      std::fill_n(line - r, r, line[0]);
+      std::fill_n(line + w, r, line[w - 1]);
+      add_up(line, ring(y) + c * pitch_);
+    }
+  }
+
+  void add_up(const T* line, T* __restrict to) const {
+    if (radius_ == 1) {
+      for (int64_t x = 0; x < grid_.w; ++x) to[x] = line[x - 1] + line[x] + line[x + 1];
+      return;
+    }
+    std::copy_n(line - radius_, grid_.w, to);
+    for (int64_t k = 1 - radius_; k <= radius_; ++k) add(to, line + k, grid_.w);
+  }
+
+  // The sums along y, and what is made of all channels, a vector after the other.
+  void finish(int64_t y) {
+    for (int64_t x = 0; x < pitch_; x += kLanes<T>) {
+      V sum[channels] = {};
+      for (int64_t k = y - radius_; k <= y + radius_; ++k) {
+        const T* from = ring(std::clamp<int64_t>(k, 0, grid_.h - 1)) + x;
+#pragma GCC unroll 12
+        for (int c = 0; c < channels; ++c) sum[c] += load(from + c * pitch_);
+      }
+      V least = sum[0], total = {};
+#pragma GCC unroll 12
+      for (int c = 1; c < channels; ++c) least = lesser(sum[c], least);
+#pragma GCC unroll 12
+      for (int c = 0; c < channels; ++c) {
+        sum[c] -= least;
+        total += sum[c];
+        store(sums_.data() + c * pitch_ + x, sum[c]);
+      }
+      store(variance_.data() + x, total * T(1.0 / channels));
+    }
   }
 
   const T* image_;
   Grid grid_;
-  int64_t dilation_;
-  BoxSums<T> sums_;
-  std::vector<T> least_, variance_;
+  int64_t radius_, dilation_, reach_, pitch_, wide_;
+  Aligned<T> near_, line_, ring_, sums_, variance_;
 };
 
 template <int ndim, class T>
@@ -124,6 +205,16 @@ double mean_variance(const T* image, Grid grid, int64_t radius, int64_t dilation
   return total / double(grid.numel());
 }
 
+// The features of a row, and what there was where there is `more`.
+template <class T>
+void describe_row(const T* sums, const T* inverse, int channels, int64_t pitch, bool more, T* __restrict features) {
+  for (int c = 0; c < channels; ++c, sums += pitch, features += pitch)
+    if (more)
+      for (int64_t x = 0; x < pitch; ++x) features[x] += exponential(sums[x] * inverse[x]);
+    else
+      for (int64_t x = 0; x < pitch; ++x) features[x] = exponential(sums[x] * inverse[x]);
+}
+
 template <int ndim, class T>
 void describe(const T* image, Grid grid, int64_t radius, int64_t dilation, int64_t pool, T* result) {
   constexpr int channels = Pattern<ndim>::channels;
@@ -135,18 +226,24 @@ void describe(const T* image, Grid grid, int64_t radius, int64_t dilation, int64
   const int64_t block = std::max<int64_t>(kRows / pool, 1), chunks = (out.h + block - 1) / block;
   parallel_runs(out.d * chunks, [&](int64_t begin, int64_t end) {
     PatchSums<ndim, T> patches(image, grid, radius, dilation);
-    std::vector<T> inverse(grid.w), feature(grid.w);
+    const int64_t pitch = patches.pitch();
+    Aligned<T> inverse(pitch), features(channels * pitch);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % chunks * block, last = std::min(first + block, out.h);
       const auto target = [&](int c, int64_t y) { return result + ((c * out.d + item / chunks) * out.h + y) * out.w; };
       for (int c = 0; c < channels; ++c) std::fill_n(target(c, first), (last - first) * out.w, T(0));
       const auto add = [&](int64_t y, const T* sums, const T* variance) {
-        for (int64_t x = 0; x < grid.w; ++x) inverse[x] = T(-1) / std::min(std::max(variance[x], low), high);
+        for (int64_t x = 0; x < pitch; ++x) inverse[x] = T(-1) / std::min(std::max(variance[x], low), high);
+        describe_row(sums, inverse.data(), channels, pitch, y % pool > 0, features.data());
+        if (y % pool < pool - 1) return;
         for (int c = 0; c < channels; ++c) {
-          for (int64_t x = 0; x < grid.w; ++x) feature[x] = exponential(sums[c * grid.w + x] * inverse[x]);
+          const T* feature = features.data() + c * pitch;
           T* __restrict to = target(c, y / pool);
-          for (int64_t k = 0; k < pool; ++k)
-            for (int64_t x = 0; x < out.w; ++x) to[x] += scale * feature[x * pool + k];
+          for (int64_t x = 0; x < out.w; ++x) {
+            T total = 0;
+            for (int64_t k = 0; k < pool; ++k) total += feature[x * pool + k];
+            to[x] += scale * total;
+          }
         }
       };
       for (int64_t z = item / chunks * depth; z < (item / chunks + 1) * depth; ++z)
