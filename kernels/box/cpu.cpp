@@ -6,6 +6,11 @@
 // cache, and along z by rings of such blocks (`March`). Rows around a block are smoothed as well, as far as they reach
 // it. Where a box is so wide that rings of blocks are larger than the cache, the image moves twice: along x and y, then
 // along z. Volumes that fit the cache take all passes there.
+//
+// Got, for (1, 3, 160, 192, 224), radius 1, passes 2, on one thread: 32 ms with AVX2 and with AVX-512, where a copy
+// takes
+// 7. A third is copies of blocks into their margins and from them, with the reading that this waits for; the rest the
+// averages, of which half are along z.
 
 #include "common/march.h"
 #include "common/memory.h"
