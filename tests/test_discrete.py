@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from convexAdam import convex_adam_utils as published
 from operators import field, noise
+from scipy import ndimage
 from torch import Tensor
 
 import l2rfast
@@ -152,6 +154,33 @@ def test_box_average_with_zeros_is_average_pooling(radius: int) -> None:
             expected = average(expected, 2 * radius + 1, stride=1, padding=radius, count_include_pad=True)
         ours = l2rfast.box_average(image, radius, passes=2, padding="zeros")
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["border", "extended", "zeros"])
+@pytest.mark.parametrize("radius", [1, 2])
+def test_box_average_of_more_than_the_cache_takes_at_once(radius: int, padding: str) -> None:
+    """Beside SciPy's, in float64; its gradient is the adjoint; the same bits for any number of threads."""
+    passes, threads = 2, torch.get_num_threads()
+    reach = passes * radius if padding == "extended" else 0
+    for size in ((6, 40, 300), (300, 260)):
+        image, weight = noise(1, 1, *size).requires_grad_(), noise(1, 1, *size)
+        expected = np.pad(image[0, 0].detach().numpy(), reach, mode="edge")
+        for _ in range(passes):
+            mode = "constant" if padding == "zeros" else "nearest"
+            expected = ndimage.uniform_filter(expected, 2 * radius + 1, mode=mode)
+        expected = expected[tuple(slice(reach, reach + n) for n in size)]
+        found = []
+        try:
+            for number in (1, 3):
+                torch.set_num_threads(number)
+                ours = l2rfast.box_average(image, radius, passes=passes, padding=padding)
+                found.append((ours, *torch.autograd.grad(ours, image, weight)))
+        finally:
+            torch.set_num_threads(threads)
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        ours, gradient = found[0]
+        torch.testing.assert_close(ours[0, 0].detach(), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close((gradient * image).sum(), (weight * ours).sum(), rtol=1e-9, atol=1e-9)
 
 
 # --- Warp and squared differences in one pass
