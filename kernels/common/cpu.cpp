@@ -1,6 +1,5 @@
 // The loops that every operation that samples has: common/sampler.h says what they do, and how.
 
-#include "common/memory.h"
 #include "common/sampler.h"
 
 namespace l2rfast {

@@ -16,6 +16,7 @@
 #include <functional>
 #include <optional>
 
+#include "common/memory.h"
 #include "common/sampling.h"
 
 namespace l2rfast {
@@ -135,13 +136,18 @@ void by_slab(const Problem<ndim, A, Index>& p, const Add& add, int before = 0, i
 // Zeros of the shape of an image, in the type of the arithmetic; empty where no gradient is asked for.
 template <class A>
 Tensor zeros_like(const Tensor& image, bool asked) {
-  return torch::stable::new_zeros(image, asked ? shape_of(image) : std::vector<int64_t>{0}, dtype_of<A>);
+  const auto shape = asked ? shape_of(image) : std::vector<int64_t>{0};
+  if (image.scalar_type() != dtype_of<A>) return torch::stable::new_zeros(image, shape, dtype_of<A>);
+  const Tensor zeros = room_as(image, shape);
+  A* const values = write<A>(zeros);
+  parallel_parts(zeros.numel(), [&](int64_t begin, int64_t end) { std::fill(values + begin, values + end, A(0)); });
+  return zeros;
 }
 
 // Room for the gradient to a field, grid or matrix: all of it is written, but there is none to the nearest voxel.
 inline Tensor gradient_to(const Tensor& where, bool asked, const std::string& mode) {
   if (!asked) return empty_as(where, {0});
-  return mode == "linear" ? empty_as(where, shape_of(where)) : torch::stable::new_zeros(where, shape_of(where));
+  return mode == "linear" ? room_as(where, shape_of(where)) : torch::stable::new_zeros(where, shape_of(where));
 }
 
 // A gradient to write, in any floating dtype.

@@ -28,7 +28,7 @@ Tensor compose(const Tensor& outer, const Tensor& inner) {
 // values * factor, in the usual order.
 template <class A>
 Tensor scaled(const Tensor& values_, A factor) {
-  const Tensor values = packed(values_), result = empty_as(values, shape_of(values));
+  const Tensor values = packed(values_), result = room_as(values, shape_of(values));
   parallel_parts(values.numel(), [&](int64_t begin, int64_t end) {
     const A* from = read<A>(values);
     A* to = write<A>(result);

@@ -40,7 +40,7 @@ std::vector<Tensor> warp_many(std::vector<Tensor> images, const Tensor& disp, st
     for_problem<ndim>(images[0], source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
       std::vector<std::pair<Problem<ndim, A, Index>, Job>> copied, interpolated;
       for (size_t i = 0; i < images.size(); ++i) {
-        results.push_back(empty_as(images[i], p.shape(images[i].size(1))));
+        results.push_back(room_as(images[i], p.shape(images[i].size(1))));
         (nearest[i] ? copied : interpolated).push_back({{images[i], source, p.padding}, {images[i], results[i]}});
       }
       p.each_block([&](const Block& b) {
@@ -66,9 +66,9 @@ std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor&
     const Displaced<ndim, A> source(disp);
     for_problem<ndim>(image, source, padding, [&]<class Index>(const Problem<ndim, A, Index>& p) {
       auto shape = p.shape(image.size(1));
-      value = empty_as(image, shape);
+      value = room_as(image, shape);
       shape.insert(shape.begin() + 2, ndim);
-      gradient = empty_as(image, shape);
+      gradient = room_as(image, shape);
       for_field<A>(image.scalar_type(), [&](auto t) {
         using T = decltype(t);
         const T* const images = read<T>(image);
