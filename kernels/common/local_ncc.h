@@ -52,8 +52,7 @@ inline std::vector<Part> parts_of(const Windows& w, int64_t channels) {
 //   bool to_a, to_b
 //   const R* upstream(z, y)                              or null
 //   void values(z, y, const R* row)                      of the windows of a row
-//   void gradients(z, y, const R* to_a, const R* to_b)
-// Rows that are asked for have `pitch` numbers; those beyond the image have to be 0.
+//   void gradients(z, y, const R* to_a, const R* to_b)   rows that may be read beyond their end
 template <class R, class Images>
 class LocalNCC {
  public:
@@ -65,49 +64,68 @@ class LocalNCC {
         measure_(measure),
         part_(part),
         images_(images),
+        run_(finite && !w.weighted()),
         derived_(images.to_a || images.to_b),
+        moments_count_(5 + images.masked()),
         quantities_(1 + 2 * images.to_a + 2 * images.to_b),
         planes_(around(z_, part.z)),
         rows_(around(y_, part.y)),
-        moments_(5 + images.masked(), finite && !w.weighted(), z_, y_, x_, rows_, 0, 0),
-        shares_(quantities_, finite && !w.weighted(), z_, y_, x_, part.y, z_.radius, y_.radius),
-        pitch_(moments_.pitch()),
+        reach_{y_.first(rows_.begin), y_.last(rows_.end - 1) + 1},
+        folded_(x_.size),
+        pitch_(folded_.pitch()),
         whole_(w.whole()),
+        moments_(5, run_, y_, x_, rows_.begin, 0),
+        masses_(images.masked(), run_, y_, x_, rows_.begin, 0),
+        shares_(quantities_, run_, y_, x_, part.y.begin, y_.radius),
+        columns_(reach_.count() * moments_count_ * pitch_),
         rows_of_images_(8 * pitch_),
+        straight_(pitch_),
+        result_(2 * (pitch_ + kSpare)),
         centre_(pitch_),
         asked_(pitch_),
         inside_x_(pitch_),
         share_x_(pitch_),
         share_(pitch_),
-        nothing_(quantities_ * pitch_),
-        factors_(kept() * rows_.count() * quantities_ * pitch_) {
-    std::fill_n(centre_.data(), x_.size, R(1));
-    for (int64_t x = 0; x < x_.size; ++x) inside_x_[x] = x_.inside(x);
-    for (int64_t x = 0; x < x_.size; ++x) share_x_[x] = 1 / (measure.valid ? inside_x_[x] : whole_);
+        mass_(pitch_),
+        factors_((y_.side() + 1) * quantities_ * pitch_) {
+    if (derived_) {
+      kept_.resize((z_.side() + 1) * part.y.count() * quantities_ * pitch_);
+      totals_.resize(part.y.count() * quantities_ * pitch_);
+    }
+    Aligned<double> inside(pitch_), share(pitch_);
+    for (int64_t x = 0; x < x_.size; ++x) {
+      straight_[x] = 1, inside[x] = x_.inside(x);
+      share[x] = 1 / (measure.valid ? inside[x] : whole_);
+    }
+    folded_.fold(straight_.data(), centre_.data());
+    folded_.fold(inside.data(), inside_x_.data());
+    folded_.fold(share.data(), share_x_.data());
   }
 
   void run() {
     int64_t entered = z_.first(planes_.begin);
     for (int64_t z = planes_.begin; z < part_.z.end + (derived_ ? z_.radius : 0); ++z) {
-      if (z < planes_.end) {
-        for (; entered <= z_.last(z); ++entered) images_.enter(entered, moments_.reach());
-        windows(z);
-      }
-      if (derived_ && z - z_.radius >= part_.z.begin) gradients(z - z_.radius);
+      if (z < planes_.end)
+        for (; entered <= z_.last(z); ++entered) images_.enter(entered, reach_);
+      plane(z);
     }
   }
 
  private:
+  static constexpr int64_t kSpare = 16;
+
   // The windows that hold voxels of a part.
   Range around(const Window& axis, Range range) const {
     return derived_ ? Range{axis.first(range.begin), axis.last(range.end - 1) + 1} : range;
   }
 
-  // Planes of what gradients sum over: a window's, and the one that leaves.
-  int64_t kept() const { return derived_ ? z_.side() + 1 : 1; }
-
-  R* factors(int64_t z, int64_t y) {
-    return factors_.data() + (z % kept() * rows_.count() + y - rows_.begin) * quantities_ * pitch_;
+  // Sums along z of the quantities of a row of the images.
+  double* columns(int64_t y) { return columns_.data() + (y - reach_.begin) * moments_count_ * pitch_; }
+  // What gradients sum over, of the last rows of windows.
+  R* factors(int64_t y) { return factors_.data() + y % (y_.side() + 1) * quantities_ * pitch_; }
+  // Its sums in the last planes.
+  R* kept(int64_t z, int64_t y) {
+    return kept_.data() + (z % (z_.side() + 1) * part_.y.count() + y - part_.y.begin) * quantities_ * pitch_;
   }
 
   R* row(int i) { return rows_of_images_.data() + i * pitch_; }
@@ -118,116 +136,154 @@ class LocalNCC {
       std::fill_n(row(into), 3 * pitch_, R(0));
       return;
     }
-    images_.a(z, y, row(into));
-    images_.b(z, y, row(into + 1));
-    if (images_.masked()) images_.mask(z, y, row(into + 2));
+    images_.a(z, y, straight_.data()), folded_.fold(straight_.data(), row(into));
+    images_.b(z, y, straight_.data()), folded_.fold(straight_.data(), row(into + 1));
+    if (images_.masked()) images_.mask(z, y, straight_.data()), folded_.fold(straight_.data(), row(into + 2));
   }
 
-  // All windows of a plane.
-  void windows(int64_t z) {
-    const auto add = [&](int64_t plane, int64_t y, double weight, double* to) {
-      read(plane, y, 0);
-      add_moments(weight, to);
-    };
-    const auto slide = [&](int64_t in, int64_t out, int64_t y, double* to) {
-      read(in, y, 0), read(out, y, 3);
+  // The windows of plane z, and the gradients to the plane of which these are the last.
+  void plane(int64_t z) {
+    const bool enters = z < planes_.end, leaves = z - z_.radius >= part_.z.begin;
+    int64_t entered = reach_.begin;
+    for (int64_t y = rows_.begin; y < part_.y.end + (derived_ ? y_.radius : 0); ++y) {
+      if (enters && y < rows_.end) {
+        for (; entered <= y_.last(y); ++entered) enter(z, entered);
+        windows(z, y);
+      }
+      const int64_t own = y - y_.radius;
+      if (!derived_ || own < part_.y.begin) continue;
+      if (enters) keep(z, own);
+      if (leaves) gradients(z - z_.radius, own);
+    }
+  }
+
+  // Moves the sums along z of a row to plane z.
+  void enter(int64_t z, int64_t y) {
+    double* to = columns(y);
+    if (z == planes_.begin || !run_ || z % kAnchor == 0) {
+      std::fill_n(to, moments_count_ * pitch_, 0.0);
+      for (int64_t i = z_.first(z); i <= z_.last(z); ++i) read(i, y, 0), add_moments(z_.weight(z, i), to);
+    } else {
+      read(z + z_.radius, y, 0), read(z - z_.radius - 1, y, 3);
       exchange_moments(to);
-    };
-    moments_.plane(z, z == planes_.begin, add, slide, [&](int64_t y, const double* sums) {
-      weigh(z, y, sums + 5 * pitch_);
-      R* values = row(6);
-      measure(sums, values, factors(z, y));
-      const bool own = z >= part_.z.begin && z < part_.z.end && y >= part_.y.begin && y < part_.y.end;
-      if (own) images_.values(z, y, values);
+    }
+  }
+
+  void add_moments(double weight, double* to) {
+    const int64_t n = pitch_;
+    const R *a = row(0), *b = row(1), *m = row(2);
+    const auto add = [&](double* sum, auto value) { store(sum, load(sum) + value); };
+    each_of(n, [&](int64_t x) {
+      const auto va = load_as<double>(a + x), vb = load_as<double>(b + x), wa = weight * va, wb = weight * vb;
+      add(to + x, wa), add(to + n + x, wb);
+      add(to + 2 * n + x, wa * va), add(to + 3 * n + x, wb * vb), add(to + 4 * n + x, wa * vb);
     });
-  }
-
-  void add_moments(double weight, double* __restrict to) {
-    const int64_t n = pitch_;
-    const R* __restrict a = row(0), * __restrict b = row(1), * __restrict m = row(2);
-    for (int64_t x = 0; x < n; ++x) {
-      const double va = double(a[x]), vb = double(b[x]), wa = weight * va, wb = weight * vb;
-      to[x] += wa, to[n + x] += wb;
-      to[2 * n + x] += wa * va, to[3 * n + x] += wb * vb, to[4 * n + x] += wa * vb;
-    }
     if (images_.masked())
-      for (int64_t x = 0; x < n; ++x) to[5 * n + x] += weight * double(m[x]);
+      each_of(n, [&](int64_t x) { add(to + 5 * n + x, weight * load_as<double>(m + x)); });
   }
 
-  void exchange_moments(double* __restrict to) {
+  // What does not change adds nothing: sums of a flat region stay what they are.
+  void exchange_moments(double* to) {
     const int64_t n = pitch_;
-    const R* __restrict a = row(0), * __restrict b = row(1), * __restrict m = row(2);
-    const R* __restrict a0 = row(3), * __restrict b0 = row(4), * __restrict m0 = row(5);
-    for (int64_t x = 0; x < n; ++x) {
-      const double in_a = double(a[x]), in_b = double(b[x]), out_a = double(a0[x]), out_b = double(b0[x]);
-      to[x] += in_a - out_a, to[n + x] += in_b - out_b;
-      to[2 * n + x] += in_a * in_a - out_a * out_a;
-      to[3 * n + x] += in_b * in_b - out_b * out_b;
-      to[4 * n + x] += in_a * in_b - out_a * out_b;
-    }
+    const R *a = row(0), *b = row(1), *m = row(2), *a0 = row(3), *b0 = row(4), *m0 = row(5);
+    const auto add = [&](double* sum, auto value) { store(sum, load(sum) + value); };
+    each_of(n, [&](int64_t x) {
+      const auto in_a = load_as<double>(a + x), in_b = load_as<double>(b + x);
+      const auto out_a = load_as<double>(a0 + x), out_b = load_as<double>(b0 + x);
+      const auto more_a = in_a - out_a, more_b = in_b - out_b;
+      add(to + x, more_a), add(to + n + x, more_b);
+      add(to + 2 * n + x, more_a * (in_a + out_a));
+      add(to + 3 * n + x, more_b * (in_b + out_b));
+      add(to + 4 * n + x, in_a * in_b - out_a * out_b);
+    });
     if (images_.masked())
-      for (int64_t x = 0; x < n; ++x) to[5 * n + x] += double(m[x]) - double(m0[x]);
+      each_of(n, [&](int64_t x) { add(to + 5 * n + x, load_as<double>(m + x) - load_as<double>(m0 + x)); });
   }
 
-  // For a row of windows: 1 / N, whether they count, and by how much their gradients do. `masses`: the sums of the
-  // mask, if there is one.
-  void weigh(int64_t z, int64_t y, const double* masses) {
+  // A row of windows.
+  void windows(int64_t z, int64_t y) {
+    if (images_.masked()) {
+      const auto of = [&](int64_t j) { return columns(j) + 5 * pitch_; };
+      masses_.template row<1>(y, of, [&](int, int64_t x, const auto& sums) { store(mass_.data() + x, sums[0]); });
+    }
+    weigh(z, y);
+    measure(y);
+    if (z < part_.z.begin || z >= part_.z.end || y < part_.y.begin || y >= part_.y.end) return;
+    folded_.unfold(row(6), result_.data());
+    images_.values(z, y, result_.data());
+  }
+
+  // For a row of windows: 1 / N, whether they count, and by how much their gradients do.
+  void weigh(int64_t z, int64_t y) {
     const double inside = z_.inside(z) * y_.inside(y);
     if (images_.masked()) {
-      images_.mask(z, y, centre_.data());
-      for (int64_t x = 0; x < x_.size; ++x) {
-        const double n = measure_.count(whole_, inside * inside_x_[x], masses[x]);
+      images_.mask(z, y, straight_.data());
+      folded_.fold(straight_.data(), centre_.data());
+      for (int64_t x = 0; x < pitch_; ++x) {
+        const double n = measure_.count(whole_, inside * inside_x_[x], mass_[x]);
         share_[x] = centre_[x] == 0 ? 0 : 1 / n;
       }
     } else {
       const double factor = measure_.valid ? 1 / inside : 1;
-      for (int64_t x = 0; x < x_.size; ++x) share_[x] = factor * share_x_[x];
+      for (int64_t x = 0; x < pitch_; ++x) share_[x] = factor * share_x_[x];
     }
     const R* upstream = images_.upstream(z, y);
-    asked_ = centre_;
-    if (upstream)
-      for (int64_t x = 0; x < x_.size; ++x) asked_[x] = centre_[x] == 0 ? R(0) : upstream[x];
+    if (upstream) {
+      std::copy_n(upstream, x_.size, straight_.data());
+      folded_.fold(straight_.data(), asked_.data());
+      for (int64_t x = 0; x < pitch_; ++x) asked_[x] = centre_[x] == 0 ? R(0) : asked_[x];
+    } else {
+      asked_ = centre_;
+    }
   }
 
   // The values of a row of windows, and what gradients sum over.
-  void measure(const double* __restrict sums, R* __restrict value, R* __restrict to) const {
+  void measure(int64_t y) {
     const int64_t n = pitch_, of_b = images_.to_a ? 3 : 1;
     const bool to_a = images_.to_a, to_b = images_.to_b;
     const Measure m = measure_;
     const Level a = images_.level_a, b = images_.level_b;
-    for (int64_t x = 0; x < n; x += kLanes<double>) {
-      const auto sum = [&](int i) { return load(sums + i * n + x); };
-      const auto f = measured(m, {sum(0), sum(1), sum(2), sum(3), sum(4)}, a, b, load(share_.data() + x),
-                              load_as<double>(centre_.data() + x), load_as<double>(asked_.data() + x));
+    const double* share = share_.data();
+    const R *centre = centre_.data(), *asked = asked_.data();
+    R *value = row(6), *to = factors(y);
+    const auto of = [&](int64_t j) { return columns(j); };
+    moments_.template row<5>(y, of, [=](int, int64_t x, const Vector<double>(&s)[5]) L2RFAST_LAMBDA {
+      const auto f = measured(m, {s[0], s[1], s[2], s[3], s[4]}, a, b, load(share + x), load_as<double>(centre + x),
+                              load_as<double>(asked + x));
       store_as<double>(value + x, f.value);
       store_as<double>(to + x, f.p);
       if (to_a) store_as<double>(to + n + x, f.q_a), store_as<double>(to + 2 * n + x, f.r_a);
       if (to_b) store_as<double>(to + of_b * n + x, f.q_b), store_as<double>(to + (of_b + 1) * n + x, f.r_b);
-    }
+    });
   }
 
-  // The gradients to a plane, of the values of all windows that hold its voxels.
-  void gradients(int64_t z) {
+  // Sums in plane z of what gradients sum over.
+  void keep(int64_t z, int64_t y) {
+    R* to = kept(z, y);
+    const int64_t n = pitch_;
+    const auto of = [&](int64_t j) { return factors(j); };
+    shares_.template row<1>(y, of, [=](int c, int64_t x, const auto& s) { store_as<double>(to + c * n + x, s[0]); });
+  }
+
+  // The gradients to a row, of the values of all windows that hold its voxels.
+  void gradients(int64_t z, int64_t y) {
     const int64_t n = quantities_ * pitch_;
-    const auto of = [&](int64_t plane, int64_t y) {
-      return plane < 0 || plane >= z_.size ? nothing_.data() : static_cast<const R*>(factors(plane, y));
-    };
-    const auto add = [&](int64_t plane, int64_t y, double weight, double* __restrict to) {
-      const R* __restrict from = of(plane, y);
-      for (int64_t i = 0; i < n; ++i) to[i] += weight * double(from[i]);
-    };
-    const auto slide = [&](int64_t in, int64_t out, int64_t y, double* __restrict to) {
-      const R* __restrict entering = of(in, y), * __restrict leaving = of(out, y);
-      for (int64_t i = 0; i < n; ++i) to[i] += double(entering[i]) - double(leaving[i]);
-    };
-    shares_.plane(z, z == part_.z.begin, add, slide, [&](int64_t y, const double* sums) {
-      read(z, y, 0);
-      const R* mask = images_.masked() ? row(2) : nullptr;
-      const double *p = sums, *q_a = sums + pitch_, *q_b = sums + (images_.to_a ? 3 : 1) * pitch_;
-      if (images_.to_a) finish(p, q_a, row(0), row(1), images_.level_a.mean, images_.level_b.mean, mask, row(6));
-      if (images_.to_b) finish(p, q_b, row(1), row(0), images_.level_b.mean, images_.level_a.mean, mask, row(7));
-      images_.gradients(z, y, row(6), row(7));
-    });
+    const bool anew = z == part_.z.begin || !run_ || (z - z_.radius) % kAnchor == 0;
+    double* sums = totals_.data() + (y - part_.y.begin) * n;
+    sum_along(z_, z, anew, n, sums, [&](int64_t plane) { return kept(plane, y); });
+    read(z, y, 0);
+    const R* mask = images_.masked() ? row(2) : nullptr;
+    const double *p = sums, *q_a = sums + pitch_, *q_b = sums + (images_.to_a ? 3 : 1) * pitch_;
+    R *to_a = result_.data(), *to_b = to_a + pitch_ + kSpare;
+    if (images_.to_a) {
+      finish(p, q_a, row(0), row(1), images_.level_a.mean, images_.level_b.mean, mask, row(6));
+      folded_.unfold(row(6), to_a);
+    }
+    if (images_.to_b) {
+      finish(p, q_b, row(1), row(0), images_.level_b.mean, images_.level_a.mean, mask, row(7));
+      folded_.unfold(row(7), to_b);
+    }
+    images_.gradients(z, y, to_a, to_b);
   }
 
   void finish(const double* __restrict p, const double* __restrict q, const R* __restrict own,
@@ -243,16 +299,18 @@ class LocalNCC {
   const Measure& measure_;
   Part part_;
   Images& images_;
-  bool derived_;
-  int quantities_;
-  Range planes_, rows_;
-  WindowSums moments_;
-  WindowSums shares_;
+  bool run_, derived_;
+  int moments_count_, quantities_;
+  Range planes_, rows_, reach_;
+  Folded folded_;
   int64_t pitch_;
   double whole_;
-  Aligned<R> rows_of_images_, centre_, asked_;
-  Aligned<double> inside_x_, share_x_, share_;
-  Aligned<R> nothing_, factors_;
+  PlaneSums moments_, masses_, shares_;
+  Aligned<double> columns_;
+  Aligned<R> rows_of_images_, straight_, result_, centre_, asked_;
+  Aligned<double> inside_x_, share_x_, share_, mass_;
+  Aligned<R> factors_, kept_;
+  Aligned<double> totals_;
 };
 
 }  // namespace l2rfast

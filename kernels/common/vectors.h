@@ -7,6 +7,10 @@
 #include <utility>
 #include <vector>
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
 #include "common/interpolation.h"
 
 namespace l2rfast {
@@ -44,6 +48,12 @@ struct Beside {
 };
 template <class A, class T>
 L2RFAST_INLINE Vector<A> load_as(const T* p) {
+  // One instruction, where GCC makes five of a conversion to longer vectors.
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, double> && std::is_same_v<T, float>) return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(__AVX__)
+  if constexpr (std::is_same_v<A, double> && std::is_same_v<T, float>) return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#endif
   return __builtin_convertvector(*reinterpret_cast<const typename Beside<T, A>::type*>(p), Vector<A>);
 }
 template <class A, class T>

@@ -2,11 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "common/folded.h"
 #include "common/tensor.h"
-#include "common/vectors.h"
 #include "common/window.h"
 
 namespace l2rfast {
@@ -17,139 +16,95 @@ struct Range {
   int64_t count() const { return end - begin; }
 };
 
-constexpr int64_t kPad = 16;  // rows are this many numbers longer than the image, in multiples of it
+// Row i of sums along an axis, of rows from(j) of n numbers. Sums run: a row is added when it enters and taken away
+// when it leaves, whatever the window. Where they may not, and where they start, all are summed `anew`.
+template <class From>
+void sum_along(const Window& axis, int64_t i, bool anew, int64_t n, double* to, const From& from) {
+  const auto add = [&](int64_t j, double weight) {
+    const auto* row = from(j);
+    each_of(n, [&](int64_t x) { store(to + x, load(to + x) + weight * load_as<double>(row + x)); });
+  };
+  if (anew) {
+    std::fill_n(to, n, 0.0);
+    for (int64_t j = axis.first(i); j <= axis.last(i); ++j) add(j, axis.weight(i, j));
+    return;
+  }
+  const int64_t in = i + axis.radius, out = i - axis.radius - 1;
+  if (in < axis.size && out >= 0) {
+    const auto *entering = from(in), *leaving = from(out);
+    each_of(n, [&](int64_t x) {
+      store(to + x, load(to + x) + (load_as<double>(entering + x) - load_as<double>(leaving + x)));
+    });
+  } else if (in < axis.size) {
+    add(in, 1);
+  } else if (out >= 0) {
+    add(out, -1);
+  }
+}
 
-inline int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
-
-// Sums over windows. Along z and y they run: each voxel is added when it enters and taken away when it leaves, whatever
-// the window; along x they are of few terms. Where they may not run, all are summed anew for every voxel.
-class WindowSums {
+// Sums over windows in a plane: along y, then along x.
+class PlaneSums {
  public:
-  // For rows `rows` of windows, in that order, plane after plane; both axes are anchored at `phase` + kAnchor * i.
-  // `run`: whether sums may run, as they may of boxes.
-  WindowSums(int count, bool run, Window z, Window y, Window x, Range rows, int64_t phase_z, int64_t phase_y)
+  // Of rows that are asked for in order from `begin` on. Sums along y start anew at `phase` + kAnchor * i. `run`:
+  // whether they may run, as they may of boxes.
+  PlaneSums(int count, bool run, Window y, Window x, int64_t begin, int64_t phase)
       : count_(count),
         run_(run),
-        z_(z),
         y_(y),
         x_(x),
-        rows_(rows),
-        phase_z_(phase_z),
-        phase_y_(phase_y),
-        pitch_(padded(x.size)),
-        lead_(padded(x.radius)),
-        room_(lead_ + pitch_ + padded(x.radius) + 2 * kPad),
-        columns_(count * pitch_ * (y.last(rows.end - 1) + 1 - y.first(rows.begin))),
-        row_(count * room_),
-        fours_(room_),
-        sums_(count * pitch_) {}
+        begin_(begin),
+        phase_(phase),
+        folded_(x.size),
+        room_(folded_.pitch() + 2 * x.radius * kPieces),
+        rows_(count * room_) {}
 
-  int64_t pitch() const { return pitch_; }
-  // Rows of the image that the windows reach.
-  Range reach() const { return {y_.first(rows_.begin), y_.last(rows_.end - 1) + 1}; }
-
-  // Calls use(y, sums) for all rows of plane z, sums[c * pitch() + x] being that of quantity c. `first`: whether it is
-  // the first plane. add(z, y, weight, to) adds the quantities of a row of the image to to[c * pitch() + x];
-  // slide(in, out, y, to) adds those of plane `in` and takes those of plane `out` away, either of which may lie
-  // outside the image.
-  template <class Add, class Slide, class Use>
-  void plane(int64_t z, bool first, const Add& add, const Slide& slide, const Use& use) {
-    const bool anew = first || !run_ || (z - phase_z_) % kAnchor == 0;
-    int64_t entered = reach().begin;
-    for (int64_t y = rows_.begin; y < rows_.end; ++y) {
-      for (; entered <= y_.last(y); ++entered) {
-        double* to = columns(entered);
-        if (anew) {
-          std::fill_n(to, count_ * pitch_, 0.0);
-          for (int64_t i = z_.first(z); i <= z_.last(z); ++i) add(i, entered, z_.weight(z, i), to);
-        } else {
-          slide(z + z_.radius, z - z_.radius - 1, entered, to);
-        }
-      }
-      along_y(y);
-      along_x();
-      use(y, static_cast<const double*>(sums_.data()));
+  // Those of row y: use(c, x, sums) gets them for x and the places beside it, of quantities c, c + 1, ... in `together`.
+  // Of quantity c, rows from(j) begin at c * pitch.
+  template <int together, class From, class Use>
+  void row(int64_t y, const From& from, const Use& use) {
+    const int64_t pitch = folded_.pitch();
+    const bool anew = y == begin_ || !run_ || (y - phase_) % kAnchor == 0;
+    for (int c = 0; c < count_; ++c) {
+      double* to = rows_.data() + c * room_ + x_.radius * kPieces;
+      sum_along(y_, y, anew, pitch, to, [&](int64_t j) { return from(j) + c * pitch; });
+      folded_.extend(to, x_.radius);
     }
+    for (int c = 0; c < count_; c += together)
+      along_x<together>(rows_.data() + c * room_, [&](int64_t x, const auto& sums) { use(c, x, sums); });
   }
 
  private:
-  double* row(int c) { return row_.data() + c * room_ + lead_; }
-  double* columns(int64_t y) { return columns_.data() + (y - reach().begin) * count_ * pitch_; }
-
-  void along_y(int64_t y) {
-    const bool anew = y == rows_.begin || !run_ || (y - phase_y_) % kAnchor == 0;
-    for (int c = 0; c < count_; ++c) {
-      double* __restrict to = row(c);
-      const auto from = [&](int64_t i) { return columns(i) + c * pitch_; };
-      if (anew) {
-        std::fill_n(to, pitch_, 0.0);
-        for (int64_t i = y_.first(y); i <= y_.last(y); ++i) add_scaled(to, from(i), y_.weight(y, i));
-      } else {
-        const int64_t in = y + y_.radius, out = y - y_.radius - 1;
-        if (in < y_.size && out >= 0)
-          exchange(to, from(in), from(out));
-        else if (in < y_.size)
-          add_scaled(to, from(in), 1.0);
-        else if (out >= 0)
-          add_scaled(to, from(out), -1.0);
+  template <int together, class Use>
+  void along_x(const double* from, const Use& use) const {
+    const int64_t length = folded_.length(), side = x_.side(), stretch = run_ ? kAnchor : 1, room = room_;
+    each_of(kPieces, [&](int64_t piece) {
+      for (int64_t begin = 0; begin < length; begin += stretch) {
+        const double* row = from + begin * kPieces + piece;
+        Vector<double> sums[together] = {};
+        for (int64_t k = 0; k < side; ++k) {
+          const double weight = x_.weight(k);
+          for (int c = 0; c < together; ++c) sums[c] += weight * load(row + c * room + k * kPieces);
+        }
+        int64_t x = begin * kPieces + piece;
+        use(x, sums);
+        const int64_t end = std::min(begin + stretch, length) * kPieces;
+        const double *leaving = row, *entering = row + side * kPieces;
+        while ((x += kPieces) < end) {
+          for (int c = 0; c < together; ++c) sums[c] += load(entering + c * room) - load(leaving + c * room);
+          use(x, sums);
+          leaving += kPieces, entering += kPieces;
+        }
       }
-    }
-  }
-
-  void along_x() {
-    for (int c = 0; c < count_; ++c) {
-      double* to = sums_.data() + c * pitch_;
-      const double* from = row(c) - x_.radius;
-      if (run_)
-        box(from, to);
-      else
-        weighted(from, to);
-    }
-  }
-
-  void weighted(const double* from, double* to) const {
-    std::fill_n(to, pitch_, 0.0);
-    for (int64_t k = 0; k < x_.side(); ++k) add_scaled(to, from + k, x_.weight(k));
-  }
-
-  // By sums of four neighbours: the cost hardly grows with the window.
-  void box(const double* from, double* to) {
-    const int64_t n = pitch_, fours = x_.side() / 4 * 4;
-    const bool three = x_.side() % 4 == 3;
-    double* const four = fours_.data();
-    Vector<double> ones = load(from), next = load(from + kLanes<double>), twos = ones + shifted<1>(ones, next);
-    for (int64_t x = 0; x < n + fours; x += kLanes<double>) {
-      ones = next, next = load(from + x + 2 * kLanes<double>);
-      const Vector<double> twos_next = ones + shifted<1>(ones, next);
-      store(four + x, twos + shifted<2>(twos, twos_next));
-      twos = twos_next;
-    }
-    for (int64_t x = 0; x < n; x += kLanes<double>) {
-      const double* rest = from + x + fours;
-      Vector<double> sum = load(rest);
-      if (three) sum += load(rest + 1) + load(rest + 2);
-      for (int64_t k = 0; k < fours; k += 4) sum += load(four + x + k);
-      store(to + x, sum);
-    }
-  }
-
-  void add_scaled(double* __restrict to, const double* __restrict from, double weight) const {
-    if (weight == 1)
-      for (int64_t x = 0, n = pitch_; x < n; ++x) to[x] += from[x];
-    else
-      for (int64_t x = 0, n = pitch_; x < n; ++x) to[x] += weight * from[x];
-  }
-
-  void exchange(double* __restrict to, const double* __restrict in, const double* __restrict out) const {
-    for (int64_t x = 0, n = pitch_; x < n; ++x) to[x] += in[x] - out[x];
+    });
   }
 
   int count_;
   bool run_;
-  Window z_, y_, x_;
-  Range rows_;
-  int64_t phase_z_, phase_y_, pitch_, lead_, room_;
-  Aligned<double> columns_, row_, fours_, sums_;  // row_: with zeros on both sides
+  Window y_, x_;
+  int64_t begin_, phase_;
+  Folded folded_;
+  int64_t room_;
+  Aligned<double> rows_;  // extended on both sides
 };
 
 }  // namespace l2rfast

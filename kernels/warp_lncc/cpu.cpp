@@ -70,7 +70,6 @@ struct Warped {
   double* sums;  // of the values of every row
   bool add;      // to what other channels gave: to the gradient
   int64_t kept;  // planes
-  int64_t pitch = padded(out.w);
   Range rows = {0, 0};
   Aligned<R> warped = {};
   static constexpr bool to_a = false, to_b = true;
@@ -89,7 +88,7 @@ struct Warped {
 
   void enter(int64_t z, Range reach) {
     rows = reach;
-    warped.resize(kept * rows.count() * pitch);
+    warped.resize(kept * rows.count() * out.w);
     for (int64_t y = rows.begin; y < rows.end; ++y) sampler.values(moving, first + z * out.h + y, row(z, y));
   }
 
@@ -100,7 +99,7 @@ struct Warped {
   }
 
  private:
-  R* row(int64_t z, int64_t y) { return warped.data() + (z % kept * rows.count() + y - rows.begin) * pitch; }
+  R* row(int64_t z, int64_t y) { return warped.data() + (z % kept * rows.count() + y - rows.begin) * out.w; }
 };
 
 template <class R>
