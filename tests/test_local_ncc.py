@@ -147,6 +147,17 @@ def test_an_offset_costs_the_peers_all(peer: Callable[..., Loss], semantics: str
     assert max(errors(ours, expected)) < 1e-3
 
 
+def test_texture_beside_a_bright_spot(backend: str) -> None:
+    """Where sums have run past it, and rows are short, long, and not a whole number of vectors."""
+    for width in (5, 37, 50):
+        a, b = alike(1, 1, 20, 22, width)
+        a, b = 1 + 0.1 * a.float(), b.float()
+        a[0, 0, 4, 5, width // 2] = 1e4
+        with l2rfast.backend(backend):
+            got = l2rfast.local_ncc(a, b, window=5, reduction="none")
+        torch.testing.assert_close(got, exact(a, b, window=5, reduction="none")[0].float(), rtol=1e-3, atol=1e-6)
+
+
 # --- Flat regions
 
 

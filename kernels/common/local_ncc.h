@@ -1,9 +1,11 @@
 // Local normalised cross-correlation on the CPU: values and gradients of a part of a channel, in one march.
 //
 // Planes of images go in, and planes of gradients come out 2 radius behind. Between them are kept, for the rows of the
-// part: the sums along z of 5 quantities, of those planes' windows the 3 or 5 quantities that gradients sum over, and
-// the sums along z of these: never a volume. Sums of images are in double, where the product of two floats is exact:
-// variances are small differences of large sums.
+// part: the sums along z of 5 quantities; the sums in the last planes of the 3 or 5 quantities that gradients sum over,
+// and the sums along z of these: never a volume. Sums of images are in double, where the product of two floats is
+// exact: variances are small differences of large sums. In float, of values relative to any level that neighbouring
+// windows share, they lose the windows of little variation far from it, and what running sums leave of bright tissue is
+// no longer beneath what counts as flat. Sums for gradients are in double, so that they come back to 0 as well.
 #pragma once
 
 #include "common/images.h"
@@ -18,9 +20,9 @@ struct Part {
 
 // Parts of equal size. They begin where running sums do (32 i + radius): no bit depends on how many there are.
 //
-// What a part keeps between planes grows with its rows, by some 80 kB a row of 224 voxels for a window of 9 and both
+// What a part keeps between planes grows with its rows, by some 65 kB a row of 224 voxels for a window of 9 and both
 // gradients, and is gone through for every plane. It has to stay in the cache, which on many processors is 2 to 4 MB
-// a core: parts have few rows, but so many that those of their neighbours' windows are no more than half as many.
+// a core: parts have few rows, but so many that those of images beyond their ends are no more than half as many.
 inline std::vector<Part> parts_of(const Windows& w, int64_t channels) {
   const auto cut = [](const Window& axis, int64_t pieces) {
     std::vector<Range> ranges;
@@ -35,7 +37,7 @@ inline std::vector<Part> parts_of(const Windows& w, int64_t channels) {
   };
   const int64_t threads = torch::stable::get_num_threads(), wanted = (threads + channels - 1) / channels;
   const Window& y = w.axis[1];
-  const int64_t good = y.size / std::max<int64_t>(kAnchor, 4 * y.radius);
+  const int64_t good = y.size / std::max<int64_t>(kAnchor, 8 * y.radius);
   const auto ys = cut(y, std::max(wanted, good / wanted * wanted));  // as many for every thread
   const auto zs = cut(w.axis[0], (wanted + int64_t(ys.size()) - 1) / int64_t(ys.size()));
   std::vector<Part> parts;
@@ -178,8 +180,7 @@ class LocalNCC {
       add(to + x, wa), add(to + n + x, wb);
       add(to + 2 * n + x, wa * va), add(to + 3 * n + x, wb * vb), add(to + 4 * n + x, wa * vb);
     });
-    if (images_.masked())
-      each_of(n, [&](int64_t x) { add(to + 5 * n + x, weight * load_as<double>(m + x)); });
+    if (images_.masked()) each_of(n, [&](int64_t x) { add(to + 5 * n + x, weight * load_as<double>(m + x)); });
   }
 
   // What does not change adds nothing: sums of a flat region stay what they are.

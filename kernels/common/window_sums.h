@@ -58,8 +58,8 @@ class PlaneSums {
         room_(folded_.pitch() + 2 * x.radius * kPieces),
         rows_(count * room_) {}
 
-  // Those of row y: use(c, x, sums) gets them for x and the places beside it, of quantities c, c + 1, ... in `together`.
-  // Of quantity c, rows from(j) begin at c * pitch.
+  // Those of row y: use(c, x, sums) gets them for x and the places beside it, of quantities c, c + 1, ... in
+  // `together`. Of quantity c, rows from(j) begin at c * pitch.
   template <int together, class From, class Use>
   void row(int64_t y, const From& from, const Use& use) {
     const int64_t pitch = folded_.pitch();

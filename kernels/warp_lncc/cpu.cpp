@@ -107,9 +107,13 @@ bool all_finite(const Tensor& t) {
   const R* v = read<R>(t);
   std::atomic<bool> finite = true;
   torch::stable::parallel_for(0, t.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-    R sum = 0;  // of zeros, unless a value is not finite
-    for (int64_t i = begin; i < end; ++i) sum += v[i] - v[i];
-    if (!(sum == 0)) finite = false;
+    Vector<R> zeros = {};  // unless a value is not finite
+    for (int64_t i = begin; i < end; i += kLanes<R>) {
+      const Vector<R> some = load_some<R>(v + i, int(std::min<int64_t>(end - i, kLanes<R>)));
+      zeros += some - some;
+    }
+    for (int k = 0; k < kLanes<R>; ++k)
+      if (!(zeros[k] == 0)) finite = false;
   });
   return finite;
 }
