@@ -2,6 +2,9 @@
 //
 // Floor: both images are read once and each gradient is written once; per voxel some 30 additions of window sums for
 // the values, as many again for both gradients, and some 60 other operations.
+// Got, window 9, both gradients: 148 AVX2 instructions a voxel (216 before), 190 at window 21, 129 at window 5, by
+// callgrind. Above the floor are rows that parts share, sums anew at anchors, and loads and stores of sums in double;
+// moving these to and from the last cache takes as long as the additions.
 
 #include "common/images.h"
 #include "common/local_ncc.h"
