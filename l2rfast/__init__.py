@@ -12,7 +12,7 @@ from ._info import info
 from .correlation import correlation, lattice_correlation, lattice_steps, shift_labels
 from .discrete import discrete_displacement, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
-from .fields import compose, digital_jacobian, integrate_velocity, invert, jacobian_determinant
+from .fields import compose, compose_steps, digital_jacobian, integrate_velocity, invert, jacobian_determinant
 from .filters import box_average
 from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
@@ -36,6 +36,7 @@ __all__ = [
     "backend",
     "box_average",
     "compose",
+    "compose_steps",
     "correlation",
     "coupled_convex",
     "digital_jacobian",

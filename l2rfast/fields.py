@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError
+from .kernels.compose_steps import reference as steps_between
 from .kernels.integrate_velocity import reference as integration
 from .kernels.invert import reference as inversion
 from .kernels.jacobian import reference as jacobian
@@ -59,6 +61,9 @@ def _fake_determinant(disp: Tensor) -> Tensor:
 
 
 _compose = Operator(integration.compose, fake=_fake_compose, backward=_compose_gradient, setup_context=_compose_context)
+_compose_steps = Operator(
+    steps_between.compose_steps, fake=lambda disp, before, after, blocks: disp.new_empty(disp.shape)
+)
 _integrate_velocity_backward = Operator(
     integration.integrate_velocity_backward,
     fake=lambda grad, velocity, steps: velocity.new_empty(velocity.shape),
@@ -105,6 +110,40 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
         raise InputError(f"outer, inner: expected one batch size, or 1, got {outer.shape[0]} and {inner.shape[0]}")
     result: Tensor = _compose(outer, inner)
     return result
+
+
+def compose_steps(disp: Tensor, before: Tensor, after: Tensor, *, blocks: int | Sequence[int] = 1) -> Tensor:
+    """A displacement field between two smaller ones that are given on blocks of its voxels, in one pass.
+
+    With a = x + before(x) and so on, the displacement of x -> after(disp(before(x))): an update of a field on both
+    sides, as of symmetric registration (Avants et al., "Symmetric diffeomorphic image registration with
+    cross-correlation", MedIA 2008), where steps are smooth and known at fewer places than the field.
+
+    Args:
+        disp: (N, ndim, *spatial), floating, in voxels.
+        before, after: (N, ndim, *coarse) of the same dtype, in voxels of disp, each value at the centre of its block:
+            of s voxels along an axis, block i begins at voxel s * i, and there are n // s of them. All three are
+            sampled linearly with their border repeated.
+        blocks: s, for all axes or one for each.
+
+    Returns:
+        (N, ndim, *spatial) in the dtype of disp; the same bits for any number of threads. Not differentiable.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit.
+    """
+    ndim = _check.field("disp", disp)
+    sides = _check.per_axis("blocks", blocks, ndim, 1)
+    coarse = [n // s for n, s in zip(disp.shape[2:], sides, strict=True)]
+    for name, step in (("before", before), ("after", after)):
+        _check.field(name, step)
+        _check.same(f"disp, {name}", disp, step, shape=False)
+        expected = (*disp.shape[:2], *coarse)
+        if tuple(step.shape) != expected:
+            raise InputError(f"{name}: expected shape {expected}, got {tuple(step.shape)}")
+    dtype = _check.arithmetic_dtype(disp)
+    result: Tensor = _compose_steps(*(one.to(dtype) for one in (disp, before, after)), sides)
+    return result.to(disp.dtype)
 
 
 def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) -> Tensor:

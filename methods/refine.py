@@ -6,9 +6,10 @@ on together:
 
     f <- b^-1 o f o a        g <- a^-1 o g o b
 
-so that exchanging the images exchanges the fields. Steps are bounded and smooth, as in diffeomorphic demons, ANTs and
-FireANTs (Vercauteren et al., NeuroImage 2009; Avants et al., MedIA 2008; Jena et al. 2024): maps that do not fold
-compose to one that does not, up to what sampling makes of it (see `methods.folds`).
+so that exchanging the images exchanges the fields (`l2rfast.compose_steps`). Steps are bounded and smooth, as in
+diffeomorphic demons, ANTs and FireANTs (Vercauteren et al., NeuroImage 2009; Avants et al., MedIA 2008; Jena et al.
+2024), and may be given at fewer places than the fields: maps that do not fold compose to one that
+does not, up to what sampling makes of it (see `methods.folds`).
 
 Whatever touches the fields gives the same bits for any number of threads. PyTorch's sums over a whole tensor do not,
 nor do its fused ``add(alpha=)`` and ``addcmul``, whose rounding depends on where a thread's share ends; separate
@@ -20,12 +21,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import adam_step, affine_warp, box_average, compose, digital_jacobian, warp
+from l2rfast import adam_step, affine_warp, box_average, compose_steps, digital_jacobian, warp
 
 from .similarity import SLOPE, Distance
 from .stages import Stages
@@ -34,6 +36,7 @@ from .stages import Stages
 Fields = tuple[Tensor, Tensor]
 
 PASSES = 2  # of the averages that smooth a step, before and after it is scaled
+BESIDE = 2.0  # of blocks, as far as smoothing goes: as if they were off like voxels of such a side
 MOMENTUM = 0.5  # what remains of the mean of the gradients at each step
 # So many steps gain at least such a share of what those before them did, or they are the last. Steps swing.
 STEADY, HARDLY = 5, 0.001
@@ -85,6 +88,7 @@ def refine(
     rate: float,
     stages: Stages,
     sides: Sequence[float] | None = None,
+    blocks: Sequence[int] | None = None,
 ) -> Fields | None:
     """Minimise the distances of two images, each from the other's warp, by steps that are composed.
 
@@ -97,6 +101,8 @@ def refine(
         stages: is told the fraction of the iterations that is done, and knows how long there may be more.
         sides: of a voxel of the level, in units of the shortest; cubes when None. Steps and their smoothing are lengths
             in that unit.
+        blocks: of voxels of the level, along each axis, for each of which there is one step; between their centres it
+            goes on linearly. Of one voxel when None.
 
     Returns:
         The refined fields, in voxels of the level; nearly each other's inverse. After fewer steps where the distances
@@ -105,17 +111,16 @@ def refine(
     sides = [1.0] * fields[0].shape[1] if sides is None else sides
     there, back = fields
     del fields  # the caller may have kept them, or not
-    first, second = (_Steps(distance, rate, sides) for distance in distances)
+    blocks = [1] * len(sides) if blocks is None else blocks
+    first, second = (_Steps(distance, rate, sides, blocks) for distance in distances)
     losses: list[float] = []
     for k in range(1, iterations + 1):
         if _at_rest(losses) or not stages.affords(there[0, 0].numel()):
             break
         start = time.perf_counter()
         here, beyond = first.next(there), second.next(back)
-        there = compose(there, here)
-        back = compose(back, beyond)
-        there = _before_inverse(beyond.neg_(), there)
-        back = _before_inverse(here.neg_(), back)
+        there = compose_steps(there, here, _inverse(beyond, blocks), blocks=blocks)
+        back = compose_steps(back, beyond, _inverse(here, blocks), blocks=blocks)
         del here, beyond  # before there are the next ones
         losses.append(first.loss + second.loss)
         stages.took(time.perf_counter() - start, there[0, 0].numel())
@@ -133,13 +138,14 @@ def _at_rest(losses: Sequence[float]) -> bool:
     return before - min(losses[-STEADY:]) <= HARDLY * (losses[0] - before)
 
 
-def _before_inverse(minus: Tensor, inner: Tensor) -> Tensor:
-    """A map, then the inverse of a step, of which ``minus`` is the negative: r with r(x) + step(x + r(x)) = inner(x).
+def _inverse(step: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Of a step on blocks of voxels, the inverse on the same: w with w(x) + step(x + w(x)) = 0.
 
     By two steps of the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
     field", Med Phys 2008: steps are short and smooth.
     """
-    return warp(minus, compose(minus, inner)).add_(inner)
+    minus, unit = -step, by_axis(blocks, step)
+    return warp(minus, warp(minus, minus / unit).div_(unit))
 
 
 class _Steps:
@@ -151,33 +157,48 @@ class _Steps:
     voxels. Here eps is what the gradient is where a displacement by ``rate`` is left to do, whatever the number of
     voxels, so that steps become as small as what is left; and the mean is over fewer steps, as one of ten overshoots by
     then.
+
+    Where there is one step for a block of voxels, its gradient is their mean, and is smoothed little: the mean and the
+    lines between steps smooth as well.
     """
 
-    def __init__(self, distance: Distance, rate: float, sides: Sequence[float]) -> None:
-        self.distance, self.rate, self.sides, self.done = distance, rate, sides, 0
+    def __init__(self, distance: Distance, rate: float, sides: Sequence[float], blocks: Sequence[int]) -> None:
+        self.distance, self.rate, self.sides, self.blocks, self.done = distance, rate, sides, blocks, 0
+        self.smoothing = [BESIDE if block > 1 else side for block, side in zip(blocks, sides, strict=True)]
+        self.before, self.after = (PASSES, PASSES) if max(blocks) == 1 else (1, 0)
         self.loss = math.inf  # before the last step
         self.sum: Tensor | None = None
         self.square: Tensor | None = None
 
     def next(self, field: Tensor) -> Tensor:
-        """(1, ndim, *spatial) in voxels of the level, to go before the field."""
+        """(1, ndim, *blocks) in voxels of the level, to go before the field."""
         self.done += 1
         unit = None if max(self.sides) == 1 else by_axis(self.sides, field)
         loss, gradient = self.distance(field)
         self.loss = float(loss)
-        gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.sides, PASSES)
-        step = smoothed(self._scaled(gradient, field), self.sides, PASSES)
+        gradient = pool(gradient, self.blocks)
+        gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.smoothing, self.before)
+        step = smoothed(self._scaled(gradient, field), self.smoothing, self.after)
         return step if unit is None else step.div_(unit)
 
     def _scaled(self, gradient: Tensor, field: Tensor) -> Tensor:
         # Not a mean but a sum, of which the rate knows: the first is the gradient itself.
         self.sum = gradient if self.sum is None else self.sum.mul_(MOMENTUM).add_(gradient)
-        square = torch.zeros_like(field[:, :1]) if self.square is None else self.square
-        free = digital_jacobian(field)[:, None].sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
+        square = torch.zeros_like(gradient[:, :1]) if self.square is None else self.square
+        free = _least(digital_jacobian(field)[:, None], self.blocks).sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
         rate = self.rate * (1 - MOMENTUM) / (1 - MOMENTUM**self.done)
         eps = SLOPE * self.rate / field[0, 0].numel()
         self.square, step = adam_step(gradient, self.sum, square, free, done=self.done, rate=rate, eps=eps)
         return step
+
+
+def _least(values: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Of each block of voxels of (N, 1, *spatial)."""
+    for axis, side in enumerate(blocks, 2):
+        if side > 1:
+            whole = values.narrow(axis, 0, values.shape[axis] // side * side)
+            values = reduce(torch.minimum, whole.unflatten(axis, (-1, side)).unbind(axis + 1))
+    return values
 
 
 def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:

@@ -117,6 +117,18 @@ OPERATIONS = [
         ],
     ),
     Operation(
+        l2rfast.compose_steps,
+        list(samples.between_steps(SHAPES)),
+        list(samples.between_steps(BIG)),
+        [
+            *not_tensors("disp", "before", "after"),
+            *[({"blocks": value}, "blocks: expected an integer >= 1") for value in (0, 1.5, "2", None, (1, 1, 1))],
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+            ({"before": noise(2, 2, 4, 4)}, "before: expected shape"),
+            ({"after": noise(1, 2, 5, 4)}, "after: expected shape"),
+        ],
+    ),
+    Operation(
         adam_step,
         list(samples.steps(SHAPES)),
         list(samples.steps(BIG)),

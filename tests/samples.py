@@ -361,6 +361,17 @@ def steps(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(_name(size), inputs, {"done": 3, "rate": 1.3, "eps": 0.1})
 
 
+@seeded
+def between_steps(sizes: Sizes) -> Iterator[Sample]:
+    """Fields, and steps before and after them on blocks of one and of more voxels, shorter and longer than those."""
+    for size, side, length in product(chain(*sizes.values()), (1, 2, 3), (0.3, 1.5)):
+        blocks = [min(side + (axis == 1 and side > 1), n) for axis, n in enumerate(size)]
+        coarse = [n // s for n, s in zip(size, blocks, strict=True)]
+        inputs = {"disp": noise(2, len(size), *size) / 2}
+        inputs |= {name: length * noise(2, len(size), *coarse) for name in ("before", "after")}
+        yield Sample(_name(size, blocks, length), inputs, {"blocks": blocks})
+
+
 def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
     return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
 

@@ -77,16 +77,19 @@ def there_and_back(distance: Distance, size: tuple[int, ...], stages: Stages | N
     return found
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (20, 22, 24), (36, 36, 36)])
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [((28, 28), None), ((20, 22, 24), None), ((36, 36, 36), None), ((29, 28), [2, 1]), ((21, 22, 25), [2, 2, 3])],
+)
 @pytest.mark.parametrize("shift", [0.01, 1.5])
-def test_steps_become_as_small_as_what_is_left(shape: tuple[int, ...], shift: float) -> None:
+def test_steps_become_as_small_as_what_is_left(shape: tuple[int, ...], blocks: list[int] | None, shift: float) -> None:
     """Of a parabola that is as steep as images are, at any number of voxels."""
 
     def distance(field: Tensor) -> tuple[Tensor, Tensor]:
         left = field - shift
         return 0.3 * left.square().sum(1).mean(), 0.6 * left / field[0, 0].numel()
 
-    there, back = there_and_back(distance, shape, iterations=20, rate=0.5)
+    there, back = there_and_back(distance, shape, iterations=20, rate=0.5, blocks=blocks)
     middle = (0, slice(None), *[side // 2 for side in shape])
     for found, expected in ((there[middle], shift), (back[middle], -shift)):
         torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0.05, atol=0)
@@ -117,6 +120,21 @@ def test_steps_are_lengths() -> None:
         return unit * there_and_back(distance, (12, 12), iterations=6, rate=0.5, sides=sides)[0]
 
     torch.testing.assert_close(found([1.0, 3.0]), found([1.0, 1.0]), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("blocks", [[1, 1], [2, 2], [1, 3]])
+def test_steps_on_blocks_reach_what_is_smoother_than_they(blocks: list[int]) -> None:
+    size = 24, 21
+    rows, columns = torch.meshgrid(*[torch.arange(n) / n for n in size], indexing="ij")
+    wanted = torch.stack([(6.3 * rows).sin() * (3.1 * columns).sin(), (3.1 * rows).cos()])[None]
+
+    def distance(field: Tensor) -> tuple[Tensor, Tensor]:
+        left = field - wanted
+        return left.square().sum(1).mean() / 2, left / field[0, 0].numel()
+
+    found = there_and_back(distance, size, iterations=12, rate=0.5, blocks=blocks)[0]
+    middle = (0, slice(None), slice(4, -4), slice(4, -4))
+    assert (found - wanted)[middle].abs().max() < 0.1 < wanted[middle].abs().max()
 
 
 def test_smoothing_is_of_lengths() -> None:

@@ -5,6 +5,12 @@
 
 namespace l2rfast {
 
+// Voxels [begin, end) along an axis.
+struct Range {
+  int64_t begin, end;
+  int64_t count() const { return end - begin; }
+};
+
 // Not inlined: a loop over calls of it would be fused with its own, which then runs one value at a time.
 template <class T>
 __attribute__((noinline)) void add(T* __restrict to, const T* __restrict from, int64_t n) {

@@ -10,12 +10,6 @@
 
 namespace l2rfast {
 
-// Voxels [begin, end) along an axis.
-struct Range {
-  int64_t begin, end;
-  int64_t count() const { return end - begin; }
-};
-
 // Row i of sums along an axis, of rows from(j) of n numbers. Sums run: a row is added when it enters and taken away
 // when it leaves, whatever the window. Where they may not, and where they start, all are summed `anew`.
 template <class From>

@@ -131,6 +131,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
                 rate=o.rate,
                 stages=stages,
                 sides=sides,
+                blocks=_steps(used, levels, target),
             )
             if refined is not None:
                 fields, level = refined, target
@@ -141,6 +142,13 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         if level != levels[-1]:
             fields = settled(resampled(fields, size, level, levels[-1]))
     return Found(*fields, options=chosen)
+
+
+def _steps(used: Sequence[Compared], levels: Sequence[list[int]], target: list[int]) -> list[int]:
+    """Voxels of a level, along each axis, for which there is one step. Local NCC's gradient is smooth, by its windows:
+    at full resolution it needs no more steps than at half. That of the others is as rough as the images."""
+    finest = levels[LEVELS.index("half")] if all(one.metric == "lncc" for one in used) else target
+    return [max(1, step // block) for step, block in zip(finest, target, strict=True)]
 
 
 def _chosen(one: Compared, blocks: Sequence[int], weight: Tensor | None, field: Tensor) -> tuple[Compared, str]:

@@ -71,7 +71,7 @@ class DiscreteOptions:
     refine_spacing: int = 2
     coarse_iterations: int = 6
     iterations: int = 10
-    full_iterations: int = 3
+    full_iterations: int = 2
     rate: float = 1.3
 
     def __post_init__(self) -> None:
