@@ -195,9 +195,9 @@ class _Steps:
 def _least(values: Tensor, blocks: Sequence[int]) -> Tensor:
     """Of each block of voxels of (N, 1, *spatial)."""
     for axis, side in enumerate(blocks, 2):
-        if side > 1:
-            whole = values.narrow(axis, 0, values.shape[axis] // side * side)
-            values = reduce(torch.minimum, whole.unflatten(axis, (-1, side)).unbind(axis + 1))
+        end = values.shape[axis] // side * side
+        every = [(*[slice(None)] * axis, slice(first, end, side)) for first in range(side)]
+        values = reduce(torch.minimum, (values[one] for one in every))
     return values
 
 
