@@ -30,18 +30,23 @@ def settled(fields: Fields) -> Fields:
         The same shapes. The second is the inverse of the first, but where it would fold.
     """
     there, back = fields
-    there = unfolded(compose(there, compose(back, there).mul_(-0.5)))
-    return there, unfolded(invert(there, back))
+    there = unfold_(compose(there, compose(back, there).mul_(-0.5)))
+    return there, unfold_(invert(there, back))
 
 
 def unfolded(field: Tensor) -> Tensor:
-    """A field without folds: smoothed where it has them, and around, until there are none.
+    """See `unfold_`; the field stays as it is."""
+    return unfold_(field.clone())
+
+
+def unfold_(field: Tensor) -> Tensor:
+    """Have a field without folds, in place: smoothed where it has them, and around, until there are none.
 
     Args:
         field: (1, ndim, *spatial) displacements in voxels.
 
     Returns:
-        The same where no folds were near, of the same shape. Identical for any number of threads.
+        The field, the same where no folds were near. Identical for any number of threads.
     """
     bad = digital_jacobian(field)[0] <= LEAST
     for turn in range(TURNS):
@@ -49,8 +54,6 @@ def unfolded(field: Tensor) -> Tensor:
         boxes = _boxes(bad, reach)
         if not boxes:
             return field
-        if turn == 0:
-            field = field.clone()
         with _one_thread():
             # All of them of the field as it was: where boxes overlap, they agree.
             for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
@@ -61,7 +64,7 @@ def unfolded(field: Tensor) -> Tensor:
                 bad[checked] = folds[_within(checked, around)]
     # What is left is made small: a map that is close enough to the identity cannot fold.
     while (digital_jacobian(field) <= LEAST).any():
-        field = 0.8 * field
+        field *= 0.8
     return field
 
 

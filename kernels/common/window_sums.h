@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/folded.h"
+#include "common/rows.h"
 #include "common/tensor.h"
 #include "common/window.h"
 

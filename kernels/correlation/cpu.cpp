@@ -6,6 +6,7 @@
 // same row pitch, moving with its padding, so that a displacement is one offset for a whole plane and every
 // loop is long, contiguous and without borders.
 
+#include "common/memory.h"
 #include "common/metric.h"
 #include "common/smoother.h"
 #include "common/tensor.h"
@@ -170,7 +171,7 @@ Tensor correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<int6
   std::vector<int64_t> shape = {batch};
   for (const int64_t r : radius) shape.push_back(2 * r + 1);
   for (int64_t k = 2; k < fixed.dim(); ++k) shape.push_back(fixed.size(k));
-  const Tensor result = empty_as(fixed, shape);
+  const Tensor result = room_as(fixed, shape);
   for_metric(metric_of(metric_), [&](auto metric) {
     for_floating(fixed.scalar_type(), [&](auto t) {
       using T = decltype(t);
