@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("l2rfast")
 # Files of half a minute and more, the longest first, which the workers take before the others, so that none is left
 # with one at the end.
 LONG = ["test_operators", "test_examples", "test_register", "test_packaging", "test_libraries", "test_triton"]
-LONG += ["test_cuda", "test_initial", "test_bench", "test_unsupervised", "test_contexts", "test_masks"]
+LONG += ["test_cuda", "test_initial", "test_instructions", "test_bench", "test_unsupervised", "test_contexts"]
+LONG += ["test_masks"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
