@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast import adam_step, affine_warp, box_average, compose_steps, digital_jacobian, warp
+from l2rfast.filters import gaussian_filter
 
 from .similarity import SLOPE, Distance
 from .stages import Stages
@@ -141,11 +142,11 @@ def _at_rest(losses: Sequence[float]) -> bool:
 def _inverse(step: Tensor, blocks: Sequence[int]) -> Tensor:
     """Of a step on blocks of voxels, the inverse on the same: w with w(x) + step(x + w(x)) = 0.
 
-    By two steps of the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
-    field", Med Phys 2008: steps are short and smooth.
+    By the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
+    field", Med Phys 2008, from -step once on: steps are short and smooth.
     """
-    minus, unit = -step, by_axis(blocks, step)
-    return warp(minus, warp(minus, minus / unit).div_(unit))
+    minus = -step
+    return warp(minus, minus if max(blocks) == 1 else minus / by_axis(blocks, step))
 
 
 class _Steps:
@@ -207,6 +208,10 @@ def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:
     if max(sides) == 1:
         return box_average(field, 1, passes=passes)
     for _ in range(passes):
+        if min(sides) == max(sides):  # as below, but for the border, and in one go
+            beside = 1 / (3 * sides[0] ** 2)
+            field = gaussian_filter(field, math.sqrt(-0.5 / math.log(beside / (1 - 2 * beside))))
+            continue
         for axis, side in enumerate(sides, 2):
             last = field.shape[axis] - 1
             before = torch.cat([field.narrow(axis, 0, 1), field.narrow(axis, 0, last)], axis)
