@@ -6,6 +6,7 @@
 // costs stream past, and the arg-min is kept in the pass that makes the values. Nothing of the size of the
 // cost volume is written.
 
+#include "common/memory.h"
 #include "common/smoother.h"
 #include "common/tensor.h"
 
@@ -79,7 +80,7 @@ Tensor coupled_convex(const Tensor& cost_, std::vector<double> coefficients) {
   const int64_t ndim = (cost.dim() - 1) / 2, batch = cost.size(0);
   std::vector<int64_t> shape = {batch, ndim};
   for (int64_t k = 0; k < ndim; ++k) shape.push_back(cost.size(1 + ndim + k));
-  const Tensor result = empty_as(cost, shape);
+  const Tensor result = room_as(cost, shape);
   const Grid grid = grid_of(cost, ndim);
   for_real(cost.scalar_type(), [&](auto t) {
     using T = decltype(t);

@@ -13,6 +13,7 @@
 
 #include "common/box.h"
 #include "common/math.h"
+#include "common/memory.h"
 #include "common/rows.h"
 #include "common/tensor.h"
 #include "common/vectors.h"
@@ -259,7 +260,7 @@ Tensor mind_ssc(const Tensor& image_, int64_t radius, int64_t dilation, int64_t 
   auto shape = shape_of(image);
   shape[1] = ndim == 3 ? Pattern<3>::channels : Pattern<2>::channels;
   for (int64_t k = 2; k < image.dim(); ++k) shape[k] /= pool;
-  const Tensor result = empty_as(image, shape);
+  const Tensor result = room_as(image, shape);
   const Grid grid = grid_of(image, ndim);
   for_real(image.scalar_type(), [&](auto t) {
     using T = decltype(t);
