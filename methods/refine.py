@@ -8,8 +8,8 @@ on together:
 
 so that exchanging the images exchanges the fields (`l2rfast.compose_steps`). Steps are bounded and smooth, as in
 diffeomorphic demons, ANTs and FireANTs (Vercauteren et al., NeuroImage 2009; Avants et al., MedIA 2008; Jena et al.
-2024), and may be given at fewer places than the fields: maps that do not fold compose to one that
-does not, up to what sampling makes of it (see `methods.folds`).
+2024), and may be given at fewer places than the fields: maps that do not fold compose to one that does not, up to what
+sampling makes of it (see `methods.folds`).
 
 Whatever touches the fields gives the same bits for any number of threads. PyTorch's sums over a whole tensor do not,
 nor do its fused ``add(alpha=)`` and ``addcmul``, whose rounding depends on where a thread's share ends; separate
