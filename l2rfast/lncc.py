@@ -47,11 +47,24 @@ def _gaussian(window: int) -> list[float]:
 
 
 def _windows(
-    ndim: int, window: int | Sequence[int], weighting: str, border: str, semantics: str, eps: float, smooth_nr: float
+    ndim: int,
+    window: int | Sequence[int],
+    weighting: str,
+    border: str,
+    semantics: str,
+    eps: float,
+    smooth_nr: float,
+    blocks: Sequence[int] | None = None,
 ) -> Windows:
     sides = _check.each_axis(window, ndim)
-    if len(sides) != ndim or not all(_check.is_integer(side) and side > 0 and side % 2 for side in sides):
-        raise InputError(f"window: expected an odd number, or {ndim} of them, one per axis, got {window!r}")
+    each = [1] * ndim if blocks is None else blocks
+    if len(sides) != ndim or not all(
+        _check.is_integer(side) and side > 0 and side % block == 0 and side // block % 2
+        for side, block in zip(sides, each, strict=True)
+    ):
+        number = "an odd number" if max(each) == 1 else f"an odd multiple of the blocks, {tuple(each)}"
+        raise InputError(f"window: expected {number}, or {ndim} of them, one per axis, got {window!r}")
+    sides = [side // block for side, block in zip(sides, each, strict=True)]
     _check.choice("weighting", weighting, WEIGHTINGS)
     _check.choice("border", border, BORDERS)
     _check.choice("semantics", semantics, SEMANTICS)
@@ -88,10 +101,15 @@ def _mask(mask: Tensor | None, batch: int, like: Tensor) -> Tensor | None:
     return mask if mask.dtype == torch.bool else mask != 0
 
 
-def _counted(mask: Tensor | None, like: Tensor) -> Tensor:
+def _counted(mask: Tensor | None, like: Tensor, blocks: Sequence[int] | None = None) -> Tensor:
     """Windows that count, by item of the mask (1 or N,); like: (N, C, *spatial)."""
-    voxels = like.new_full((1,), like[0, 0].numel(), dtype=torch.float64)
-    return like.shape[1] * (voxels if mask is None else mask.flatten(1).sum(1, dtype=torch.float64).clamp(min=1))
+    sides = [1] * (like.ndim - 2) if blocks is None else list(blocks)
+    if mask is None:
+        places = math.prod([n // side for n, side in zip(like.shape[2:], sides, strict=True)])
+        return like.new_full((1,), like.shape[1] * places, dtype=torch.float64)
+    if max(sides) > 1:
+        mask = reference.block_sum(mask.float(), sides) > 0
+    return like.shape[1] * mask.flatten(1).sum(1, dtype=torch.float64).clamp(min=1)
 
 
 def _fake_local_ncc(a: Tensor, b: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,11 +160,13 @@ def _by_item(factor: Tensor, like: Tensor) -> Tensor:
 
 
 def _fake_warp_local_ncc(fixed: Tensor, moving: Tensor, disp: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return disp.new_empty(disp.shape[0]), disp.new_empty(disp.shape)
+    places = [n // side for n, side in zip(disp.shape[2:], options[-1], strict=True)]
+    return disp.new_empty(disp.shape[0]), disp.new_empty(*disp.shape[:2], *places)
 
 
 def _warp_local_ncc_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
+    # Of whole blocks there is the gradient to displacements of these, none to every voxel's.
+    ctx.mark_non_differentiable(*(output if max(inputs[-1]) > 1 else output[1:]))
     ctx.save_for_backward(output[1])
     ctx.inputs = len(inputs)
 
@@ -255,6 +275,7 @@ def warp_local_ncc(
     semantics: str = "voxelmorph",
     smooth_nr: float = 0.0,
     padding: str = "border",
+    blocks: int | Sequence[int] = 1,
 ) -> tuple[Tensor, Tensor]:
     """Minus the local NCC of fixed and the warped moving image, without storing the warped image or its gradient.
 
@@ -264,14 +285,19 @@ def warp_local_ncc(
         disp: (N, ndim, *out) displacement field in voxels of moving, of the same dtype.
         window, weighting, eps, mask, border, semantics, smooth_nr: as in `local_ncc`; the mask is of fixed.
         padding: as in `warp`.
+        blocks: side of blocks of voxels, or one for each axis. There is one window around every whole block (block i
+            begins at voxel side * i; voxels beyond the last count nowhere), of whole blocks: its side is an odd
+            multiple of theirs. With a mask, where any voxel of a block counts. Where windows are much larger than
+            blocks, the loss is about that of a window around every voxel, for a fraction of the time.
 
     Returns:
-        The loss (N,), minus the mean over channels and windows, differentiable by disp; and its gradient,
-        (N, ndim, *out), itself for optimisers that do without autograd.
+        The loss (N,), minus the mean over channels and windows, differentiable by disp where blocks are of one voxel;
+        and its gradient, itself for optimisers that do without autograd: (N, ndim, *coarse), to a displacement of each
+        block, as `compose_steps` takes it; with blocks of one voxel (N, ndim, *out).
 
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, a fixed or moving that requires a gradient, and what
-            `local_ncc` raises.
+        InputError: shapes, dtypes or devices that do not fit, a fixed or moving that requires a gradient, blocks larger
+            than the image, and what `local_ncc` raises.
     """
     ndim = _check.field("disp", disp)
     for name, image in (("fixed", fixed), ("moving", moving)):
@@ -285,10 +311,13 @@ def warp_local_ncc(
             f"fixed: expected the channels of moving and the spatial shape of disp, got {tuple(fixed.shape)}"
         )
     _check.choice("padding", padding, PADDINGS)
-    options = _windows(ndim, window, weighting, border, semantics, eps, smooth_nr)
+    sides = _check.per_axis("blocks", blocks, ndim, 1)
+    if any(side > n for side, n in zip(sides, fixed.shape[2:], strict=True)):
+        raise InputError(f"blocks: expected at most the size of the image, {tuple(fixed.shape[2:])}, got {blocks!r}")
+    options = _windows(ndim, window, weighting, border, semantics, eps, smooth_nr, sides)
     mask = _mask(mask, fixed.shape[0], fixed)
     dtype = _check.arithmetic_dtype(disp)
     images = fixed.to(dtype), moving.to(dtype)
-    scale = (-1 / _counted(mask, fixed)).to(dtype).expand(disp.shape[0])
-    loss, gradient = _warp_local_ncc(*images, disp.to(dtype), mask, scale, *options, padding)
+    scale = (-1 / _counted(mask, fixed, sides)).to(dtype).expand(disp.shape[0])
+    loss, gradient = _warp_local_ncc(*images, disp.to(dtype), mask, scale, *options, padding, sides)
     return loss.to(disp.dtype), gradient.to(disp.dtype)

@@ -95,7 +95,7 @@ def refine(
 
     Args:
         distances: give the gradient of the distance of fixed from warped moving at a field, and of moving from warped
-            fixed at its inverse; both means over the voxels.
+            fixed at its inverse; both means over the voxels. Or the means of the gradients over the blocks.
         fields: (1, ndim, *spatial) each, a field and its inverse, in voxels of the level.
         iterations: steps on both sides.
         rate: about the longest step, in voxels of the level, of the shortest side.
@@ -177,7 +177,8 @@ class _Steps:
         unit = None if max(self.sides) == 1 else by_axis(self.sides, field)
         loss, gradient = self.distance(field)
         self.loss = float(loss)
-        gradient = pool(gradient, self.blocks)
+        if gradient.shape == field.shape:
+            gradient = pool(gradient, self.blocks)
         gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.smoothing, self.before)
         step = smoothed(self._scaled(gradient, field), self.smoothing, self.after)
         return step if unit is None else step.div_(unit)

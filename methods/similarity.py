@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast import box_average, joint_histogram, warp
@@ -17,7 +18,8 @@ from l2rfast.losses import warp_ssd
 from .intensities import in_range
 
 # Of a displacement field (1, ndim, *spatial) in voxels of its level: the distance, a mean over the voxels that count,
-# without axes, and the gradient to the field of such a sum over all voxels, those that do not count being 0.
+# without axes, and the gradient to the field of such a sum over all voxels, those that do not count being 0; or the
+# mean of that over each block of voxels.
 Distance = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Of the distance at one voxel, by a displacement of one voxel: what a displacement by as much brings about where there
@@ -126,35 +128,52 @@ def mean_of(values: Tensor, counts: Tensor) -> Tensor:
     return values.new_tensor(sums[0] / sums[1] if sums[1] else 0.0)
 
 
-def window_of(voxels: int, size: Sequence[int], sides: Sequence[float]) -> list[int]:
-    """The window of the local NCC: odd widths of about the same length along each axis, at most a share of the image.
+def window_of(
+    voxels: int, size: Sequence[int], sides: Sequence[float], blocks: Sequence[int] | None = None
+) -> list[int]:
+    """The window of the local NCC: widths of about the same length along each axis, at most a share of the image.
 
     Args:
         voxels: asked for, of the shortest side.
         size: of the image at the level, in voxels.
         sides: of a voxel of the level, in units of the shortest.
+        blocks: of which the widths are odd multiples, in voxels along each axis; of one when None.
     """
     widest = max(NARROWEST, *(n * side / SHARES for n, side in zip(size, sides, strict=True)))
-    return [2 * int(min(voxels, widest) / side / 2) + 1 for side in sides]
+    each = [1] * len(sides) if blocks is None else blocks
+    return [
+        block * (2 * int(min(voxels, widest) / side / block / 2) + 1) for side, block in zip(sides, each, strict=True)
+    ]
 
 
-def lncc_distance(fixed: Tensor, moving: Tensor, weight: Weight, window: Sequence[int]) -> Distance:
+def lncc_distance(
+    fixed: Tensor, moving: Tensor, weight: Weight, window: Sequence[int], blocks: Sequence[int] | None = None
+) -> Distance:
     """Minus the local NCC.
 
     Args:
         fixed, moving: (1, 1, *spatial), of unit variance.
         weight: (1, 1, *spatial) of each voxel of fixed, 0 to 1: what has less than half counts in no window.
-        window: its side along each axis, in voxels; odd.
+        window: its side along each axis, in voxels; an odd multiple of the block's.
+        blocks: of voxels along each axis: there is a window around every block, and the gradient is of each. Of one
+            voxel when None.
     """
     # A window counts as flat where its standard deviations are below some 6 % of the image's. What is added below the
     # line is added above as well: an image fits nothing better than itself. Else more contrast would fit better still.
     eps = 1e-5 * float(math.prod(window)) ** 2
+    sides = [1] * len(window) if blocks is None else list(blocks)
 
     def distance(field: Tensor) -> tuple[Tensor, Tensor]:
         counts = weight.at(field)
         mask = None if counts is None else counts >= 0.5
-        loss, gradient = warp_local_ncc(fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask)
-        return loss[0], gradient if mask is None else gradient.mul_(int(mask.sum()) / mask.numel())
+        loss, gradient = warp_local_ncc(
+            fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask, blocks=sides
+        )
+        share = 1 / math.prod(sides)
+        if mask is not None:
+            windows = (F.max_pool3d if mask.ndim == 5 else F.max_pool2d)(mask.to(field.dtype), sides)
+            share *= int(windows.sum()) / windows.numel()
+        return loss[0], gradient.mul_(share)
 
     return distance
 

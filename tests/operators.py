@@ -28,6 +28,12 @@ def masked_local_ncc(a: Tensor, b: Tensor, mask: Tensor, **options: Any) -> Tens
     return l2rfast.local_ncc(a, b, mask=mask, **options)
 
 
+def warp_local_ncc_of_blocks(
+    fixed: Tensor, moving: Tensor, disp: Tensor, mask: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    return l2rfast.warp_local_ncc(fixed, moving, disp, mask=mask, **options)
+
+
 def weighted_joint_histogram(a: Tensor, b: Tensor, weight: Tensor, **options: Any) -> Tensor:
     """In the images' dtype, as the others."""
     return l2rfast.joint_histogram(a, b, weight=weight, **options).to(a.dtype)
@@ -229,6 +235,17 @@ OPERATIONS = [
         list(samples.warp_local_nccs(BIG)),
         [*_not_fitting(noise(2, 1, 5, 4)), *not_one_of(padding=PADDINGS), *_not_windows()],
         ("disp",),
+    ),
+    Operation(
+        warp_local_ncc_of_blocks,
+        list(samples.warp_local_nccs_of_blocks(SHAPES)),
+        list(samples.warp_local_nccs_of_blocks(BIG)),
+        [
+            *[({"blocks": value}, "blocks: expected an integer >= 1") for value in (0, 1.5, "2", None, (1, 1, 1))],
+            ({"blocks": (7, 1)}, "blocks: expected at most the size of the image"),
+            *[({"blocks": 2, "window": value}, "window: expected an odd multiple of") for value in (3, 4, 8, (6, 5))],
+        ],
+        made_of="warp_local_ncc",
     ),
     Operation(
         l2rfast.warp_ssd,

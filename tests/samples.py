@@ -250,6 +250,25 @@ def warp_local_nccs(sizes: Sizes) -> Iterator[Sample]:
 
 
 @seeded
+def warp_local_nccs_of_blocks(sizes: Sizes) -> Iterator[Sample]:
+    """With a mask of every item or of all; blocks of another side along each axis, and voxels beyond the last."""
+    sides = 2, 3, 1
+    for i, (case, options) in enumerate(_cases(sizes, padding=PADDINGS, masked=(False, True))):
+        blocks = [min(side, size) for side, size in zip((sides + sides)[i % 3 :], case.out, strict=False)]
+        chosen = {
+            "blocks": blocks,
+            "window": [side * (3, 5)[(i + k) % 2] for k, side in enumerate(blocks)],
+            "padding": options["padding"],
+            "eps": 0.1,
+            **({"weighting": "triangular", "border": "valid"} if i % 4 == 3 else {}),
+        }
+        fixed, moving = noise(2, 1 + i % 2, *case.out), case.image(1 + i % 2)
+        mask = (uniform(1 + i % 2, 1, *case.out) < 0.6).double()
+        inputs = {"fixed": fixed, "moving": moving, "disp": case.disp(finite=True)}
+        yield _sample(case, chosen, **inputs, **({"mask": mask} if options["masked"] else {}))
+
+
+@seeded
 def warps(sizes: Sizes, paddings: Sequence[str] = PADDINGS) -> Iterator[Sample]:
     for case, options in _all(sizes, mode=MODES, padding=paddings):
         yield _sample(case, options, image=case.image(), disp=case.disp())

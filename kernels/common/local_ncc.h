@@ -55,6 +55,10 @@ inline std::vector<Part> parts_of(const Windows& w, int64_t channels) {
 //   const R* upstream(z, y)                              or null
 //   void values(z, y, const R* row)                      of the windows of a row
 //   void gradients(z, y, const R* to_a, const R* to_b)   rows that may be read beyond their end
+//   int64_t voxels()                                     of a place: 1, or more where places are blocks of voxels
+// Where places are blocks, they have instead of a, b and gradients
+//   const double* moments(z, y)                          sums over each block of a row: a, b, aa, bb, ab, mask; folded
+//   void factors(z, y, const double* row)                what p, q_a, r_a, q_b and r_b of the windows sum to; folded
 template <class R, class Images>
 class LocalNCC {
  public:
@@ -75,7 +79,7 @@ class LocalNCC {
         reach_{y_.first(rows_.begin), y_.last(rows_.end - 1) + 1},
         folded_(x_.size),
         pitch_(folded_.pitch()),
-        whole_(w.whole()),
+        whole_(double(images.voxels()) * w.whole()),
         moments_(5, run_, y_, x_, rows_.begin, 0),
         masses_(images.masked(), run_, y_, x_, rows_.begin, 0),
         shares_(quantities_, run_, y_, x_, part.y.begin, y_.radius),
@@ -96,7 +100,7 @@ class LocalNCC {
     }
     Aligned<double> inside(pitch_), share(pitch_);
     for (int64_t x = 0; x < x_.size; ++x) {
-      straight_[x] = 1, inside[x] = x_.inside(x);
+      straight_[x] = 1, inside[x] = double(images.voxels()) * x_.inside(x);
       share[x] = 1 / (measure.valid ? inside[x] : whole_);
     }
     folded_.fold(straight_.data(), centre_.data());
@@ -115,6 +119,7 @@ class LocalNCC {
 
  private:
   static constexpr int64_t kSpare = 16;
+  static constexpr bool kBlocks = requires(Images& images) { images.moments(0, 0); };
 
   // The windows that hold voxels of a part.
   Range around(const Window& axis, Range range) const {
@@ -162,7 +167,10 @@ class LocalNCC {
   // Moves the sums along z of a row to plane z.
   void enter(int64_t z, int64_t y) {
     double* to = columns(y);
-    if (z == planes_.begin || !run_ || z % kAnchor == 0) {
+    const bool anew = z == planes_.begin || !run_ || z % kAnchor == 0;
+    if constexpr (kBlocks) {
+      sum_along(z_, z, anew, moments_count_ * pitch_, to, [&](int64_t i) { return images_.moments(i, y); });
+    } else if (anew) {
       std::fill_n(to, moments_count_ * pitch_, 0.0);
       for (int64_t i = z_.first(z); i <= z_.last(z); ++i) read(i, y, 0), add_moments(z_.weight(z, i), to);
     } else {
@@ -272,6 +280,13 @@ class LocalNCC {
     const bool anew = z == part_.z.begin || !run_ || (z - z_.radius) % kAnchor == 0;
     double* sums = totals_.data() + (y - part_.y.begin) * n;
     sum_along(z_, z, anew, n, sums, [&](int64_t plane) { return kept(plane, y); });
+    if constexpr (kBlocks)
+      images_.factors(z, y, sums);
+    else
+      combine(z, y, sums);
+  }
+
+  void combine(int64_t z, int64_t y, const double* sums) {
     read(z, y, 0);
     const R* mask = images_.masked() ? row(2) : nullptr;
     const double *p = sums, *q_a = sums + pitch_, *q_b = sums + (images_.to_a ? 3 : 1) * pitch_;

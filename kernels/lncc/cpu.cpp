@@ -24,6 +24,7 @@ struct Pair {
   R *map, *grad_a, *grad_b;  // or null
   double* sums;              // of the values of every row
 
+  static constexpr int64_t voxels() { return 1; }
   bool masked() const { return inside.data != nullptr; }
   void enter(int64_t, Range) {}
   void a(int64_t z, int64_t y, R* to) { read(image_a, z, y, to); }

@@ -17,12 +17,16 @@ variances,
 
     S[P] b - S[Q_a] a + S[Q_a S[a] / N - P S[b] / N]   inside the mask.
 
+Windows may be of whole blocks of voxels, one around every block: the sums over a window are then of the sums over its
+blocks, w the weights of blocks, N that of their voxels, and P, Q and what is beside them the same in all of a block.
+
 All is computed in float64: where intensities are large beside their variation in a window, variances are small
 differences of large sums.
 """
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 import torch
@@ -41,6 +45,23 @@ def window_sum(x: Tensor, weights: list[Tensor]) -> Tensor:
     return x
 
 
+def block_sum(x: Tensor, blocks: list[int]) -> Tensor:
+    """Sums over the whole blocks of x (N, C, *spatial), of so many voxels along each axis."""
+    for axis, side in enumerate(blocks, start=2):
+        count = x.shape[axis] // side
+        x = x.narrow(axis, 0, count * side).unflatten(axis, (count, side)).sum(axis + 1) if side > 1 else x
+    return x
+
+
+def over_blocks(x: Tensor, blocks: list[int], like: Tensor) -> Tensor:
+    """Each block's value at all of its voxels; 0 at those of like (N, C, *spatial) that are in none."""
+    for axis, side in enumerate(blocks, start=2):
+        x = x.repeat_interleave(side, axis)
+        beyond = like.shape[axis] - x.shape[axis]
+        x = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, beyond]) if beyond else x
+    return x
+
+
 def local_ncc(
     a: Tensor,
     b: Tensor,
@@ -55,33 +76,58 @@ def local_ncc(
     to_a: bool,
     to_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """See `of_blocks`, each of one voxel."""
+    one = [1] * (a.ndim - 2)
+    return of_blocks(a, b, mask, upstream, window, weights, borders, constants, averaged, windows, to_a, to_b, one)
+
+
+def of_blocks(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    upstream: Tensor | None,
+    window: list[int],
+    weights: list[float],
+    borders: str,
+    constants: list[float],
+    averaged: bool,
+    windows: bool,
+    to_a: bool,
+    to_b: bool,
+    blocks: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
     """a, b (N, C, *spatial) -> values, gradients to a and b (an empty tensor for one not asked for).
 
     Args:
-        mask: (1 or N, 1, *spatial), bool: the voxels that count, in windows and as centres of windows.
-        upstream: (N, C, *spatial): gradients are those of the values weighted by it; without, of their sum.
-        window: odd sides by axis.
-        weights: of the voxels of a window along each axis, one axis after the other, symmetric; empty: all 1.
+        mask: (1 or N, 1, *spatial), bool: the voxels that count, in windows and, where any of a block does, as centres.
+        upstream: (N, C, *blocks): gradients are those of the values weighted by it; without, of their sum.
+        window: odd sides by axis, in blocks.
+        weights: of the blocks of a window along each axis, one axis after the other, symmetric; empty: all 1.
         borders: ``"zeros"``: what is outside the image counts in N as zeros; ``"valid"``: it does not.
         constants: numerator, floor, eps, limit.
         averaged: whether cross and variances are means over the window.
-        windows: whether to return the value of every window, (N, C, *spatial), or their sums (N,).
+        windows: whether to return the value of every window, (N, C, *blocks), or their sums (N,).
+        blocks: voxels of a block along each axis.
     """
     numerator, floor, eps, limit = constants
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
     every = torch.tensor(weights or [1.0] * sum(window), dtype=torch.float64, device=a.device)
     axes = torch.split(every, list(window))
-    inside = torch.ones_like(a[:1, :1], dtype=torch.float64) if mask is None else mask.double()
-    count = window_sum(inside, list(axes))
-    if borders == "zeros":
-        whole = reduce(torch.mul, (w.sum() for w in axes))
-        count = count + whole - window_sum(torch.ones_like(inside[:1]), list(axes))
-    share = torch.where(inside > 0, 1 / count, 0)  # elsewhere no window counts, and all of it may be outside the mask
-    a, b = (torch.where(inside > 0, x.double(), 0) for x in (a, b))
 
-    def sums(x: Tensor) -> Tensor:
+    def windowed(x: Tensor) -> Tensor:
         return window_sum(x, list(axes))
 
+    def sums(x: Tensor) -> Tensor:
+        return windowed(block_sum(x, blocks))
+
+    inside = torch.ones_like(a[:1, :1], dtype=torch.float64) if mask is None else mask.double()
+    count = sums(inside)
+    if borders == "zeros":
+        whole = math.prod(blocks) * reduce(torch.mul, (w.sum() for w in axes))
+        count = count + whole - sums(torch.ones_like(inside[:1]))
+    centre = block_sum(inside, blocks) > 0
+    share = torch.where(centre, 1 / count, 0)  # elsewhere no window counts, and all of it may be outside the mask
+    a, b = (torch.where(inside > 0, x.double(), 0) for x in (a, b))
     mean_a, mean_b = sums(a) * share, sums(b) * share
     cross = sums(a * b) - sums(a) * mean_b
     var_a, var_b = sums(a * a) - sums(a) * mean_a, sums(b * b) - sums(b) * mean_b
@@ -89,22 +135,23 @@ def local_ncc(
         v * share <= FLAT * x.flatten(2).square().amax(2).view(*x.shape[:2], *[1] * (x.ndim - 2))
         for v, x in ((var_a, a), (var_b, b))
     )
-    unit = share if averaged else (inside > 0).double()
+    unit = share if averaged else centre.double()
     var_a, var_b = torch.where(flat_a, 0, var_a * unit), torch.where(flat_b, 0, var_b * unit)
     cross = torch.where(flat_a | flat_b, 0, cross * unit)
     factor_a, factor_b = var_a.clamp(min=floor), var_b.clamp(min=floor)
     denominator = factor_a * factor_b + eps
     ratio = (cross * cross + numerator) / denominator
-    value = torch.where(inside > 0, ratio.clamp(max=limit), 0)
+    value = torch.where(centre, ratio.clamp(max=limit), 0)
     result = (value if windows else value.flatten(1).sum(1)).to(dtype)
 
-    asked = torch.where((inside > 0) & (ratio <= limit), unit if upstream is None else unit * upstream, 0)
+    asked = torch.where(centre & (ratio <= limit), unit if upstream is None else unit * upstream, 0)
     p = 2 * asked * torch.where(flat_a | flat_b, 0, cross) / denominator
     q_a = 2 * asked * ratio * torch.where(var_a > floor, factor_b, 0) / denominator
     q_b = 2 * asked * ratio * torch.where(var_b > floor, factor_a, 0) / denominator
 
     def gradient(own: Tensor, other: Tensor, q: Tensor, mean_own: Tensor, mean_other: Tensor) -> Tensor:
-        full = sums(p) * other - sums(q) * own + sums(q * mean_own - p * mean_other)
+        by_other, by_own, rest = (over_blocks(windowed(x), blocks, own) for x in (p, q, q * mean_own - p * mean_other))
+        full = by_other * other - by_own * own + rest
         return torch.where(inside > 0, full, 0).to(dtype)
 
     return (  # an operator may not return one tensor twice

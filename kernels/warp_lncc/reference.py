@@ -2,14 +2,15 @@
 
     value(n) = scale(n) times the sum over windows of the local NCC of fixed and moving(n, c, x + disp(n, :, x))
 
-as in ``lncc/reference.py``, the gradient that of ``warp/reference.py``, linear interpolation.
+as in ``lncc/reference.py``, the gradient that of ``warp/reference.py``, linear interpolation; by displacements of whole
+blocks where windows are of such.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ..lncc.reference import local_ncc
+from ..lncc.reference import block_sum, of_blocks
 from ..warp.reference import warp, warp_backward
 
 
@@ -25,11 +26,12 @@ def warp_local_ncc(
     constants: list[float],
     averaged: bool,
     padding: str,
+    blocks: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """fixed (N, C, *out), moving (N, C, *in), disp (N, ndim, *out), scale (N,) -> values (N,), gradients to disp."""
+    """fixed (N, C, *out), moving (N, C, *in), disp (N, ndim, *out), scale (N,) -> values (N,), gradients (N, ndim, *blocks)."""
     warped = warp(moving, disp, "linear", padding)
     options = (window, weights, borders, constants, averaged)
-    value, _, slope = local_ncc(fixed, warped, mask, None, *options, windows=False, to_a=False, to_b=True)
+    value, _, slope = of_blocks(fixed, warped, mask, None, *options, False, False, True, blocks)
     slope = scale.view(-1, *[1] * (slope.ndim - 1)) * slope.to(disp.dtype)
     _, gradient = warp_backward(slope, moving, disp, "linear", padding, False, True)
-    return scale * value.to(disp.dtype), gradient
+    return scale * value.to(disp.dtype), block_sum(gradient, blocks)

@@ -119,7 +119,9 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         if not (iterations and used):
             continue
         with stages.stage(f"refinement, {' and '.join(dict.fromkeys(one.metric.upper() for one in used))}, {name}"):
-            every = [_distances(o, one, masks(target), target, pair.spacing) for one in used]
+            steps = _steps(used, levels, target)
+            of = None if pair.landmarks else steps  # landmarks pull at voxels
+            every = [_distances(o, one, masks(target), target, pair.spacing, of) for one in used]
             shares = [one.share for one in used]
             distances = summed([there for there, _ in every], shares), summed([back for _, back in every], shares)
             del every
@@ -131,7 +133,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
                 rate=o.rate,
                 stages=stages,
                 sides=sides,
-                blocks=_steps(used, levels, target),
+                blocks=steps,
             )
             if refined is not None:
                 fields, level = refined, target
@@ -186,15 +188,15 @@ def _distances(
     masks: Sequence[Tensor | None],
     blocks: Sequence[int],
     spacing: Sequence[float],
+    steps: Sequence[int] | None,
 ) -> tuple[Distance, Distance]:
-    """Of fixed and moving in one contrast, averaged over blocks."""
+    """Of fixed and moving in one contrast, averaged over blocks; local NCC's of steps on blocks of these."""
     if one.metric == "mind":
         return both_ways(mind_distance, [_features(image, o, blocks) for image in one.images], masks)
     pooled = [pool(image, blocks) for image in one.images]
     if one.metric == "lncc":
-        return both_ways(
-            lncc_distance, pooled, masks, window_of(o.window, pooled[0].shape[2:], _sides(blocks, spacing))
-        )
+        window = window_of(o.window, pooled[0].shape[2:], _sides(blocks, spacing), steps)
+        return both_ways(lncc_distance, pooled, masks, window, steps)
     return both_ways(INTENSITY_DISTANCES[one.metric], pooled, masks)
 
 
