@@ -134,6 +134,9 @@ def kernels() -> dict[str, Kernel]:
         "local NCC of a warped image, and its gradient to the field": partial(
             l2rfast.warp_local_ncc, image, other, disp
         ),
+        "the same in windows of blocks of 2 voxels": partial(
+            l2rfast.warp_local_ncc, image, other, disp, window=10, blocks=2
+        ),
         "compose": partial(l2rfast.compose, disp, disp),
         "box average": partial(l2rfast.box_average, disp, 3),
         "MIND-SSC": partial(l2rfast.mind_ssc, image, 1, 2),

@@ -34,18 +34,20 @@ class WarpedBlocks : public Channel<R> {
   // Sums the moments of all blocks.
   void enter_all() {
     parallel_runs(blocks_.rows(), [&](int64_t begin, int64_t end) {
-      Aligned<R> a(wide_), b(wide_), mask(wide_);
-      Aligned<double> rows(count() * wide_), straight(folded_.pitch());
+      const int64_t beside = sides_[0] * sides_[1];  // rows of voxels in one of blocks
+      Aligned<R> a(beside * wide_), b(beside * wide_), mask(beside * wide_);
+      Aligned<double> sums(count() * wide_), straight(folded_.pitch());
       for (int64_t i = begin; i < end; ++i) {
-        std::fill(rows.begin(), rows.end(), 0.0);
+        int64_t at = 0;
         each_row(i, [&](int64_t z, int64_t y) {
-          read(z, y, a.data(), mask.data());
-          sampler.values(moving, first + z * out.h + y, b.data());
-          if (masked()) inside.select(z, y, b.data());
-          add_moments(a.data(), b.data(), mask.data(), rows.data());
+          read(z, y, a.data() + at, mask.data() + at);
+          sampler.values(moving, first + z * out.h + y, b.data() + at);
+          if (masked()) inside.select(z, y, b.data() + at);
+          at += wide_;
         });
+        sum_rows(beside, a.data(), b.data(), mask.data(), sums.data());
         for (int64_t c = 0; c < count(); ++c) {
-          along_x(rows.data() + c * wide_, straight.data());
+          along_x(sums.data() + c * wide_, straight.data());
           folded_.fold(straight.data(), moments_.data() + (i * count() + c) * folded_.pitch());
         }
       }
@@ -119,32 +121,49 @@ class WarpedBlocks : public Channel<R> {
     if (masked()) inside.select(z, y, a), inside.read(z, y, mask);
   }
 
-  void add_moments(const R* a, const R* b, const R* mask, double* to) const {
+  // The moments of rows, each in a row.
+  void sum_rows(int64_t rows, const R* a, const R* b, const R* mask, double* to) const {
     const int64_t n = wide_;
-    const auto add = [&](double* sum, auto value) { store(sum, load(sum) + value); };
     each_of(n, [&](int64_t x) {
-      const auto va = load_as<double>(a + x), vb = load_as<double>(b + x);
-      add(to + x, va), add(to + n + x, vb);
-      add(to + 2 * n + x, va * va), add(to + 3 * n + x, vb * vb), add(to + 4 * n + x, va * vb);
+      Vector<double> sums[5] = {};
+      for (int64_t at = x; at < rows * n; at += n) {
+        const auto va = load_as<double>(a + at), vb = load_as<double>(b + at);
+        sums[0] += va, sums[1] += vb, sums[2] += va * va, sums[3] += vb * vb, sums[4] += va * vb;
+      }
+      for (int c = 0; c < 5; ++c) store(to + c * n + x, sums[c]);
     });
-    if (masked()) each_of(n, [&](int64_t x) { add(to + 5 * n + x, load_as<double>(mask + x)); });
+    if (!masked()) return;
+    each_of(n, [&](int64_t x) {
+      Vector<double> sum = {};
+      for (int64_t at = x; at < rows * n; at += n) sum += load_as<double>(mask + at);
+      store(to + 5 * n + x, sum);
+    });
+  }
+
+  // Calls f with the side of blocks along x, the usual one as a constant: the loops over it are then in vectors.
+  template <class F>
+  void with_side(const F& f) const {
+    sides_[2] == 2 ? f(std::integral_constant<int64_t, 2>{}) : f(sides_[2]);
   }
 
   // A row of blocks, each at all of its voxels.
   void at_voxels(const R* __restrict from, R* __restrict to) const {
-    const int64_t side = sides_[2];
-    for (int64_t block = 0; block < blocks_.w; ++block, to += side) std::fill_n(to, side, from[block]);
+    with_side([&](auto side) {
+      for (int64_t block = 0, n = blocks_.w; block < n; ++block)
+        for (int64_t k = 0; k < side; ++k) to[side * block + k] = from[block];
+    });
   }
 
   // Sums over the voxels of each block of a row.
   template <class T>
   void along_x(const T* __restrict from, T* __restrict to) const {
-    const int64_t side = sides_[2];
-    for (int64_t block = 0; block < blocks_.w; ++block, from += side) {
-      T total = from[0];
-      for (int64_t k = 1; k < side; ++k) total += from[k];
-      to[block] = total;
-    }
+    with_side([&](auto side) {
+      for (int64_t block = 0, n = blocks_.w; block < n; ++block) {
+        T total = from[side * block];
+        for (int64_t k = 1; k < side; ++k) total += from[side * block + k];
+        to[block] = total;
+      }
+    });
   }
 
   Grid blocks_;

@@ -28,7 +28,10 @@ def warp_local_ncc(
     padding: str,
     blocks: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """fixed (N, C, *out), moving (N, C, *in), disp (N, ndim, *out), scale (N,) -> values (N,), gradients (N, ndim, *blocks)."""
+    """fixed (N, C, *out), moving (N, C, *in), disp (N, ndim, *out), scale (N,) -> values (N,) and gradients.
+
+    These are (N, ndim, *coarse), of blocks of so many voxels.
+    """
     warped = warp(moving, disp, "linear", padding)
     options = (window, weights, borders, constants, averaged)
     value, _, slope = of_blocks(fixed, warped, mask, None, *options, False, False, True, blocks)
