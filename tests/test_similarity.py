@@ -60,6 +60,22 @@ def test_the_gradient_is_of_the_distance(name: str, own: Tensor | None) -> None:
         assert gradient[..., 0, :, :].abs().max() == 0
 
 
+@pytest.mark.parametrize("own", [None, half()], ids=["all", "half"])
+def test_the_gradient_to_steps_on_blocks(own: Tensor | None) -> None:
+    """Their means, of windows of whole blocks: as above, along a step of each block."""
+    blocks = [2, 3, 2]
+    distance = lncc_distance(smooth(1, 0), smooth(1, 1), Weight(own), [6, 9, 6], blocks)
+    field, step = 0.3 * smooth(3, 2), smooth(3, 3)[..., :7, :5, :6]
+    along = torch.zeros_like(field)
+    along[..., :14, :15, :12] = step.repeat_interleave(2, 2).repeat_interleave(3, 3).repeat_interleave(2, 4)
+    _, gradient = distance(field)
+    assert gradient.shape == step.shape
+    h = 1e-6
+    rise = (distance(field + h * along)[0] - distance(field - h * along)[0]) / (2 * h)
+    share = 1.0 if own is None else float(own.mean())
+    torch.testing.assert_close(12 * (gradient * step).sum(), share * rise, rtol=1e-4, atol=0)
+
+
 def test_the_distance_is_a_mean_over_what_counts() -> None:
     """Of squares that SciPy's linear interpolation has, where both sides count."""
     fixed, moving, field = smooth(2, 0), smooth(2, 1), 0.5 * smooth(3, 2)
