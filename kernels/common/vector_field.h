@@ -37,56 +37,130 @@ class VectorField {
     }
   }
 
-  // Adds the field at `count` positions, its border repeated, to what there is; NaN at those that are not finite. What
-  // they reach of planes [z.begin, z.end) has entered.
-  void add(Range z, const A (&position)[ndim][kBlock], int count, A (&to)[ndim][kBlock]) const {
-    int32_t lower[kBlock], upper[kBlock];  // the first voxel around, in either plane
-    A weights[4][kBlock], along_x[kBlock], poison[kBlock];
-    const int32_t height = int32_t(y_.count()), pitch = int32_t(pitch_), deep = grid_.d > 1;
-    for (int i = 0; i < count; ++i) {
-      const Tap of_x = tap(position[ndim - 1][i], {0, grid_.w}, grid_.w);
-      const Tap of_y = tap(position[ndim - 2][i], y_, grid_.h);
-      const Tap of_z = ndim == 3 ? tap(position[0][i], z, grid_.d) : Tap{0, 0};
-      const int32_t in_plane = (of_y.index - int32_t(y_.begin)) * pitch + of_x.index;
-      lower[i] = (of_z.index & mask_) * height * pitch + in_plane;
-      upper[i] = ((of_z.index + deep) & mask_) * height * pitch + in_plane;
-      weights[0][i] = (1 - of_z.share) * (1 - of_y.share), weights[1][i] = (1 - of_z.share) * of_y.share;
-      weights[2][i] = of_z.share * (1 - of_y.share), weights[3][i] = of_z.share * of_y.share;
-      along_x[i] = of_x.share;
-      poison[i] = position[0][i] - position[0][i] + (position[1][i] - position[1][i]);
-      if constexpr (ndim == 3) poison[i] += position[2][i] - position[2][i];
+  // Calls f(i, value) for vectors of the samples at `count` positions, the first of each that at position i: value[k]
+  // of component k, the border repeated; NaN where a position is not finite. What they reach of planes [z.begin, z.end)
+  // has entered.
+  template <class F>
+  L2RFAST_INLINE void values(Range z, const A (&position)[ndim][kBlock], int count, const F& f) const {
+    const Around around(*this, z, position, count);
+    for (int i = 0; i < count; i += kLanes<A>) {
+      Quad<A> sample[kLanes<A>];
+      each_lane([&](auto j) L2RFAST_LAMBDA { sample[j] = at(around, i + j).value; });
+      Vector<A> value[kFilled], poison = {};
+      transpose<A>(sample, value);
+      for (int k = 0; k < ndim; ++k) poison += load(position[k] + i) - load(position[k] + i);
+      for (int k = 0; k < ndim; ++k) value[k] += poison;
+      f(i, value);
     }
-    const int64_t next_row = grid_.h > 1 ? pitch_ * kFilled : 0;
-    A sample[kBlock][kFilled];
-    for (int i = 0; i < count; ++i) {
-      const A *one = values_.data() + int64_t(lower[i]) * kFilled,
-              *other = values_.data() + int64_t(upper[i]) * kFilled;
-      Two sum = weights[0][i] * two(one) + weights[1][i] * two(one + next_row);
-      if constexpr (ndim == 3) sum += weights[2][i] * two(other) + weights[3][i] * two(other + next_row);
-      const Filled at = __builtin_shufflevector(sum, sum, 0, 1, 2, 3),
-                   beyond = __builtin_shufflevector(sum, sum, 4, 5, 6, 7);
-      *reinterpret_cast<Filled*>(sample[i]) = at + along_x[i] * (beyond - at);
+  }
+
+  // The same with derivatives by position, f(i, value, slope): slope[k][j] of component k along axis j, 0 where the
+  // border is repeated. At positions that are not finite they are, whatever they are.
+  template <class F>
+  L2RFAST_INLINE void values_and_slopes(Range z, const A (&position)[ndim][kBlock], int count, const F& f) const {
+    const Around around(*this, z, position, count);
+    const A last[3] = {A(grid_.d - 1), A(grid_.h - 1), A(grid_.w - 1)};
+    for (int i = 0; i < count; i += kLanes<A>) {
+      Quad<A> sample[ndim + 1][kLanes<A>];
+      each_lane([&](auto j) L2RFAST_LAMBDA {
+        const Sample s = at(around, i + j);
+        sample[ndim][j] = s.value;
+        for (int k = 0; k < ndim; ++k) sample[k][j] = s.slope[k];
+      });
+      Vector<A> value[kFilled], slope[ndim][ndim];
+      transpose<A>(sample[ndim], value);
+      each_axis<ndim>([&](auto j) L2RFAST_LAMBDA {
+        Vector<A> by[kFilled];
+        transpose<A>(sample[j], by);
+        const Vector<A> p = load(position[j] + i);
+        const auto inside = (p > 0) & (p < last[3 - ndim + j]);
+        for (int k = 0; k < ndim; ++k) slope[k][j] = inside ? by[k] : Vector<A>{};
+      });
+      f(i, value, slope);
     }
-    for (int k = 0; k < ndim; ++k)
-      for (int i = 0; i < count; ++i) to[k][i] += sample[i][k] + poison[i];
   }
 
  private:
   static constexpr int kFilled = 4;
-  typedef A Filled __attribute__((vector_size(kFilled * sizeof(A)), aligned(alignof(A)), may_alias));
   typedef A Two __attribute__((vector_size(2 * kFilled * sizeof(A)), aligned(alignof(A)), may_alias));
   struct Tap {
     int32_t index;
     A share;  // of the next
   };
 
+  // Where positions lie: the first voxel around each in either plane, and what the next along an axis has of a sample.
+  struct Around {
+    int32_t lower[kBlock], upper[kBlock];
+    A share[ndim][kBlock];
+
+    Around(const VectorField& field, Range z, const A (&position)[ndim][kBlock], int count) {
+      const Grid& grid = field.grid_;
+      const Range y = field.y_;
+      const int32_t height = int32_t(y.count()), pitch = int32_t(field.pitch_), mask = field.mask_, deep = grid.d > 1;
+      for (int i = 0; i < count; ++i) {
+        const Tap of_x = tap(position[ndim - 1][i], {0, grid.w}, grid.w);
+        const Tap of_y = tap(position[ndim - 2][i], y, grid.h);
+        const int32_t in_plane = (of_y.index - int32_t(y.begin)) * pitch + of_x.index;
+        share[ndim - 1][i] = of_x.share, share[ndim - 2][i] = of_y.share;
+        lower[i] = in_plane;
+        if constexpr (ndim == 3) {
+          const Tap of_z = tap(position[0][i], z, grid.d);
+          lower[i] += (of_z.index & mask) * height * pitch;
+          upper[i] = ((of_z.index + deep) & mask) * height * pitch + in_plane;
+          share[0][i] = of_z.share;
+        }
+      }
+      const int whole = (count + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+      std::fill(lower + count, lower + whole, 0), std::fill(upper + count, upper + whole, 0);
+    }
+  };
+  struct Sample {
+    Quad<A> value, slope[ndim];  // the derivative along every axis
+  };
+
+  L2RFAST_INLINE Sample at(const Around& around, int i) const {
+    const int64_t next_row = grid_.h > 1 ? pitch_ * kFilled : 0;
+    // Of both voxels along x: their value, and its derivatives along the other axes.
+    Two value, slope[ndim - 1];
+    const auto in_plane = [&](int32_t first, Two& along_y) L2RFAST_LAMBDA {
+      const A* row = values_.data() + int64_t(first) * kFilled;
+      along_y = two(row + next_row) - two(row);
+      return two(row) + around.share[ndim - 2][i] * along_y;
+    };
+    value = in_plane(around.lower[i], slope[ndim - 2]);
+    if constexpr (ndim == 3) {
+      Two along_y;
+      slope[0] = in_plane(around.upper[i], along_y) - value;
+      value += around.share[0][i] * slope[0];
+      slope[1] += around.share[0][i] * (along_y - slope[1]);
+    }
+    const auto along_x = [](Two v) L2RFAST_LAMBDA {
+      return __builtin_shufflevector(v, v, 4, 5, 6, 7) - __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    };
+    const auto between = [&](Two v) L2RFAST_LAMBDA {
+      return __builtin_shufflevector(v, v, 0, 1, 2, 3) + around.share[ndim - 1][i] * along_x(v);
+    };
+    Sample sample;
+    sample.value = between(value);
+    for (int k = 0; k < ndim - 1; ++k) sample.slope[k] = between(slope[k]);
+    sample.slope[ndim - 1] = along_x(value);
+    return sample;
+  }
+
+  // f with every lane of a vector as a constant: what is kept for each stays in registers.
+  template <class F>
+  static L2RFAST_INLINE void each_lane(const F& f) {
+    [&]<int... j>(std::integer_sequence<int, j...>)
+        L2RFAST_LAMBDA { (f(std::integral_constant<int, j>{}), ...); }(std::make_integer_sequence<int, kLanes<A>>{});
+  }
+
   // Four voxels' components; the compiler would take them one by one.
   static L2RFAST_INLINE void beside_each_other(const A* a, const A* b, const A* c, A* to) {
-    const auto load = [](const A* p) { return *reinterpret_cast<const Filled*>(p); };
-    const Filled va = load(a), vb = load(b), vc = load(c), none = {};
-    const auto store = [&](Filled ab, Filled cn, A* at) {
-      reinterpret_cast<Filled*>(at)[0] = __builtin_shufflevector(ab, cn, 0, 1, 4, 5);
-      reinterpret_cast<Filled*>(at)[1] = __builtin_shufflevector(ab, cn, 2, 3, 6, 7);
+    const auto load = [](const A* p) { return *reinterpret_cast<const Quad<A>*>(p); };
+    const Quad<A> va = load(a), vb = load(b), vc = load(c), none = {};
+    const auto store = [&](Quad<A> ab, Quad<A> cn, A* at) {
+      reinterpret_cast<Quad<A>*>(at)[0] = __builtin_shufflevector(ab, cn, 0, 1, 4, 5);
+      reinterpret_cast<Quad<A>*>(at)[1] = __builtin_shufflevector(ab, cn, 2, 3, 6, 7);
     };
     store(__builtin_shufflevector(va, vb, 0, 4, 1, 5), __builtin_shufflevector(vc, none, 0, 4, 1, 5), to);
     store(__builtin_shufflevector(va, vb, 2, 6, 3, 7), __builtin_shufflevector(vc, none, 2, 6, 3, 7), to + 8);

@@ -95,6 +95,45 @@ L2RFAST_INLINE V shifted(V a, V b) {
   }(std::make_integer_sequence<int, sizeof(V) / sizeof(a[0])>{});
 }
 
+// Four numbers, as of one of the things that a vector has one number of in each lane.
+template <class A>
+struct QuadOf {
+  typedef A type __attribute__((vector_size(4 * sizeof(A)), aligned(alignof(A)), may_alias));
+};
+template <class A>
+using Quad = typename QuadOf<A>::type;
+
+// Number c of thing i becomes lane i of to[c].
+template <class A>
+L2RFAST_INLINE void transpose(const Quad<A> (&of)[kLanes<A>], Vector<A> (&to)[4]) {
+  constexpr int n = kLanes<A>;
+  // Things four apart lie in one vector: every shuffle then stays within four lanes.
+  const auto joined = [&](int i) -> Vector<A> {
+    const auto two = [&](int j) { return __builtin_shufflevector(of[j], of[j + 4], 0, 1, 2, 3, 4, 5, 6, 7); };
+    if constexpr (n == 4)
+      return of[i];
+    else if constexpr (n == 8)
+      return two(i);
+    else
+      return __builtin_shufflevector(two(i), two(i + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  };
+  [&]<int... i>(std::integer_sequence<int, i...>) L2RFAST_LAMBDA {
+    const auto low = [](Vector<A> a, Vector<A> b) L2RFAST_LAMBDA {
+      return __builtin_shufflevector(a, b, (i % 2 * n + i / 4 * 4 + i % 4 / 2)...);
+    };
+    const auto high = [](Vector<A> a, Vector<A> b) L2RFAST_LAMBDA {
+      return __builtin_shufflevector(a, b, (i % 2 * n + i / 4 * 4 + i % 4 / 2 + 2)...);
+    };
+    const auto first = [](Vector<A> a, Vector<A> b)
+                           L2RFAST_LAMBDA { return __builtin_shufflevector(a, b, (i % 4 < 2 ? i : n + i - 2)...); };
+    const auto second = [](Vector<A> a, Vector<A> b)
+                            L2RFAST_LAMBDA { return __builtin_shufflevector(a, b, (i % 4 < 2 ? i + 2 : n + i)...); };
+    const Vector<A> a = joined(0), b = joined(1), c = joined(2), d = joined(3);
+    const Vector<A> ab = low(a, b), cd = low(c, d), ab2 = high(a, b), cd2 = high(c, d);
+    to[0] = first(ab, cd), to[1] = second(ab, cd), to[2] = first(ab2, cd2), to[3] = second(ab2, cd2);
+  }(std::make_integer_sequence<int, n>{});
+}
+
 // Calls f with an odd number below `end` as a constant.
 template <int end, class F>
 L2RFAST_INLINE void for_odd(int n, const F& f) {

@@ -21,9 +21,10 @@ struct Between {
   std::vector<int32_t> lower;
   std::vector<A> share;
 
-  Between(int64_t size, int64_t blocks, int64_t side) : lower(size), share(size) {
+  // To whole vectors the last is repeated.
+  Between(int64_t size, int64_t blocks, int64_t side) : lower(size + kLanes<A>), share(size + kLanes<A>) {
     const A scale = 1 / A(side), shift = (scale - 1) / 2;
-    for (int64_t i = 0; i < size; ++i) {
+    for (int64_t i = 0; i < size + kLanes<A>; ++i) {
       const A at = std::clamp<A>(A(i) * scale + shift, 0, A(blocks - 1));
       lower[i] = int32_t(std::min<int64_t>(int64_t(at), std::max<int64_t>(blocks - 2, 0)));
       share[i] = at - A(lower[i]);
@@ -40,9 +41,9 @@ class Rows {
         z_(out.d, grid_.d, int64_t(sides[0])),
         y_(out.h, grid_.h, int64_t(sides[1])),
         x_(out.w, grid_.w, int64_t(sides[2])),
-        row_(grid_.w + 1) {}
+        row_(grid_.w + 1 + kLanes<A>) {}
 
-  void read(const A* component, const Block& b, A* __restrict to) {
+  void read(const A* component, const Block& b, A (&to)[kBlock]) {
     const A wz = z_.share[b.z], wy = y_.share[b.y];
     const A* lower = component + (z_.lower[b.z] * grid_.h + y_.lower[b.y]) * grid_.w;
     const int64_t up = grid_.h > 1 ? grid_.w : 0, over = grid_.d > 1 ? grid_.h * grid_.w : 0;
@@ -53,10 +54,23 @@ class Rows {
     row[grid_.w] = row[grid_.w - 1];
     const int32_t* at = x_.lower.data() + b.x;
     const A* share = x_.share.data() + b.x;
-    for (int i = 0, n = b.count; i < n; ++i) to[i] = row[at[i]] + share[i] * (row[at[i] + 1] - row[at[i]]);
+    // Where a shuffle picks values by their numbers: a vector's voxels, no farther from each other than blocks are, lie
+    // between as many of them. Else one by one.
+    if constexpr (kVectorBytes >= 32 && std::is_same_v<A, float>)
+      for (int i = 0; i < b.count; i += kLanes<A>) {
+        const Vector<A> low = picked(row + at[i], at + i), high = picked(row + at[i] + 1, at + i);
+        store(to + i, low + load(share + i) * (high - low));
+      }
+    else
+      for (int i = 0, n = b.count; i < n; ++i) to[i] = row[at[i]] + share[i] * (row[at[i] + 1] - row[at[i]]);
   }
 
  private:
+  // Of a vector of values, those at so many from the first on.
+  static L2RFAST_INLINE Vector<A> picked(const A* values, const int32_t* at) {
+    return __builtin_shuffle(load(values), *reinterpret_cast<const typename Beside<int32_t, A>::type*>(at) - *at);
+  }
+
   Grid grid_;
   Between<A> z_, y_, x_;
   std::vector<A> row_;
@@ -93,10 +107,14 @@ struct Steps {
           const Block b{0, plane, row, x, (plane * out.h + row) * out.w + x, int(std::min<int64_t>(kBlock, out.w - x))};
           for (int k = 0; k < ndim; ++k) on_grid.read(before + k * coarse.numel(), b, step[k]);
           place(b, step, {1, 1, 1}, position);
-          field.add(planes, position, b.count, step);
+          field.values(planes, position, b.count, [&](int i, const auto& value) L2RFAST_LAMBDA {
+            for (int k = 0; k < ndim; ++k) store(step[k] + i, load(step[k] + i) + value[k]);
+          });
           place(b, step, sides, position);
-          after.add({0, coarse.d}, position, b.count, step);
-          for (int k = 0; k < ndim; ++k) std::copy_n(step[k], b.count, result + k * volume + b.first);
+          after.values({0, coarse.d}, position, b.count, [&](int i, const auto& value) L2RFAST_LAMBDA {
+            for (int k = 0; k < ndim; ++k)
+              store_some<A>(result + k * volume + b.first + i, load(step[k] + i) + value[k], b.count - i);
+          });
         }
     }
   }
