@@ -1,33 +1,23 @@
 // The inverse of a displacement field on the CPU.
 //
-// Floor: field and start are read once, the inverse is written once; every try samples ndim channels with their
-// derivatives at places of its own, which stay in the cache. A block of a row is done before the next: until all of its
-// samples are found, or the tries are over.
+// Floor: field and start are read once, the inverse is written once; every try samples ndim components with their
+// derivatives at places of its own, which stay in the cache. Most voxels are found by the second or third try, and a
+// few by none: a row goes on with those vectors that have voxels left.
 
 #include <cmath>
+#include <cstring>
 
 #include "common/memory.h"
 #include "common/sampler.h"
+#include "common/vector_field.h"
 
 namespace l2rfast {
 namespace {
 
+constexpr int64_t kStack = 16;                           // rows of a work item, in every plane
 constexpr double kLeast = 0.05, kShort = 2, kLong = 64;  // as in reference.py
 template <class A>
 constexpr A kFound = std::is_same_v<A, double> ? A(1e-14) : A(1e-5);  // in voxels: what rounding leaves
-
-// Displacements of the block that is worked on.
-template <int ndim, class A>
-struct Held final : Positions<A> {
-  A of[ndim][kBlock];
-
-  explicit Held(const Grid& out, int64_t items) : Positions<A>(out, items) {}
-
-  void along(int k, const Block& b, A (&position)[kBlock]) const override {
-    const A first = b.coordinate<A>(3 - ndim + k), step = k == ndim - 1;
-    for (int i = 0; i < kBlock; ++i) position[i] = first + step * A(i) + of[k][i];
-  }
-};
 
 template <class A>
 L2RFAST_INLINE Vector<A> limited(Vector<A> v, A most) {
@@ -60,40 +50,69 @@ L2RFAST_INLINE void solve(const Vector<A> (&m)[3][3], Vector<A> (&r)[3]) {
   for (int j = 0; j < 3; ++j) r[j] = good ? found[j] : r[j] / 2;
 }
 
-template <int ndim, class A, class Index, class StepX>
-void invert_block(const Problem<ndim, A, Index>& p, StepX step_x, Held<ndim, A>& held, const Block& b, const A* disp,
-                  A* to, int64_t tries) {
-  const int64_t component = p.out.numel();
-  A least[kBlock];
-  std::fill_n(least, kBlock, std::numeric_limits<A>::infinity());
-  for (int64_t k = 0; k < tries; ++k) {
-    const BlockTaps<ndim, A, Index, true> taps(p, b);
+// Whether a lane of a comparison is true.
+template <class Mask>
+L2RFAST_INLINE bool any(const Mask& mask) {
+  int64_t parts[sizeof(Mask) / sizeof(int64_t)], sum = 0;
+  std::memcpy(parts, &mask, sizeof(Mask));
+  for (const int64_t part : parts) sum |= part;
+  return sum != 0;
+}
+
+// A block of a row; `best` holds the displacements to begin with, of components a volume apart.
+template <int ndim, class A>
+void invert_block(const VectorField<ndim, A>& field, const Grid& grid, const Block& b, A* best, int64_t tries) {
+  constexpr int lanes = kLanes<A>;
+  const int64_t volume = grid.numel();
+  A disp[ndim][kBlock], least[kBlock], position[ndim][kBlock];
+  int at[kBlock / lanes], left = 0;  // the vectors with voxels that are not found
+  for (int i = 0; i < b.count; i += lanes) at[left++] = i;
+  for (int k = 0; k < ndim; ++k) {
+    std::copy_n(best + k * volume, b.count, disp[k]);
+    std::fill(disp[k] + b.count, disp[k] + left * lanes, A(0));
+  }
+  std::fill_n(least, b.count, std::numeric_limits<A>::infinity());
+  std::fill(least + b.count, least + left * lanes, A(0));  // lanes beyond the row have nothing to find
+  for (int64_t k = 0; k < tries && left > 0; ++k) {
+    for (int v = 0; v < left; ++v)
+      for (int axis = 0; axis < ndim; ++axis) {
+        A* to = position[axis] + v * lanes;
+        const A first = b.coordinate<A>(3 - ndim + axis) + (axis == ndim - 1 ? A(at[v]) : A(0)),
+                step = axis == ndim - 1;
+        for (int i = 0; i < lanes; ++i) to[i] = first + step * A(i) + disp[axis][at[v] + i];
+      }
     const A longest = A(std::max(kShort, std::ldexp(kLong, -int(k))));
-    A worst = 0;
-    for (int i = 0; i < b.count; i += kLanes<A>) {
-      Vector<A> r[ndim], m[ndim][ndim], size = {};
-      each_axis<ndim>([&](auto k) {
-        const Corners<ndim, A> corners(disp + k.value * component, p.step[0], p.step[ndim - 2], step_x, taps.base + i);
-        r[k] = load(held.of[k] + i) + corners.interpolate(taps.weights(i)) + load(taps.poison + i);
-        size += r[k] * r[k];
-        each_axis<ndim>([&](auto j) {
-          m[k][j] = corners.interpolate(taps.template weights<1u << j.value>(i)) + A(k.value == j.value);
-        });
-      });
-      const Vector<A> before = load(least + i);
+    int still = 0;
+    field.values_and_slopes({0, grid.d}, position, left * lanes, [&](int i, const auto& value, auto& m) L2RFAST_LAMBDA {
+      const int x = at[i / lanes], n = b.count - x;
+      Vector<A> r[ndim], size = {};
+      for (int j = 0; j < ndim; ++j) {
+        r[j] = load(disp[j] + x) + value[j];
+        size += r[j] * r[j];
+        m[j][j] += A(1);
+      }
+      const Vector<A> before = load(least + x);
       const auto better = size < before;
       const Vector<A> now = better ? size : before;
-      store(least + i, now);
-      for (int lane = 0; lane < std::min(kLanes<A>, b.count - i); ++lane) worst = std::max(worst, now[lane]);
-      for (int j = 0; j < ndim; ++j) {
-        A* best = to + j * component + b.first + i;
-        const int n = std::min(kLanes<A>, b.count - i);
-        store_some<A>(best, better ? load(held.of[j] + i) : load_some<A>(best, n), n);
-      }
+      store(least + x, now);
+      const bool found = !any(now > kFound<A> * kFound<A>);
+      const auto keep = [&](int j, const Vector<A>& place) {
+        A* const to = best + j * volume + x;
+        store_some<A>(to, better ? place : load_some<A>(to, n), n);
+      };
+      if (!found && k > 0)
+        for (int j = 0; j < ndim; ++j) keep(j, load(disp[j] + x));
       solve<A>(m, r);
-      for (int j = 0; j < ndim; ++j) store(held.of[j] + i, load(held.of[j] + i) - limited<A>(r[j], longest));
-    }
-    if (worst <= kFound<A> * kFound<A>) return;
+      for (int j = 0; j < ndim; ++j) {
+        const Vector<A> next = load(disp[j] + x) - limited<A>(r[j], longest);
+        if (found)
+          keep(j, next);  // so near, a step more is right, untried
+        else
+          store(disp[j] + x, next);
+      }
+      if (!found) at[still++] = x;
+    });
+    left = still;
   }
 }
 
@@ -102,28 +121,23 @@ Tensor invert(const Tensor& disp_, const Tensor& start_, int64_t tries) {
   for_arithmetic(disp, disp, [&](auto dims, auto real) {
     constexpr int ndim = dims;
     using A = decltype(real);
-    const Grid out = grid_of(disp, ndim);
-    const int64_t items = disp.size(0), all = ndim * out.numel();
-    parallel_runs(items * out.rows(), [&](int64_t begin, int64_t end) {
-      Held<ndim, A> held(out, items);
-      for_problem<ndim, A>(disp, held, "border", [&]<class Index>(const Problem<ndim, A, Index>& p) {
-        for (int64_t row = begin; row < end; ++row)
-          p.row_blocks(row, [&](const Block& b) {
-            const A* from = read<A>(start) + b.n * all;
-            A* to = write<A>(result) + b.n * all;
-            for (int k = 0; k < ndim; ++k) {
-              std::copy_n(from + k * out.numel() + b.first, b.count, held.of[k]);
-              std::fill(held.of[k] + b.count, held.of[k] + kBlock, A(0));  // lanes of the last vector
-              std::copy_n(held.of[k], b.count, to + k * out.numel() + b.first);
-            }
-            const A* field = read<A>(disp) + b.n * all;
-            if (p.step[ndim - 1] == 1)
-              invert_block(p, std::integral_constant<Index, 1>{}, held, b, field, to, tries);
-            else
-              invert_block(p, p.step[ndim - 1], held, b, field, to, tries);
-          });
+    const Grid grid = grid_of(disp, ndim);
+    const int64_t volume = grid.numel(), stacks = (grid.h + kStack - 1) / kStack;
+    VectorField<ndim, A> field(grid, grid.d, {0, grid.h});
+    for (int64_t n = 0; n < disp.size(0); ++n) {
+      const A *of = read<A>(disp) + n * ndim * volume, *from = read<A>(start) + n * ndim * volume;
+      A* const to = write<A>(result) + n * ndim * volume;
+      parallel_each(grid.d, [&](int64_t z) { field.enter(of, volume, z); });
+      parallel_each(stacks * grid.d, [&](int64_t i) {
+        const int64_t z = i % grid.d, y = i / grid.d * kStack;
+        for (int64_t row = y; row < std::min(y + kStack, grid.h); ++row)
+          for (int64_t x = 0; x < grid.w; x += kBlock) {
+            const Block b{0, z, row, x, (z * grid.h + row) * grid.w + x, int(std::min<int64_t>(kBlock, grid.w - x))};
+            for (int k = 0; k < ndim; ++k) std::copy_n(from + k * volume + b.first, b.count, to + k * volume + b.first);
+            invert_block(field, grid, b, to + b.first, tries);
+          }
       });
-    });
+    }
   });
   return result;
 }
