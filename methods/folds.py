@@ -49,19 +49,22 @@ def unfold_(field: Tensor) -> Tensor:
         The field, the same where no folds were near. Identical for any number of threads.
     """
     bad = digital_jacobian(field)[0] <= LEAST
+    places = bad.nonzero()
     for turn in range(TURNS):
-        reach = 1 + turn // WIDER
-        boxes = _boxes(bad, reach)
-        if not boxes:
+        if not len(places):
             return field
+        reach = 1 + turn // WIDER
+        boxes, found = _boxes(places, reach, bad.shape), []
         with _one_thread():
             # All of them of the field as it was: where boxes overlap, they agree.
             for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
                 field[:, :, *box] = smoother
             for box in boxes:
                 checked, around = _wider(box, 1, bad.shape), _wider(box, 2, bad.shape)
-                folds = digital_jacobian(field[:, :, *around])[0] <= LEAST
-                bad[checked] = folds[_within(checked, around)]
+                folds = (digital_jacobian(field[:, :, *around])[0] <= LEAST)[_within(checked, around)]
+                bad[checked] = folds
+                found.append(folds.nonzero() + torch.tensor([side.start for side in checked], device=field.device))
+        places = torch.cat(found)
     # What is left is made small: a map that is close enough to the identity cannot fold.
     while (digital_jacobian(field) <= LEAST).any():
         field *= 0.8
@@ -92,15 +95,14 @@ def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
     return here + near * (averages - here)
 
 
-def _boxes(bad: Tensor, margin: int) -> list[Box]:
-    """Boxes around all that is bad, with a margin: one of each tile of the grid."""
-    places = bad.nonzero()
+def _boxes(places: Tensor, margin: int, size: Sequence[int]) -> list[Box]:
+    """Boxes around places (M, ndim) of a grid, with a margin: one of each tile."""
     tiles, of = torch.unique(places // (TILE + margin), dim=0, return_inverse=True)
     boxes = []
     for tile in range(len(tiles)):
         found = places[of == tile]
         corners = zip(found.amin(0).tolist(), found.amax(0).tolist(), strict=True)
-        boxes.append(_wider(tuple(slice(low, high + 1) for low, high in corners), margin, bad.shape))
+        boxes.append(_wider(tuple(slice(low, high + 1) for low, high in corners), margin, size))
     return boxes
 
 
