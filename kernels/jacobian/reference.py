@@ -72,8 +72,7 @@ def digital_jacobian(disp: Tensor, blocks: Sequence[int]) -> Tensor:
         cubes = result[:, :-1, :-1, :-1]
         cubes.copy_(reduce(torch.minimum, _middles(disp), cubes))
     for axis, side in enumerate(blocks, 1):
-        whole = result.shape[axis] // side * side
-        result = result.narrow(axis, 0, whole).unflatten(axis, (-1, side)).amin(axis + 1)
+        result = result.unfold(axis, side, side).amin(-1)
     return result
 
 
