@@ -161,7 +161,7 @@ def _information(fixed: Tensor, moving: Tensor, sizes: Sequence[int], least: flo
 
 def _surprise(count: Tensor) -> Tensor:
     """n log n; what is below half a place is rounding."""
-    return torch.where(count > 0.5, count * count.clamp(min=0.5).log(), 0)
+    return count.clamp(min=0.5).log_().mul_(count).masked_fill_(count <= 0.5, 0)
 
 
 def pooled(placed: Placed, spacing: float) -> Placed:
