@@ -13,7 +13,7 @@ from .correlation import correlation, lattice_correlation, lattice_steps, shift_
 from .discrete import discrete_displacement, inverse_consistency, mind_ssc
 from .errors import BackendError, InputError
 from .fields import compose, compose_steps, digital_jacobian, integrate_velocity, invert, jacobian_determinant
-from .filters import box_average
+from .filters import block_average, box_average
 from .histogram import joint_histogram
 from .lncc import local_ncc, warp_local_ncc
 from .losses import warp_ssd
@@ -34,6 +34,7 @@ __all__ = [
     "adam_step",
     "affine_warp",
     "backend",
+    "block_average",
     "box_average",
     "compose",
     "compose_steps",

@@ -116,6 +116,14 @@ def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> 
     return values
 
 
+def blocks(value: int | Sequence[int], size: Sequence[int]) -> list[int]:
+    """Check how many voxels a block of a grid of that size has along each axis, and return it for each."""
+    sides = per_axis("blocks", value, len(size), 1)
+    if any(side > n for side, n in zip(sides, size, strict=True)):
+        raise InputError(f"blocks: expected none larger than the grid, of size {tuple(size)}, got {value!r}")
+    return sides
+
+
 def cost(name: str, value: Tensor, ndim: int | None = None) -> int:
     """Check an (N, *search, *spatial) tensor and return its number of spatial dimensions."""
     tensor(name, value)

@@ -84,7 +84,12 @@ _jacobian_determinant = Operator(
     backward=_jacobian_gradient,
     setup_context=_jacobian_context,
 )
-_digital_jacobian = Operator(jacobian.digital_jacobian, fake=_fake_determinant)
+_digital_jacobian = Operator(
+    jacobian.digital_jacobian,
+    fake=lambda disp, blocks: disp.new_empty(
+        (disp.shape[0], *(n // s for n, s in zip(disp.shape[2:], blocks, strict=True)))
+    ),
+)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -224,7 +229,7 @@ def jacobian_determinant(disp: Tensor) -> Tensor:
     return result.to(disp.dtype)
 
 
-def digital_jacobian(disp: Tensor) -> Tensor:
+def digital_jacobian(disp: Tensor, *, blocks: int | Sequence[int] = 1) -> Tensor:
     """The least Jacobian determinant of x + disp(x) at every voxel: not positive where the map on the grid folds.
 
     Central differences miss folds between neighbours. Between the voxels the map is taken as linear on triangles, or on
@@ -233,17 +238,20 @@ def digital_jacobian(disp: Tensor) -> Tensor:
 
     Args:
         disp: (N, ndim, *spatial) displacement field in voxels, 2-D or 3-D, floating.
+        blocks: of so many voxels along every axis, or along all, for each of which the least is returned; voxels at
+            the end that fill none are left out.
 
     Returns:
-        (N, *spatial) in the field's dtype: the least determinant of the 2^ndim combinations of forward and backward
-        differences, of which that of central differences is the mean. In 3-D the two tetrahedra in the middle of a
-        cube of eight voxels, over their volume in the grid, count at its first voxel. At the border there are the
+        (N, *spatial // blocks) in the field's dtype: the least determinant of the 2^ndim combinations of forward and
+        backward differences, of which that of central differences is the mean. In 3-D the two tetrahedra in the middle
+        of a cube of eight voxels, over their volume in the grid, count at its first voxel. At the border there are the
         differences inwards, along an axis of one voxel none. It has no derivative.
 
     Raises:
-        InputError: a wrong shape or dtype.
+        InputError: a wrong shape or dtype, or blocks that are larger than the grid.
         NotDifferentiableError: a derivative is asked for.
     """
     _check.field("disp", disp)
-    result: Tensor = _digital_jacobian(disp.to(_check.arithmetic_dtype(disp)))
+    sides = _check.blocks(blocks, disp.shape[2:])
+    result: Tensor = _digital_jacobian(disp.to(_check.arithmetic_dtype(disp)), sides)
     return result.to(disp.dtype)

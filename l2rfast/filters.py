@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _check
 from ._dispatch import Operator
+from .kernels.blocks import reference as of_blocks
 from .kernels.box import reference
 from .kernels.symmetric_filter import reference as symmetric
 
@@ -28,6 +31,23 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     return _box_average_backward(grad, ctx.radius, ctx.passes, ctx.padding), None, None, None
 
 
+def _fake_blocks(image: Tensor, blocks: Sequence[int]) -> Tensor:
+    return image.new_empty((*image.shape[:2], *(n // s for n, s in zip(image.shape[2:], blocks, strict=True))))
+
+
+def _blocks_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, ctx.blocks = inputs
+    ctx.size = image.shape[2:]
+
+
+def _blocks_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    ends: list[int] = []
+    for axis, (side, n) in enumerate(zip(ctx.blocks, ctx.size, strict=True), 2):
+        grad = (grad / side).repeat_interleave(side, axis)
+        ends = [0, n - grad.shape[axis], *ends]
+    return F.pad(grad, ends), None
+
+
 def _fake_filter(image: Tensor, half: list[float]) -> Tensor:
     return torch.empty_like(image, memory_format=torch.contiguous_format)
 
@@ -43,8 +63,31 @@ def _filter_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
 _symmetric_filter = Operator(
     symmetric.symmetric_filter, fake=_fake_filter, backward=_filter_gradient, setup_context=_filter_context
 )
+_block_average = Operator(
+    of_blocks.block_average, fake=_fake_blocks, backward=_blocks_gradient, setup_context=_blocks_context
+)
 _box_average_backward = Operator(reference.box_average_backward, fake=_fake)
 _box_average = Operator(reference.box_average, fake=_fake, backward=_gradient, setup_context=_context)
+
+
+def block_average(image: Tensor, blocks: int | Sequence[int]) -> Tensor:
+    """Average over blocks of voxels, which do not overlap: an image, or a field, at a lower resolution.
+
+    Args:
+        image: (N, C, *spatial), 2-D or 3-D, floating.
+        blocks: of so many voxels along every axis, or along all; voxels at the end that fill none are left out.
+
+    Returns:
+        (N, C, *spatial // blocks) in the image's dtype; the same bits for any number of threads. Differentiable, as
+        often as asked.
+
+    Raises:
+        InputError: a wrong shape or dtype, or blocks that are larger than the grid.
+    """
+    _check.image("image", image)
+    sides = _check.blocks(blocks, image.shape[2:])
+    result: Tensor = _block_average(image.to(_check.arithmetic_dtype(image)), sides)
+    return result.to(image.dtype)
 
 
 def box_average(image: Tensor, radius: int = 1, *, passes: int = 1, padding: str = "border") -> Tensor:

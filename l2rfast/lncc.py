@@ -311,9 +311,7 @@ def warp_local_ncc(
             f"fixed: expected the channels of moving and the spatial shape of disp, got {tuple(fixed.shape)}"
         )
     _check.choice("padding", padding, PADDINGS)
-    sides = _check.per_axis("blocks", blocks, ndim, 1)
-    if any(side > n for side, n in zip(sides, fixed.shape[2:], strict=True)):
-        raise InputError(f"blocks: expected at most the size of the image, {tuple(fixed.shape[2:])}, got {blocks!r}")
+    sides = _check.blocks(blocks, fixed.shape[2:])
     options = _windows(ndim, window, weighting, border, semantics, eps, smooth_nr, sides)
     mask = _mask(mask, fixed.shape[0], fixed)
     dtype = _check.arithmetic_dtype(disp)

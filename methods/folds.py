@@ -27,11 +27,14 @@ def settled(fields: Fields) -> Fields:
         fields: (1, ndim, *spatial) each, in voxels.
 
     Returns:
-        The same shapes. The second is the inverse of the first, but where it would fold.
+        The same shapes, each the inverse of the other, but where it would fold.
     """
     there, back = fields
     there = unfold_(compose(there, compose(back, there).mul_(-0.5)))
-    return there, unfold_(invert(there, back))
+    back = unfold_(invert(there, back))
+    # Nothing is left of there after back at the voxels, but of back after there what interpolation makes of an inverse
+    # between them: each takes half.
+    return unfold_(there.sub_(compose(back, there).mul_(0.5))), back
 
 
 def unfolded(field: Tensor) -> Tensor:
@@ -49,19 +52,22 @@ def unfold_(field: Tensor) -> Tensor:
         The field, the same where no folds were near. Identical for any number of threads.
     """
     bad = digital_jacobian(field)[0] <= LEAST
+    places = bad.nonzero()
     for turn in range(TURNS):
-        reach = 1 + turn // WIDER
-        boxes = _boxes(bad, reach)
-        if not boxes:
+        if not len(places):
             return field
+        reach = 1 + turn // WIDER
+        boxes, found = _boxes(places, reach, bad.shape), []
         with _one_thread():
             # All of them of the field as it was: where boxes overlap, they agree.
             for box, smoother in [(box, _smoother(field, bad, box, reach)) for box in boxes]:
                 field[:, :, *box] = smoother
             for box in boxes:
                 checked, around = _wider(box, 1, bad.shape), _wider(box, 2, bad.shape)
-                folds = digital_jacobian(field[:, :, *around])[0] <= LEAST
-                bad[checked] = folds[_within(checked, around)]
+                folds = (digital_jacobian(field[:, :, *around])[0] <= LEAST)[_within(checked, around)]
+                bad[checked] = folds
+                found.append(folds.nonzero() + torch.tensor([side.start for side in checked], device=field.device))
+        places = torch.cat(found)
     # What is left is made small: a map that is close enough to the identity cannot fold.
     while (digital_jacobian(field) <= LEAST).any():
         field *= 0.8
@@ -92,15 +98,14 @@ def _smoother(field: Tensor, bad: Tensor, box: Box, reach: int) -> Tensor:
     return here + near * (averages - here)
 
 
-def _boxes(bad: Tensor, margin: int) -> list[Box]:
-    """Boxes around all that is bad, with a margin: one of each tile of the grid."""
-    places = bad.nonzero()
+def _boxes(places: Tensor, margin: int, size: Sequence[int]) -> list[Box]:
+    """Boxes around places (M, ndim) of a grid, with a margin: one of each tile."""
     tiles, of = torch.unique(places // (TILE + margin), dim=0, return_inverse=True)
     boxes = []
     for tile in range(len(tiles)):
         found = places[of == tile]
         corners = zip(found.amin(0).tolist(), found.amax(0).tolist(), strict=True)
-        boxes.append(_wider(tuple(slice(low, high + 1) for low, high in corners), margin, bad.shape))
+        boxes.append(_wider(tuple(slice(low, high + 1) for low, high in corners), margin, size))
     return boxes
 
 

@@ -46,7 +46,7 @@ def in_range(image: Tensor, mask: Tensor | None = None) -> Tensor:
         The same shape and dtype.
     """
     low, high = robust_range(image, mask)
-    return ((image - low) / (high - low if high > low else 1.0)).clamp_(0, 1)
+    return (image - low).div_(high - low if high > low else 1.0).clamp_(0, 1)
 
 
 def without_strays(image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -81,7 +81,7 @@ def standardised(name: str, image: Tensor, mask: Tensor | None = None) -> Tensor
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if not deviation > 0:
         raise _constant(name)
-    return (image - mean) / deviation
+    return (image - mean).div_(deviation)
 
 
 def from_zero_to_one(name: str, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -123,7 +123,10 @@ def _scanned(image: Tensor, mask: Tensor | None) -> np.ndarray:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    middle, low, high = _quantiles(values)
+    least = float(values.min())
+    # Most often the background is the least: then nothing of it needs an order.
+    mostly = 2 * np.count_nonzero(values == least) > values.size
+    middle, low, high = (least, least, least) if mostly else _quantiles(values)
     apart = values[values != middle]
     if 0 < apart.size < values.size / 2:
         _, low, high = _quantiles(apart)

@@ -124,13 +124,18 @@ def image_on_grid_of(fixed: Volume, moving: Volume, device: torch.device, start:
 
     Where it has to be interpolated it is `without_strays`, as those would spread.
     """
-    data, matrix = _channels(moving).to(device), voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
-    still = start is None and fixed.data.shape == moving.data.shape
-    if still and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6):
+    data = _channels(moving).to(device)
+    if start is None and _one_grid(fixed, moving):
         return data
     counted = None if moving.mask is None else moving.mask[None, None].to(device)
     tidy = torch.cat([without_strays(image, counted) for image in torch.split(data, 1, 1)], 1)
     return on_grid_of(fixed, moving, tidy, start=start)
+
+
+def _one_grid(fixed: Volume, moving: Volume) -> bool:
+    """Whether voxels of one are those of the other."""
+    matrix = voxel_to_voxel(fixed.affine, moving.affine, fixed.data.ndim)
+    return fixed.data.shape == moving.data.shape and np.allclose(matrix, np.eye(*matrix.shape), rtol=0, atol=1e-6)
 
 
 def _channels(volume: Volume) -> Tensor:
@@ -233,6 +238,8 @@ def _guides(
 
 def _covered(fixed: Volume, moving: Volume, device: torch.device, start: Tensor | None) -> Tensor | None:
     """Where moving counts and reaches, (1, 1, *fixed) bool; None where it is everywhere."""
+    if moving.mask is None and fixed.mask is None and start is None and _one_grid(fixed, moving):
+        return None
     counted = torch.ones(moving.data.shape, dtype=torch.bool) if moving.mask is None else moving.mask
     covered = on_grid_of(fixed, moving, counted[None, None].to(device), start=start, mode="nearest", padding="zeros")
     both = covered if fixed.mask is None else covered & fixed.mask[None, None].to(device)

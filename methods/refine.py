@@ -21,13 +21,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import adam_step, affine_warp, box_average, compose_steps, digital_jacobian, warp
+from l2rfast import adam_step, affine_warp, block_average, box_average, compose_steps, digital_jacobian, warp
 from l2rfast.filters import gaussian_filter
 
 from .similarity import SLOPE, Distance
@@ -50,7 +48,7 @@ def pool(image: Tensor, size: int | Sequence[int]) -> Tensor:
     sides = [size] * (image.ndim - 2) if isinstance(size, int) else list(size)
     if max(sides) == 1:
         return image
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, sides)
+    return block_average(image, sides)
 
 
 def resample_field(
@@ -187,20 +185,11 @@ class _Steps:
         # Not a mean but a sum, of which the rate knows: the first is the gradient itself.
         self.sum = gradient if self.sum is None else self.sum.mul_(MOMENTUM).add_(gradient)
         square = torch.zeros_like(gradient[:, :1]) if self.square is None else self.square
-        free = _least(digital_jacobian(field)[:, None], self.blocks).sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
+        free = digital_jacobian(field, blocks=self.blocks)[:, None].sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
         rate = self.rate * (1 - MOMENTUM) / (1 - MOMENTUM**self.done)
         eps = SLOPE * self.rate / field[0, 0].numel()
         self.square, step = adam_step(gradient, self.sum, square, free, done=self.done, rate=rate, eps=eps)
         return step
-
-
-def _least(values: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Of each block of voxels of (N, 1, *spatial)."""
-    for axis, side in enumerate(blocks, 2):
-        end = values.shape[axis] // side * side
-        every = [(*[slice(None)] * axis, slice(first, end, side)) for first in range(side)]
-        values = reduce(torch.minimum, (values[one] for one in every))
-    return values
 
 
 def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:

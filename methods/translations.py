@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from l2rfast import affine_warp
+from l2rfast import affine_warp, block_average
 
 BINS = 8
 CELLS = 24  # along the longest side of the smaller image; of two axes about as many in all
@@ -162,7 +161,7 @@ def _information(fixed: Tensor, moving: Tensor, sizes: Sequence[int], least: flo
 
 def _surprise(count: Tensor) -> Tensor:
     """n log n; what is below half a place is rounding."""
-    return torch.where(count > 0.5, count * count.clamp(min=0.5).log(), 0)
+    return count.clamp(min=0.5).log_().mul_(count).masked_fill_(count <= 0.5, 0)
 
 
 def pooled(placed: Placed, spacing: float) -> Placed:
@@ -170,8 +169,8 @@ def pooled(placed: Placed, spacing: float) -> Placed:
     image, affine, mask = placed
     sides = affine[:-1, :-1].norm(dim=0).tolist()
     factors = [max(1, min(round(spacing / side), s // FEWEST)) for side, s in zip(sides, image.shape[2:], strict=True)]
-    pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
     blocks = torch.eye(len(factors) + 1, dtype=torch.float64)
     for k, factor in enumerate(factors):
         blocks[k, k], blocks[k, -1] = factor, (factor - 1) / 2
-    return Placed(pool(image, factors), affine @ blocks, None if mask is None else pool(mask, factors))
+    coarse = None if mask is None else block_average(mask, factors)
+    return Placed(block_average(image, factors), affine @ blocks, coarse)

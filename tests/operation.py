@@ -84,6 +84,14 @@ def not_integers(**minimums: int) -> Errors:
             yield {name: value}, f"{name}: expected an integer >= {minimum}"
 
 
+def not_blocks(*sizes: tuple[int, ...]) -> Errors:
+    """No blocks of a field or an image of two axes; of those sizes neither what is larger."""
+    for value in (0, 1.5, "2", None, (1, 1, 1)):
+        yield {"blocks": value}, "blocks: expected an integer >= 1"
+    for size in sizes:
+        yield {"blocks": (size[0] + 1, 1)}, f"blocks: expected none larger than the grid, of size {size}"
+
+
 def not_one_of(**allowed: tuple[str, ...]) -> Errors:
     for name, values in allowed.items():
         yield {name: "quintic"}, f"{name}: expected one of {', '.join(values)}"

@@ -13,7 +13,17 @@ import discrete_operators
 import samples
 import sampling_operators
 import torch
-from operation import Errors, Operation, device_of, not_alike, not_integers, not_one_of, not_tensors, runnable
+from operation import (
+    Errors,
+    Operation,
+    device_of,
+    not_alike,
+    not_blocks,
+    not_integers,
+    not_one_of,
+    not_tensors,
+    runnable,
+)
 from samples import BIG, BIG_LINES, LINES, MODES, PADDINGS, SHAPES, Sample, field, noise
 from torch import Tensor
 
@@ -128,7 +138,7 @@ OPERATIONS = [
         list(samples.between_steps(BIG)),
         [
             *not_tensors("disp", "before", "after"),
-            *[({"blocks": value}, "blocks: expected an integer >= 1") for value in (0, 1.5, "2", None, (1, 1, 1))],
+            *not_blocks(),
             ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
             ({"before": noise(2, 2, 4, 4)}, "before: expected shape"),
             ({"after": noise(1, 2, 5, 4)}, "after: expected shape"),
@@ -159,9 +169,21 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.digital_jacobian,
-        list(samples.noisy("disp", None, SHAPES)),
-        list(samples.noisy("disp", None, BIG)),
-        [*not_tensors("disp"), ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis")],
+        list(samples.noisy("disp", None, SHAPES)) + list(samples.in_blocks("disp", None, SHAPES)),
+        list(samples.noisy("disp", None, BIG)) + list(samples.in_blocks("disp", None, BIG)),
+        [
+            *not_tensors("disp"),
+            *not_blocks((5, 4)),
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+        ],
+    ),
+    Operation(
+        l2rfast.block_average,
+        list(samples.in_blocks("image", 3, SHAPES)),
+        list(samples.in_blocks("image", 2, BIG)),
+        [*not_tensors("image"), *not_blocks((5, 4))],
+        ("image",),
+        twice=True,
     ),
     Operation(
         l2rfast.box_average,
@@ -242,7 +264,7 @@ OPERATIONS = [
         list(samples.warp_local_nccs_of_blocks(BIG)),
         [
             *[({"blocks": value}, "blocks: expected an integer >= 1") for value in (0, 1.5, "2", None, (1, 1, 1))],
-            ({"blocks": (7, 1)}, "blocks: expected at most the size of the image"),
+            ({"blocks": (7, 1)}, "blocks: expected none larger than the grid"),
             *[({"blocks": 2, "window": value}, "window: expected an odd multiple of") for value in (3, 4, 8, (6, 5))],
         ],
         made_of="warp_local_ncc",

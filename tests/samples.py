@@ -381,10 +381,23 @@ def steps(sizes: Sizes) -> Iterator[Sample]:
 
 
 @seeded
+def in_blocks(name: str, channels: int | None, sizes: Sizes) -> Iterator[Sample]:
+    """Noise, see `noisy`, and blocks of one voxel, of more, and of a longer axis."""
+    for size, side in product(chain(*sizes.values()), (1, 2, 3)):
+        blocks = _blocks(size, side)
+        yield Sample(_name(size, blocks), {name: noise(2, channels or len(size), *size)}, {"blocks": blocks})
+
+
+def _blocks(size: Size, side: int) -> list[int]:
+    """Of about that side, along one axis of another; no larger than the grid."""
+    return [min(side + (axis == 1 and side > 1), n) for axis, n in enumerate(size)]
+
+
+@seeded
 def between_steps(sizes: Sizes) -> Iterator[Sample]:
     """Fields, and steps before and after them on blocks of one and of more voxels, shorter and longer than those."""
     for size, side, length in product(chain(*sizes.values()), (1, 2, 3), (0.3, 1.5)):
-        blocks = [min(side + (axis == 1 and side > 1), n) for axis, n in enumerate(size)]
+        blocks = _blocks(size, side)
         coarse = [n // s for n, s in zip(size, blocks, strict=True)]
         inputs = {"disp": noise(2, len(size), *size) / 2}
         inputs |= {name: length * noise(2, len(size), *coarse) for name in ("before", "after")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_a_shift_is_the_displacement_of_least_cost(step: tuple[int, ...], dilati
     for s in step:
         expected = expected * (2 * radius + 1) + s // dilation + radius
     assert torch.equal(least, torch.full_like(least, expected))
+
+
+def test_coupled_convex_leaves_out_nothing_that_may_be_least() -> None:
+    """Where costs are alike, or many are infinite, as where they are noise: what is far from the field may be least."""
+    cost = torch.rand(2, 5, 3, 7, 6, 11, 13, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cost[..., :4, :6] = 0.25
+    cost[..., 4:8, :6] = math.inf
+    cost[:, 4, 2, 6, ..., 4:8, :6] = 0.5
+    cost[..., 8:, :2] = -math.inf
+    with l2rfast.backend("reference"):
+        expected = l2rfast.coupled_convex(cost)
+    torch.testing.assert_close(l2rfast.coupled_convex(cost), expected, rtol=0, atol=1e-12)
 
 
 def test_coupled_convex_recovers_a_smooth_field() -> None:

@@ -5,6 +5,12 @@
 // terms a (e_k - s_k)^2 are tabulated per axis for the run (they are separable) and stay in the cache, the
 // costs stream past, and the arg-min is kept in the pass that makes the values. Nothing of the size of the
 // cost volume is written.
+//
+// Got: of the passes but the first much less is read. No cost is below the least of its control point, which the first
+// pass finds, and no least value is above that of the last displacement: what is too far from the field to lie between
+// is left out. The larger the coefficient, the more.
+
+#include <cmath>
 
 #include "common/memory.h"
 #include "common/smoother.h"
@@ -13,15 +19,19 @@
 namespace l2rfast {
 namespace {
 
-constexpr int64_t kRun = 256;
+constexpr int64_t kRun = 256;  // control points whose costs are read together
+constexpr int64_t kPart = 64;  // and those of them that are left out together
 
 template <class T>
 struct Search {
   int64_t size[3];  // a 2-D search is a 3-D one of a single plane
   int64_t points;   // control points
   const T* cost;
+  T* floor;        // of each control point, its least cost
+  int32_t* index;  // and the displacement of the least value at last
 
-  // Displacement of least cost + a * |e - field|^2 at points [begin, begin + n); a = 0 ignores the field.
+  // The displacement of least cost + a * |e - field|^2 at points [begin, begin + n); a = 0 ignores the field, and finds
+  // the floor.
   void least(int64_t begin, int64_t n, T a, const T* field, T* result) const {
     std::vector<T> terms((size[0] + size[1] + size[2]) * kRun);
     T* table[3] = {terms.data(), terms.data() + size[0] * kRun, terms.data() + (size[0] + size[1]) * kRun};
@@ -31,32 +41,60 @@ struct Search {
           const T difference = T(i - (size[k] - 1) / 2) - field[k * points + begin + x];
           table[k][i * kRun + x] = a * (difference * difference);
         }
-    T best[kRun], outer[kRun];
-    int32_t index[kRun];
+    T best[kRun], outer[kRun], most[kRun];
+    int32_t found[kRun];
     std::fill_n(best, n, std::numeric_limits<T>::infinity());
-    std::fill_n(index, n, 0);
-    int32_t e = 0;
+    std::fill_n(most, n, std::numeric_limits<T>::infinity());
+    std::fill_n(found, n, 0);
+    for (int64_t x = 0; x < n && a > 0; ++x) most[x] = reach(begin + x, x, table);
     for (int64_t i = 0; i < size[0]; ++i)
       for (int64_t j = 0; j < size[1]; ++j) {
         for (int64_t x = 0; x < n; ++x) outer[x] = table[0][i * kRun + x] + table[1][j * kRun + x];
-        for (int64_t k = 0; k < size[2]; ++k, ++e) {
+        // The parts that are read.
+        int64_t parts[kRun / kPart], count = 0;
+        for (int64_t part = 0; part < n; part += kPart) {
+          int32_t near = 0;
+          for (int64_t x = part; x < std::min(part + kPart, n); ++x) near |= outer[x] <= most[x];
+          if (near) parts[count++] = part;
+        }
+        for (int64_t k = 0; k < size[2]; ++k) {
+          const int32_t e = int32_t((i * size[1] + j) * size[2] + k);
           const T* __restrict c = cost + e * points + begin;
           const T* __restrict inner = table[2] + k * kRun;
-          // The hardware does not foresee the jump from one displacement's costs to the next one's.
-          for (int64_t x = 0; x < n; x += 64 / int64_t(sizeof(T))) __builtin_prefetch(c + 2 * points + x);
-          for (int64_t x = 0; x < n; ++x) {
-            const T value = c[x] + (outer[x] + inner[x]);
-            const bool less = value < best[x];
-            best[x] = less ? value : best[x];
-            index[x] = less ? e : index[x];
+          for (int64_t p = 0; p < count; ++p) {
+            const int64_t first = parts[p], last = std::min(first + kPart, n);
+            // The hardware does not foresee the jump from one displacement's costs to the next one's.
+            for (int64_t x = first; x < last; x += 64 / int64_t(sizeof(T))) __builtin_prefetch(c + 2 * points + x);
+            for (int64_t x = first; x < last; ++x) {
+              const T value = c[x] + (outer[x] + inner[x]);
+              const bool less = value < best[x];
+              best[x] = less ? value : best[x];
+              found[x] = less ? e : found[x];
+            }
           }
         }
       }
-    for (int64_t x = 0; x < n; ++x) {
-      const int32_t i[3] = {int32_t(index[x] / (size[1] * size[2])), int32_t(index[x] / size[2] % size[1]),
-                            int32_t(index[x] % size[2])};
-      for (int k = 0; k < 3; ++k) result[k * points + begin + x] = T(i[k] - (size[k] - 1) / 2);
-    }
+    std::copy_n(found, n, index + begin);
+    if (a == 0) std::copy_n(best, n, floor + begin);
+    for (int64_t x = 0; x < n; ++x)
+      for (int k = 0; k < 3; ++k) result[k * points + begin + x] = T(at(found[x], k) - (size[k] - 1) / 2);
+  }
+
+ private:
+  // Along axis k, of a displacement.
+  int64_t at(int32_t e, int k) const {
+    return k == 0 ? e / (size[1] * size[2]) : k == 1 ? e / size[2] % size[1] : e % size[2];
+  }
+
+  // The most that a |e - field|^2 is where a value is least, at a point, which is number x of those of the tables: what
+  // the value of the last index is above the floor. Rounding is left room.
+  T reach(int64_t point, int64_t x, T* const (&table)[3]) const {
+    constexpr T infinite = std::numeric_limits<T>::infinity(), ulps = 4 * std::numeric_limits<T>::epsilon();
+    const int32_t e = index[point];
+    const auto term = [&](int k) { return table[k][at(e, k) * kRun + x]; };
+    const T low = floor[point], value = cost[e * points + point] + ((term(0) + term(1)) + term(2));
+    const T above = value - low + ulps * (std::abs(value) + std::abs(low));
+    return above < infinite ? above : infinite;
   }
 };
 
@@ -85,11 +123,14 @@ Tensor coupled_convex(const Tensor& cost_, std::vector<double> coefficients) {
   for_real(cost.scalar_type(), [&](auto t) {
     using T = decltype(t);
     const int64_t points = grid.numel(), unused = 3 - ndim;
-    std::vector<T> field(3 * points);
+    std::vector<T> field(3 * points), floor(points);
+    std::vector<int32_t> index(points);
     for (int64_t n = 0; n < batch; ++n) {
       const Search<T> search = {{ndim == 3 ? cost.size(1) : 1, cost.size(ndim - 1), cost.size(ndim)},
                                 points,
-                                read<T>(cost) + n * (cost.numel() / batch)};
+                                read<T>(cost) + n * (cost.numel() / batch),
+                                floor.data(),
+                                index.data()};
       optimise(search, grid, coefficients, field.data());
       std::copy(field.begin() + unused * points, field.end(), write<T>(result) + n * ndim * points);
     }

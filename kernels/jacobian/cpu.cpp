@@ -196,6 +196,25 @@ void digital_row(const T* disp, const Grid& grid, int64_t row, T* result) {
   }
 }
 
+// The least of digital_row in each block of a row of blocks, of `side` voxels along the axes.
+template <int ndim, class T>
+void digital_blocks(const T* disp, const Grid& grid, const Grid& side, const Grid& blocks, int64_t row, T* result) {
+  const int64_t first = row / blocks.h * side.d * grid.h + row % blocks.h * side.h;
+  std::vector<T> buffer(2 * grid.w);
+  T *const found = buffer.data(), *const next = found + grid.w;
+  digital_row<ndim>(disp, grid, first, found);
+  for (int64_t i = 1; i < side.rows(); ++i) {
+    digital_row<ndim>(disp, grid, first + i / side.h * grid.h + i % side.h, next);
+    for (int64_t x = 0; x < grid.w; ++x) found[x] = least(found[x], next[x]);
+  }
+  for (int64_t b = 0; b < blocks.w; ++b) {
+    const T* const of = found + b * side.w;
+    T lowest = of[0];
+    for (int64_t i = 1; i < side.w; ++i) lowest = least(lowest, of[i]);
+    result[b] = lowest;
+  }
+}
+
 // What the difference at i0 along an axis of that size, over its width, gives to the value at i.
 template <class T>
 T share(int64_t i0, int64_t i, int64_t size) {
@@ -242,7 +261,7 @@ void gradient_row(const T* grad, const T* disp, const Grid& grid, int64_t row, T
   });
 }
 
-// Calls f(ndim, T, n, row) for every row of every item of a field (N, ndim, *spatial).
+// Calls f(ndim, T, n, row) for every row of a grid, for every item of a field (N, ndim, *spatial).
 template <class F>
 void each_row(const Tensor& disp, const Grid& grid, const F& f) {
   for_real(disp.scalar_type(), [&](auto t) {
@@ -256,28 +275,32 @@ void each_row(const Tensor& disp, const Grid& grid, const F& f) {
   });
 }
 
-// A number for every voxel: f(ndim, disp, grid, row, result), of pointers to the item's first voxel and to the row.
+// A number for every block of voxels: f(ndim, disp, grid, side, blocks, row, result), of the grids of an item, of a
+// block and of the blocks, and of pointers to the item's first voxel and to the row of blocks.
 template <class F>
-Tensor of_each_row(const Tensor& disp_, const F& f) {
+Tensor of_each_row(const Tensor& disp_, const std::vector<int64_t>& sides, const F& f) {
   const Tensor disp = packed(disp_);
-  auto shape = shape_of(disp);
-  shape.erase(shape.begin() + 1);
+  std::vector<int64_t> shape = {disp.size(0)};
+  for (size_t k = 0; k < sides.size(); ++k) shape.push_back(disp.size(2 + k) / sides[k]);
   const Tensor result = room_as(disp, shape);
-  const Grid grid = grid_of(disp, disp.size(1));
-  each_row(disp, grid, [&](auto ndim, auto t, int64_t n, int64_t row) {
+  const Grid grid = grid_of(disp, disp.size(1)), side = Grid::of(sides), blocks = grid_of(result, disp.size(1));
+  each_row(disp, blocks, [&](auto ndim, auto t, int64_t n, int64_t row) {
     using T = decltype(t);
-    T* out = write<T>(result) + n * grid.numel() + row * grid.w;
-    f(ndim, read<T>(disp) + n * ndim.value * grid.numel(), grid, row, out);
+    T* out = write<T>(result) + n * blocks.numel() + row * blocks.w;
+    f(ndim, read<T>(disp) + n * ndim.value * grid.numel(), grid, side, blocks, row, out);
   });
   return result;
 }
 
 Tensor jacobian_determinant(const Tensor& disp) {
-  return of_each_row(disp, [](auto ndim, auto... row) { determinant_row<ndim.value>(row...); });
+  const auto voxel = std::vector<int64_t>(disp.size(1), 1);
+  return of_each_row(disp, voxel, [](auto ndim, auto* field, const Grid& grid, auto&, auto&, int64_t row, auto* out) {
+    determinant_row<ndim.value>(field, grid, row, out);
+  });
 }
 
-Tensor digital_jacobian(const Tensor& disp) {
-  return of_each_row(disp, [](auto ndim, auto... row) { digital_row<ndim.value>(row...); });
+Tensor digital_jacobian(const Tensor& disp, std::vector<int64_t> blocks) {
+  return of_each_row(disp, blocks, [](auto ndim, auto... row) { digital_blocks<ndim.value>(row...); });
 }
 
 Tensor jacobian_determinant_backward(const Tensor& grad_, const Tensor& disp_) {

@@ -6,6 +6,7 @@ one-sided differences everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from itertools import product
 
@@ -54,8 +55,9 @@ def _determinant(j: Tensor) -> Tensor:
     return (j[..., 0, :] * normal).sum(-1)
 
 
-def digital_jacobian(disp: Tensor) -> Tensor:
-    """disp (N, ndim, *spatial) -> (N, *spatial): the least of all one-sided ones and of the tetrahedra between.
+def digital_jacobian(disp: Tensor, blocks: Sequence[int]) -> Tensor:
+    """disp (N, ndim, *spatial) -> (N, *spatial // blocks): the least of all one-sided ones and of the tetrahedra
+    between, in every block of voxels.
 
     The determinant is linear in every column: that of central differences is the mean of the one-sided, never the
     least.
@@ -69,6 +71,8 @@ def digital_jacobian(disp: Tensor) -> Tensor:
     if ndim == 3:
         cubes = result[:, :-1, :-1, :-1]
         cubes.copy_(reduce(torch.minimum, _middles(disp), cubes))
+    for axis, side in enumerate(blocks, 1):
+        result = result.unfold(axis, side, side).amin(-1)
     return result
 
 
