@@ -23,6 +23,7 @@ from . import _check
 from .errors import InputError
 
 SAYING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which a user says it to PyTorch
+MOST = 1024  # threads that may be asked for: PyTorch takes any number, and dies of very many
 _ROOT = Path("/")
 
 # See Linux's manual pages cgroups(7) and proc_pid_mountinfo(5).
@@ -84,11 +85,11 @@ def threads(number: int | None = None) -> Iterator[None]:
     """Inside, PyTorch and the kernels compute with so many threads; `by_default` when None.
 
     Raises:
-        InputError: it is no positive integer.
+        InputError: it is no positive integer, or more than `MOST`.
     """
     number = by_default() if number is None else _check.plain(number)
-    if not _check.is_integer(number) or number < 1:
-        raise InputError(f"threads: expected a positive integer, got {number!r}")
+    if not (_check.is_integer(number) and 1 <= number <= MOST):
+        raise InputError(f"threads: expected an integer from 1 to {MOST}, got {number!r}")
     before = torch.get_num_threads()
     if number == before:
         yield

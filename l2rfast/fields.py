@@ -137,8 +137,8 @@ def compose_steps(disp: Tensor, before: Tensor, after: Tensor, *, blocks: int | 
     Raises:
         InputError: shapes, dtypes or devices that do not fit.
     """
-    ndim = _check.field("disp", disp)
-    sides = _check.per_axis("blocks", blocks, ndim, 1)
+    _check.field("disp", disp)
+    sides = _check.blocks(blocks, disp.shape[2:])
     coarse = [n // s for n, s in zip(disp.shape[2:], sides, strict=True)]
     for name, step in (("before", before), ("after", after)):
         _check.field(name, step)

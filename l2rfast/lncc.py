@@ -20,6 +20,7 @@ WEIGHTINGS = ("box", "triangular", "gaussian")
 REDUCTIONS = ("mean", "sum", "none")
 BORDERS = ("zeros", "valid")
 SEMANTICS = ("voxelmorph", "monai", "fireants")
+WIDEST = 65_535  # voxels or blocks along an axis of a window: what is beyond an image costs memory too
 
 
 class Windows(NamedTuple):
@@ -65,6 +66,8 @@ def _windows(
         number = "an odd number" if max(each) == 1 else f"an odd multiple of the blocks, {tuple(each)}"
         raise InputError(f"window: expected {number}, or {ndim} of them, one per axis, got {window!r}")
     sides = [side // block for side, block in zip(sides, each, strict=True)]
+    if max(sides) > WIDEST:
+        raise InputError(f"window: expected at most {WIDEST} voxels, or blocks, along an axis, got {window!r}")
     _check.choice("weighting", weighting, WEIGHTINGS)
     _check.choice("border", border, BORDERS)
     _check.choice("semantics", semantics, SEMANTICS)

@@ -68,6 +68,8 @@ def _not_windows() -> Errors:
     for window in (4, 0, -3, 2.5, "3", None, (3, 4), (3, 3, 3, 3), ()):
         yield {"window": window}, "window: expected an odd number"
     yield from not_one_of(weighting=lncc.WEIGHTINGS, border=lncc.BORDERS, semantics=lncc.SEMANTICS)
+    for window in (65_537, 2**62 + 1, 2**63 + 1):
+        yield {"window": window}, "window: expected at most 65535"
     yield {"semantics": "fireants", "weighting": "gaussian"}, "weighting: expected box or triangular"
     for eps in (0.0, -0.1, math.nan):
         yield {"eps": eps}, "eps: expected a positive number"
@@ -139,6 +141,7 @@ OPERATIONS = [
         [
             *not_tensors("disp", "before", "after"),
             *not_blocks(),
+            ({"blocks": (1, 5)}, "blocks: expected none larger than the grid"),
             ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
             ({"before": noise(2, 2, 4, 4)}, "before: expected shape"),
             ({"after": noise(1, 2, 5, 4)}, "after: expected shape"),

@@ -93,9 +93,9 @@ class LocalNCC {
         share_x_(pitch_),
         share_(pitch_),
         mass_(pitch_),
-        factors_((y_.side() + 1) * quantities_ * pitch_) {
+        factors_(ring(y_) * quantities_ * pitch_) {
     if (derived_) {
-      kept_.resize((z_.side() + 1) * part.y.count() * quantities_ * pitch_);
+      kept_.resize(ring(z_) * part.y.count() * quantities_ * pitch_);
       totals_.resize(part.y.count() * quantities_ * pitch_);
     }
     Aligned<double> inside(pitch_), share(pitch_);
@@ -126,13 +126,16 @@ class LocalNCC {
     return derived_ ? Range{axis.first(range.begin), axis.last(range.end - 1) + 1} : range;
   }
 
+  // Rows or planes that windows hold, and the one that leaves them.
+  static int64_t ring(const Window& axis) { return std::min(axis.side() + 1, axis.size); }
+
   // Sums along z of the quantities of a row of the images.
   double* columns(int64_t y) { return columns_.data() + (y - reach_.begin) * moments_count_ * pitch_; }
   // What gradients sum over, of the last rows of windows.
-  R* factors(int64_t y) { return factors_.data() + y % (y_.side() + 1) * quantities_ * pitch_; }
+  R* factors(int64_t y) { return factors_.data() + y % ring(y_) * quantities_ * pitch_; }
   // Its sums in the last planes.
   R* kept(int64_t z, int64_t y) {
-    return kept_.data() + (z % (z_.side() + 1) * part_.y.count() + y - part_.y.begin) * quantities_ * pitch_;
+    return kept_.data() + (z % ring(z_) * part_.y.count() + y - part_.y.begin) * quantities_ * pitch_;
   }
 
   R* row(int i) { return rows_of_images_.data() + i * pitch_; }

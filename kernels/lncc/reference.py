@@ -49,7 +49,12 @@ def block_sum(x: Tensor, blocks: list[int]) -> Tensor:
     """Sums over the whole blocks of x (N, C, *spatial), of so many voxels along each axis."""
     for axis, side in enumerate(blocks, start=2):
         count = x.shape[axis] // side
-        x = x.narrow(axis, 0, count * side).unflatten(axis, (count, side)).sum(axis + 1) if side > 1 else x
+        if side > 1:
+            x = (
+                x.narrow(axis, 0, count * side)
+                .reshape(*x.shape[:axis], count, side, *x.shape[axis + 1 :])
+                .sum(axis + 1)
+            )
     return x
 
 

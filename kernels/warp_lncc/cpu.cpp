@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor> warp_local_ncc(const Tensor& fixed, const Tensor& mov
     if (sides == std::array<int64_t, 3>{1, 1, 1})
       parallel_each(batch * int64_t(parts.size()), [&](int64_t i) {
         for (int64_t c = 0; c < channels; ++c) {
-          Warped<R> images(all[i / parts.size() * channels + c], w.axis[0].side() + 1);
+          Warped<R> images(all[i / parts.size() * channels + c], std::min(w.axis[0].side() + 1, w.axis[0].size));
           LocalNCC<R, Warped<R>>(w, finite, measure, parts[i % parts.size()], images).run();
         }
       });
