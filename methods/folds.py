@@ -30,6 +30,7 @@ def settled(fields: Fields) -> Fields:
         The same shapes, each the inverse of the other, but where it would fold.
     """
     there, back = fields
+    del fields  # the caller may have kept them, or not
     there = unfold_(compose(there, compose(back, there).mul_(-0.5)))
     back = unfold_(invert(there, back))
     # Nothing is left of there after back at the voxels, but of back after there what interpolation makes of an inverse
