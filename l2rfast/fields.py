@@ -185,6 +185,9 @@ def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) 
 def invert(disp: Tensor, start: Tensor | None = None, *, tries: int = 20) -> Tensor:
     """The inverse of a displacement field: w with w(x) + disp(x + w(x)) = 0, so that ``compose(disp, w)`` is nothing.
 
+    That is so at the voxels; ``compose(w, disp)`` is what linear interpolation between them makes of the inverse, as
+    much more as disp bends.
+
     By Newton's method at every voxel, with the derivatives of the interpolated field; see `kernels.invert.reference`.
     Where the map folds, or leaves the grid, there is no inverse, or not one alone: what comes nearest is taken. A field
     that turns or scales by much needs a ``start`` that does.

@@ -63,7 +63,8 @@ def _windows(
         _check.is_integer(side) and side > 0 and side % block == 0 and side // block % 2
         for side, block in zip(sides, each, strict=True)
     ):
-        number = "an odd number" if max(each) == 1 else f"an odd multiple of the blocks, {tuple(each)}"
+        first = ", ".join(str(times * max(each)) for times in (1, 3, 5))
+        number = "an odd number" if max(each) == 1 else f"an odd multiple of the blocks (of {max(each)}: {first}, ...)"
         raise InputError(f"window: expected {number}, or {ndim} of them, one per axis, got {window!r}")
     sides = [side // block for side, block in zip(sides, each, strict=True)]
     if max(sides) > WIDEST:
@@ -289,14 +290,16 @@ def warp_local_ncc(
         window, weighting, eps, mask, border, semantics, smooth_nr: as in `local_ncc`; the mask is of fixed.
         padding: as in `warp`.
         blocks: side of blocks of voxels, or one for each axis. There is one window around every whole block (block i
-            begins at voxel side * i; voxels beyond the last count nowhere), of whole blocks: its side is an odd
-            multiple of theirs. With a mask, where any voxel of a block counts. Where windows are much larger than
-            blocks, the loss is about that of a window around every voxel, for a fraction of the time.
+            begins at voxel side * i; voxels beyond the last count nowhere), of whole blocks: ``window`` is an odd
+            multiple of theirs, in voxels (10 of blocks of 2). With a mask, where any voxel of a block counts. Where
+            windows are much larger than blocks, the loss is about that of a window around every voxel, for a fraction
+            of the time.
 
     Returns:
-        The loss (N,), minus the mean over channels and windows, differentiable by disp where blocks are of one voxel;
-        and its gradient, itself for optimisers that do without autograd: (N, ndim, *coarse), to a displacement of each
-        block, as `compose_steps` takes it; with blocks of one voxel (N, ndim, *out).
+        The loss (N,), minus the mean over channels and windows, differentiable by disp where blocks are of one voxel
+        (of larger ones it has no derivative); and its gradient, itself for optimisers that do without autograd:
+        (N, ndim, *out), or (N, ndim, *coarse) of blocks, to one displacement added to all voxels of a block, the sum of
+        theirs. Against it, smoothed and short, is a step of disp that goes ``before`` in `compose_steps`.
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, a fixed or moving that requires a gradient, blocks larger
