@@ -27,15 +27,12 @@ def settled(fields: Fields) -> Fields:
         fields: (1, ndim, *spatial) each, in voxels.
 
     Returns:
-        The same shapes, each the inverse of the other, but where it would fold.
+        The same shapes. The second is the inverse of the first, but where it would fold.
     """
     there, back = fields
     del fields  # the caller may have kept them, or not
     there = unfold_(compose(there, compose(back, there).mul_(-0.5)))
-    back = unfold_(invert(there, back))
-    # Nothing is left of there after back at the voxels, but of back after there what interpolation makes of an inverse
-    # between them: each takes half.
-    return unfold_(there.sub_(compose(back, there).mul_(0.5))), back
+    return there, unfold_(invert(there, back))
 
 
 def unfolded(field: Tensor) -> Tensor:

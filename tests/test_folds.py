@@ -48,17 +48,9 @@ def test_two_fields_that_are_nearly_inverse_meet_in_the_middle(size: tuple[int, 
     apart = torch.full_like(field, 0.1)
     there, back = settled((field, compose(-apart, invert(field))))  # which comes back 0.1 short
     inner = (..., *[slice(4, -4)] * len(size))
+    assert compose(there, back)[inner].abs().max() < 1e-5
     middle = compose(field, apart / 2)  # half of the way that is missing
-
-    def residual(after: Tensor, before: Tensor) -> Tensor:
-        return compose(after, before)[inner]
-
-    # An inverse at the voxels is off between them, one way; here both ways are, by half of that.
-    off = residual(invert(middle), middle)
-    for way in ((there, back), (back, there)):
-        assert residual(*way).norm(dim=1).mean() < 0.65 * off.norm(dim=1).mean()
-    change = (there - middle)[inner].abs().max()
-    assert change < 0.01 + off.abs().max() / 2 < (there - field)[inner].abs().mean()
+    assert (there - middle)[inner].abs().max() < 0.01 < (there - field)[inner].abs().mean()
 
 
 def test_a_networks_field_is_given_without_folds() -> None:

