@@ -19,19 +19,12 @@ namespace l2rfast {
 namespace {
 
 template <class A>
-struct FourOf {
-  typedef A type __attribute__((vector_size(4 * sizeof(A)), aligned(alignof(A)), may_alias));
-};
-template <class A>
-using Four = typename FourOf<A>::type;
-
-template <class A>
-L2RFAST_INLINE Four<A> load_four(const A* p) {
-  return *reinterpret_cast<const Four<A>*>(p);
+L2RFAST_INLINE Quad<A> load_four(const A* p) {
+  return *reinterpret_cast<const Quad<A>*>(p);
 }
 template <class A>
-L2RFAST_INLINE void store_four(A* p, Four<A> v) {
-  *reinterpret_cast<Four<A>*>(p) = v;
+L2RFAST_INLINE void store_four(A* p, Quad<A> v) {
+  *reinterpret_cast<Quad<A>*>(p) = v;
 }
 
 // --- Coefficients
@@ -92,10 +85,10 @@ void transpose(const A* from, int64_t from_step, A* to, int64_t to_step, int64_t
     int64_t x = 0;
     for (; x + 4 <= columns; x += 4) {
       const A* f = from + y * from_step + x;
-      const Four<A> a = load_four(f), b = load_four(f + from_step);
-      const Four<A> c = load_four(f + 2 * from_step), d = load_four(f + 3 * from_step);
-      const Four<A> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-      const Four<A> ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      const Quad<A> a = load_four(f), b = load_four(f + from_step);
+      const Quad<A> c = load_four(f + 2 * from_step), d = load_four(f + 3 * from_step);
+      const Quad<A> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Quad<A> ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
       A* t = to + x * to_step + y;
       store_four<A>(t, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
       store_four<A>(t + to_step, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
@@ -198,7 +191,7 @@ struct Around {
   Index row(int z, int y) const { return ndim == 3 ? outer[0][z] + outer[ndim - 2][y] : outer[0][y]; }
 
   template <class A>
-  L2RFAST_INLINE void add(A* at, Four<A> share) const {
+  L2RFAST_INLINE void add(A* at, Quad<A> share) const {
     if (beside)
       store_four(at, load_four(at) + share);
     else
@@ -212,7 +205,7 @@ struct Around {
       f([](const A* at) L2RFAST_LAMBDA { return load_four(at); });
     else
       f([x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3]](const A* at)
-            L2RFAST_LAMBDA { return Four<A>{at[x0], at[x1], at[x2], at[x3]}; });
+            L2RFAST_LAMBDA { return Quad<A>{at[x0], at[x1], at[x2], at[x3]}; });
   }
 };
 
@@ -247,9 +240,9 @@ Tensor spline_warp(const Tensor& coefficients_, const Tensor& disp, std::string 
             const A* const image = images + p.image.offset(b.n, c);
             for (int i = 0; i < b.count; ++i) {
               const A* const at = image + taps.base[i];
-              Four<A> total = {};
+              Quad<A> total = {};
               for (int z = 0; z < around.planes; ++z) {
-                Four<A> plane = {};
+                Quad<A> plane = {};
                 for (int y = 0; y < 4; ++y) plane += taps.w[ndim - 2][y][i] * four(at + around.row(z, y));
                 total += ndim == 3 ? taps.w[0][z][i] * plane : plane;
               }
@@ -280,11 +273,11 @@ void back_to_positions(const Tensor& grad, const Tensor& coefficients, const Pos
           const A* const image = images + p.image.offset(b.n, c);
           for (int i = 0; i < b.count; ++i) {
             const A* const at = image + taps.base[i];
-            Four<A> total = {}, by_y = {}, by_z = {};
+            Quad<A> total = {}, by_y = {}, by_z = {};
             for (int z = 0; z < around.planes; ++z) {
-              Four<A> plane = {}, plane_by_y = {};
+              Quad<A> plane = {}, plane_by_y = {};
               for (int y = 0; y < 4; ++y) {
-                const Four<A> v = four(at + around.row(z, y));
+                const Quad<A> v = four(at + around.row(z, y));
                 plane += taps.w[ndim - 2][y][i] * v;
                 plane_by_y += taps.d[ndim - 2][y][i] * v;
               }
@@ -292,7 +285,7 @@ void back_to_positions(const Tensor& grad, const Tensor& coefficients, const Pos
               total += weight * plane, by_y += weight * plane_by_y;
               if constexpr (ndim == 3) by_z += taps.d[0][z][i] * plane;
             }
-            const Four<A> x = load_four(taps.x[i]);
+            const Quad<A> x = load_four(taps.x[i]);
             store_four<A>(sums[ndim - 1][i], total * load_four(taps.dx[i]));
             store_four<A>(sums[ndim - 2][i], by_y * x);
             if constexpr (ndim == 3) store_four<A>(sums[0][i], by_z * x);
@@ -327,11 +320,11 @@ void back_to_coefficients(const Tensor& grad, const Positions<A>& source, const 
             A* const image = images + p.image.offset(b.n, c);
             for (int start = 0; start < apart; ++start)
               for (int i = start; i < b.count; i += apart) {
-                const Four<A> x = (taps.poison[i] == 0 ? g[i] : A(0)) * load_four(taps.x[i]);
+                const Quad<A> x = (taps.poison[i] == 0 ? g[i] : A(0)) * load_four(taps.x[i]);
                 for (int first = 0; first < 4; ++first) {
                   if (!slab.has(taps.plane[i] + std::min(first, last))) continue;
                   A* const plane = image + taps.base[i] + around.outer[0][first];
-                  const Four<A> near = taps.w[0][first][i] * x;
+                  const Quad<A> near = taps.w[0][first][i] * x;
                   if constexpr (ndim == 2) {
                     around.add(plane, near);
                   } else {

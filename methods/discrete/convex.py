@@ -120,7 +120,7 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             continue
         with stages.stage(f"refinement, {' and '.join(dict.fromkeys(one.metric.upper() for one in used))}, {name}"):
             steps = _steps(used, levels, target)
-            of = None if pair.landmarks else steps  # landmarks pull at voxels
+            of = steps if pair.landmarks is None else None  # landmarks pull at voxels
             every = [_distances(o, one, masks(target), target, pair.spacing, of) for one in used]
             shares = [one.share for one in used]
             distances = summed([there for there, _ in every], shares), summed([back for _, back in every], shares)
