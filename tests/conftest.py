@@ -55,6 +55,14 @@ def _seed() -> None:
     samples.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A test begins with one thread whichever tests ran before it: the bits of PyTorch depend on their number."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)  # for what a module prepares before its first test
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
