@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from l2rfast import box_average, compose, digital_jacobian, invert
+from l2rfast import box_average, compose, digital_jacobian, invert, warp
 
 from .refine import Fields
 
 LEAST = 0.01  # of a determinant: float32 fields are written with as many digits again
 TURNS, WIDER = 60, 12  # after every so many, more is smoothed around a fold
+SHARED = 0.7  # about as much is then left one way as the other
 TILE = 24  # voxels; folds of one are smoothed together
 
 
@@ -27,12 +28,15 @@ def settled(fields: Fields) -> Fields:
         fields: (1, ndim, *spatial) each, in voxels.
 
     Returns:
-        The same shapes. The second is the inverse of the first, but where it would fold.
+        The same shapes. The second is the inverse of the first, but where it would fold, up to interpolation: between
+        voxels both are linear, as the inverse of such a field is not. An inverse that was exact at its own voxels
+        would leave all of that to the way back.
     """
     there, back = fields
     del fields  # the caller may have kept them, or not
     there = unfold_(compose(there, compose(back, there).mul_(-0.5)))
-    return there, unfold_(invert(there, back))
+    back = invert(there, back)
+    return there, unfold_(back.sub_(warp(compose(back, there), back), alpha=SHARED))
 
 
 def unfolded(field: Tensor) -> Tensor:

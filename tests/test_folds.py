@@ -48,7 +48,9 @@ def test_two_fields_that_are_nearly_inverse_meet_in_the_middle(size: tuple[int, 
     apart = torch.full_like(field, 0.1)
     there, back = settled((field, compose(-apart, invert(field))))  # which comes back 0.1 short
     inner = (..., *[slice(4, -4)] * len(size))
-    assert compose(there, back)[inner].abs().max() < 1e-5
+    ways = [compose(*pair)[inner].abs().mean() for pair in ((there, back), (back, there))]
+    exact_one_way = compose(invert(there), there)[inner].abs().mean()
+    assert max(ways) < 0.75 * exact_one_way
     middle = compose(field, apart / 2)  # half of the way that is missing
     assert (there - middle)[inner].abs().max() < 0.01 < (there - field)[inner].abs().mean()
 

@@ -102,8 +102,7 @@ def test_exchanged_images_give_exchanged_fields(head: tuple[Tensor, Tensor]) -> 
     one, two = (l2rfast.register(*pair, init="none") for pair in pairs)
     apart = l2rfast.compose(one.displacement, two.displacement).norm(dim=1)
     assert apart.mean() < 0.02 < one.displacement.norm(dim=1).mean()
-    assert l2rfast.compose(one.displacement, one.inverse).norm(dim=1).mean() < 1e-3
-    assert one.inverse_residual < 0.05
+    assert one.inverse_residual < 0.02
 
 
 def test_steps_are_lengths() -> None:
