@@ -114,12 +114,13 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
-    for name, target, iterations in zip(LEVELS, levels, numbers, strict=True):
+    before = levels[0], *levels  # a level's own, of the first
+    for name, target, coarser, iterations in zip(LEVELS, levels, before, numbers, strict=False):
         used = [one for one in compared if name != "full" or one.metric != "mind"]  # whose features stay
         if not (iterations and used):
             continue
         with stages.stage(f"refinement, {' and '.join(dict.fromkeys(one.metric.upper() for one in used))}, {name}"):
-            steps = _steps(used, levels, target)
+            steps = _steps(used, target, coarser)
             of = steps if pair.landmarks is None else None  # landmarks pull at voxels
             every = [_distances(o, one, masks(target), target, pair.spacing, of) for one in used]
             shares = [one.share for one in used]
@@ -140,17 +141,20 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             features.clear()  # as large as the images
             del distances, refined
     with stages.stage("displacement field"):
-        fields = settled(fields)
         if level != levels[-1]:
-            fields = settled(resampled(fields, size, level, levels[-1]))
+            fields = resampled(fields, size, level, levels[-1])
+        fields = settled(fields)
     return Found(*fields, options=chosen)
 
 
-def _steps(used: Sequence[Compared], levels: Sequence[list[int]], target: list[int]) -> list[int]:
-    """Voxels of a level, along each axis, for which there is one step. Local NCC's gradient is smooth, by its windows:
-    at full resolution it needs no more steps than at half. That of the others is as rough as the images."""
-    finest = levels[LEVELS.index("half")] if all(one.metric == "lncc" for one in used) else target
-    return [max(1, step // block) for step, block in zip(finest, target, strict=True)]
+def _steps(used: Sequence[Compared], blocks: Sequence[int], coarser: Sequence[int]) -> list[int]:
+    """Voxels of a level, along each axis, for which there is one step, from the blocks of the level and of that before.
+
+    Local NCC's gradient is smooth, by its windows: a level needs no more steps than the one before has voxels, and
+    fewer smooth more. That of the others is as rough as the images.
+    """
+    apart = coarser if all(one.metric == "lncc" for one in used) else blocks
+    return [max(1, step // block) for step, block in zip(apart, blocks, strict=True)]
 
 
 def _chosen(one: Compared, blocks: Sequence[int], weight: Tensor | None, field: Tensor) -> tuple[Compared, str]:

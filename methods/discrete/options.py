@@ -70,7 +70,7 @@ class DiscreteOptions:
     window: int = 21
     refine_spacing: int = 2
     coarse_iterations: int = 6
-    iterations: int = 10
+    iterations: int = 8
     full_iterations: int = 2
     rate: float = 1.3
 
@@ -124,9 +124,9 @@ _LEAST = {
 }
 
 PRESETS = {
-    "fast": DiscreteOptions(iterations=14, full_iterations=0),
+    "fast": DiscreteOptions(full_iterations=0),
     "default": DiscreteOptions(),
-    "accurate": DiscreteOptions(iterations=14, full_iterations=10),
+    "accurate": DiscreteOptions(full_iterations=9),
 }
 
 
