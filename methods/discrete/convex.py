@@ -141,10 +141,10 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
             features.clear()  # as large as the images
             del distances, refined
     with stages.stage("displacement field"):
-        if level != levels[-1]:
-            fields = resampled(fields, size, level, levels[-1])
-        fields = settled(fields)
-    return Found(*fields, options=chosen)
+        # Nothing else holds what is settled: it is freed before there is the result.
+        last = [fields if level == levels[-1] else resampled(fields, size, level, levels[-1])]
+        del fields
+        return Found(*settled(last.pop()), options=chosen)
 
 
 def _steps(used: Sequence[Compared], blocks: Sequence[int], coarser: Sequence[int]) -> list[int]:
