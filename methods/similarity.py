@@ -84,8 +84,9 @@ def summed(distances: Sequence[Distance], shares: Sequence[float]) -> Distance:
     total = sum(shares)
 
     def distance(field: Tensor) -> tuple[Tensor, Tensor]:
-        loss, gradient = field.new_zeros(()), torch.zeros_like(field)
-        for one, share in zip(distances, shares, strict=True):
+        loss, gradient = distances[0](field)
+        loss, gradient = loss * (shares[0] / total), gradient.mul_(shares[0] / total)
+        for one, share in zip(distances[1:], shares[1:], strict=True):
             its_loss, its_gradient = one(field)
             loss = loss + its_loss * (share / total)
             gradient += its_gradient.mul_(share / total)

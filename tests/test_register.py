@@ -62,8 +62,7 @@ def test_real_brains(brains: dict[str, torch.Tensor], preset: str, least: float)
     assert mean_dice(brains["fixed_labels"], labels) >= least
     for field in (result.displacement, result.inverse):
         assert l2rfast.digital_jacobian(field).min() > 0
-    assert l2rfast.compose(result.displacement, result.inverse).norm(dim=1).mean() < 0.01
-    assert result.inverse_residual < 0.05  # of the other order, in which the inverse is interpolated
+    assert result.inverse_residual < 0.03  # in both orders
 
 
 def test_on_one_grid_a_displacement_stays_what_it_is() -> None:

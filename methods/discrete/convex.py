@@ -73,8 +73,8 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         for k, contrast in enumerate(o.contrasts(pair.fixed.shape[1]))
         if contrast.share > 0
     ]
-    spacings = o.grid_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
-    grid, *levels = (_blocks(voxels, size, pair.spacing) for voxels in spacings)
+    spacings = o.grid_spacing, o.step_spacing, 2 * o.refine_spacing, o.refine_spacing, 1
+    grid, step, *levels = (_blocks(voxels, size, pair.spacing) for voxels in spacings)
 
     def masks(blocks: Sequence[int]) -> list[Tensor | None]:
         return [None if mask is None else pool(mask, blocks) for mask in (pair.fixed_mask, pair.moving_mask)]
@@ -114,13 +114,13 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     level = grid
     numbers = o.coarse_iterations, o.iterations, o.full_iterations
-    before = levels[0], *levels  # a level's own, of the first
-    for name, target, coarser, iterations in zip(LEVELS, levels, before, numbers, strict=False):
+    apart = levels[0], step, levels[1]
+    for name, target, between, iterations in zip(LEVELS, levels, apart, numbers, strict=True):
         used = [one for one in compared if name != "full" or one.metric != "mind"]  # whose features stay
         if not (iterations and used):
             continue
         with stages.stage(f"refinement, {' and '.join(dict.fromkeys(one.metric.upper() for one in used))}, {name}"):
-            steps = _steps(used, target, coarser)
+            steps = _steps(used, target, between)
             of = steps if pair.landmarks is None else None  # landmarks pull at voxels
             every = [_distances(o, one, masks(target), target, pair.spacing, of) for one in used]
             shares = [one.share for one in used]
@@ -147,14 +147,14 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
         return Found(*settled(last.pop()), options=chosen)
 
 
-def _steps(used: Sequence[Compared], blocks: Sequence[int], coarser: Sequence[int]) -> list[int]:
-    """Voxels of a level, along each axis, for which there is one step, from the blocks of the level and of that before.
+def _steps(used: Sequence[Compared], blocks: Sequence[int], apart: Sequence[int]) -> list[int]:
+    """Of voxels of a level, which are blocks of the image's, for how many there is one step, along each axis.
 
-    Local NCC's gradient is smooth, by its windows: a level needs no more steps than the one before has voxels, and
-    fewer smooth more. That of the others is as rough as the images.
+    Those of local NCC, whose gradient is smooth by its windows, are so far apart. That of the others is as rough as the
+    images, and has one at every voxel.
     """
-    apart = coarser if all(one.metric == "lncc" for one in used) else blocks
-    return [max(1, step // block) for step, block in zip(apart, blocks, strict=True)]
+    wanted = apart if all(one.metric == "lncc" for one in used) else blocks
+    return [max(1, step // block) for step, block in zip(wanted, blocks, strict=True)]
 
 
 def _chosen(one: Compared, blocks: Sequence[int], weight: Tensor | None, field: Tensor) -> tuple[Compared, str]:

@@ -48,6 +48,8 @@ class DiscreteOptions:
             of the image, that is taken.
         refine_spacing: voxels between the points of the refined field, which works on images and features averaged
             over blocks of that size.
+        step_spacing: voxels between the points at which there is a step at refine_spacing, for local NCC, linear
+            between them: fewer take less time and are smoother. At full resolution it is refine_spacing.
         coarse_iterations: steps of the refinement, on both images each, by blocks of twice that side, first.
         iterations: steps at refine_spacing.
         full_iterations: steps at full resolution, last; none for the metric ``"mind"``, whose features stay
@@ -69,6 +71,7 @@ class DiscreteOptions:
     weights: tuple[float, ...] | None = None
     window: int = 21
     refine_spacing: int = 2
+    step_spacing: int = 4
     coarse_iterations: int = 6
     iterations: int = 8
     full_iterations: int = 2
@@ -118,6 +121,7 @@ _LEAST = {
     "search_radius": 1,
     "window": 3,
     "refine_spacing": 1,
+    "step_spacing": 1,
     "coarse_iterations": 0,
     "iterations": 0,
     "full_iterations": 0,
@@ -126,7 +130,7 @@ _LEAST = {
 PRESETS = {
     "fast": DiscreteOptions(full_iterations=0),
     "default": DiscreteOptions(),
-    "accurate": DiscreteOptions(full_iterations=9),
+    "accurate": DiscreteOptions(step_spacing=2, iterations=14, full_iterations=10),
 }
 
 
