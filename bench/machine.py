@@ -190,4 +190,4 @@ def _cpu_model() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
+    return next(models, "") or platform.processor()  # which may start a process to find out
