@@ -56,6 +56,11 @@ def limited(instruction_set: str | None) -> dict[str, str]:
     return {} if instruction_set is None else {"ATEN_CPU_CAPABILITY": instruction_set}
 
 
+def instruction_set() -> str:
+    """That of the kernels of this process."""
+    return l2rfast.info().instruction_set or "none: reference backend"
+
+
 def describe() -> dict[str, Any]:
     """What the figures depend on, besides the software."""
     clock = psutil.cpu_freq()
@@ -66,7 +71,7 @@ def describe() -> dict[str, Any]:
         "clock, MHz": round(clock.current) if clock else "not told",
         "memory, GB": round(psutil.virtual_memory().total / 1e9, 1),
         "threads": torch.get_num_threads(),
-        "instruction set": l2rfast.info().instruction_set or "none: reference backend",
+        "instruction set": instruction_set(),
         "PyTorch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.release()}",
     } | (_describe_gpu() if on_a_gpu() else {})

@@ -216,8 +216,8 @@ class Comparison:
 
     def _table(self) -> str:
         head = ["method", "Dice", "HD95", "folded, %", "digitally, %", "SD log J", "inverse residual"]
-        head += ["seconds", "CPU seconds", "peak memory, GB", "measured"]
-        rows = [["before", f"{self.before.dice:.3f}", f"{self.before.hd95:.2f}", *[""] * 8]]
+        head += ["seconds", "CPU seconds", "peak memory, GB", "instruction set", "measured"]
+        rows = [["before", f"{self.before.dice:.3f}", f"{self.before.hd95:.2f}", *[""] * 9]]
         for method, entry in self.methods.items():
             figures, found = self.figures(method), entry.quality
             seconds = spread([taken.seconds for taken in entry.taken])
@@ -233,6 +233,7 @@ class Comparison:
                     f"{seconds}\\* ({entry.busy:.1f})" if entry.busy > BUSY else seconds,
                     digits(figures["CPU seconds"]),
                     digits(figures["peak memory, GB"]) if "peak memory, GB" in figures else "-",
+                    entry.taken[-1].instruction_set,
                     entry.date,
                 ]
             )
@@ -252,9 +253,10 @@ class Comparison:
         return result
 
     def _disturbed(self, target: Target) -> bool:
-        """Whether it is of a time that was taken beside other work; of a comparison, any."""
+        """Whether it is of a time that was taken beside other work; of a comparison, any, or on another machine."""
         methods = [target.method] if target.figure == "seconds" else self.methods if "than" in target.figure else []
-        return any(self.methods[method].busy > BUSY for method in methods)
+        sets = {taken.instruction_set for method in methods for taken in self.methods[method].taken}
+        return len(sets) > 1 or any(self.methods[method].busy > BUSY for method in methods)
 
     def _summary(self) -> str:
         said = [verdict for *_, verdict in self.verdicts()]

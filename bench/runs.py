@@ -31,6 +31,7 @@ class Taken:
         others: how many processors everything else kept busy meanwhile.
         peak_bytes: the largest resident memory of its process.
         before_bytes: that before the call: Python, PyTorch, l2rfast, the tool and the images.
+        instruction_set: the best that the machine has, or was told to take.
     """
 
     seconds: float
@@ -38,6 +39,7 @@ class Taken:
     others: float
     peak_bytes: int | None
     before_bytes: int | None
+    instruction_set: str
 
 
 def run(
@@ -70,6 +72,7 @@ def _run(tool: str, fixed: Volume, moving: Volume, threads: int, kept: Path) -> 
             (machine.seconds_of_others() - others) / seconds,
             machine.peak_memory(),
             before,
+            machine.instruction_set(),
         )
         save(kept, converted(), taken)
     finally:

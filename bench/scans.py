@@ -81,7 +81,7 @@ class Survey:
 
     def markdown(self) -> str:
         head = ["set", "method", "pairs", "measure", "before", "start", "result", "worst", "folded, %"]
-        head += ["inverse residual", "seconds", "CPU seconds"]
+        head += ["inverse residual", "seconds", "CPU seconds", "instruction set"]
         rows = [
             _row(name, method, results) for name, methods in self.sets.items() for method, results in methods.items()
         ]
@@ -130,6 +130,7 @@ def _row(name: str, method: str, results: dict[str, Result]) -> list[str]:
         f"{max(residuals):.4f}" if residuals else "-",
         f"{seconds}\\* ({busy:.1f})" if busy > BUSY else seconds,
         digits(fmean(one.taken.cpu_seconds for one in ones)),
+        ", ".join(sorted({one.taken.instruction_set for one in ones})),
     ]
 
 

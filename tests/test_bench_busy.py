@@ -25,7 +25,7 @@ def others() -> int:
 
 
 def taken(seconds: float, disturbed: float = 0.0) -> Taken:
-    return Taken(seconds, 2 * seconds, disturbed, None, None)
+    return Taken(seconds, 2 * seconds, disturbed, None, None, "avx2")
 
 
 @pytest.fixture

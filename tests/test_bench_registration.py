@@ -35,7 +35,7 @@ def good() -> Quality:
 
 
 def taken(seconds: float = 2.0, others: float = 0.0) -> Taken:
-    return Taken(seconds, 2 * seconds, others, 900_000_000, 500_000_000)
+    return Taken(seconds, 2 * seconds, others, 900_000_000, 500_000_000, "avx2")
 
 
 def comparison() -> Comparison:

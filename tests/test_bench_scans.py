@@ -64,7 +64,7 @@ def test_contrasts_are_tried_with_the_metrics_for_them() -> None:
 
 
 def result() -> Result:
-    return Result(0.3, 0.4, 0.5, 0.0, 0.02, Taken(2.0, 3.0, 0.0, None, None))
+    return Result(0.3, 0.4, 0.5, 0.0, 0.02, Taken(2.0, 3.0, 0.0, None, None, "avx2"))
 
 
 def test_the_report_has_means_and_the_worst_and_is_read_again(tmp_path: Path) -> None:
