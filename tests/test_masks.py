@@ -70,7 +70,8 @@ def test_what_is_outside_does_not_change_a_bit(pair: tuple[Tensor, Tensor], opti
 
 @pytest.mark.parametrize("metric", ["lncc", "mind"])
 def test_a_lesion_neither_attracts_nor_deforms(pair: tuple[Tensor, Tensor], metric: str) -> None:
-    """A bright ball in moving alone; MIND's features of it are alike wherever it goes, but for its edge."""
+    """A bright ball in moving alone; MIND's features of it are alike wherever it goes, but for its edge, and the field
+    beside them is stiff: without a mask it does less than by local NCC."""
     options: dict[str, Any] = {"preset": "fast", "metric": metric, "iterations": 14}
     fixed, moving = pair
     lesion = ball(RADIUS)
@@ -88,7 +89,7 @@ def test_a_lesion_neither_attracts_nor_deforms(pair: tuple[Tensor, Tensor], metr
 
     assert healthy.inverse[0].norm(dim=0)[lesion].mean() > 2
     near, far = apart(masked), apart(bare)
-    assert near[0] < min(1.3, 0.6 * far[0])
+    assert near[0] < min(1.3, (0.6 if metric == "lncc" else 0.9) * far[0])
     assert near[1] < 0.15
     assert far[1] > (0.15 if metric == "lncc" else near[1])
     assert l2rfast.digital_jacobian(masked.displacement).min() > 0

@@ -20,6 +20,7 @@ from torch import Tensor
 from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc, warp
 
 from ..contrast import one_contrast
+from ..diffusion import stiffened
 from ..folds import settled
 from ..landmarks import AROUND, both_sides, guided, toward
 from ..method import Found, Pair
@@ -44,6 +45,9 @@ LEVELS = "coarse", "half", "full"  # of the refinement
 FEWEST = 4  # control points along an axis that is long enough
 INTENSITY_DISTANCES = {"ssd": ssd_distance, "mi": mi_distance}
 WIDE, NEAR = 4, 2  # reach of the search, in control points: by the headers alone, and after a start that was found
+# Of the diffusion energy beside MIND: its features of two contrasts differ everywhere, and a field that explains all of
+# that follows no anatomy.
+STIFFNESS = 0.6
 STAY = 1e-3  # cost of the square of a displacement, in control points, where nothing else tells
 
 
@@ -195,11 +199,13 @@ def _distances(
     steps: Sequence[int] | None,
 ) -> tuple[Distance, Distance]:
     """Of fixed and moving in one contrast, averaged over blocks; local NCC's of steps on blocks of these."""
+    sides = _sides(blocks, spacing)
     if one.metric == "mind":
-        return both_ways(mind_distance, [_features(image, o, blocks) for image in one.images], masks)
+        features = [_features(image, o, blocks) for image in one.images]
+        return stiffened(both_ways(mind_distance, features, masks), STIFFNESS, sides)
     pooled = [pool(image, blocks) for image in one.images]
     if one.metric == "lncc":
-        window = window_of(o.window, pooled[0].shape[2:], _sides(blocks, spacing), steps)
+        window = window_of(o.window, pooled[0].shape[2:], sides, steps)
         return both_ways(lncc_distance, pooled, masks, window, steps)
     return both_ways(INTENSITY_DISTANCES[one.metric], pooled, masks)
 
