@@ -264,6 +264,10 @@ def test_masks_that_cannot_be_used(pair: tuple[Tensor, Tensor], tmp_path: Path) 
         ({"moving_mask": mask + float("nan")}, "moving_mask: expected a mask, 0 where its image does not count"),
         ({"moving_mask": torch.ones(*SIZE, 2)}, "moving_mask: expected one mask, got a stack"),
         ({"moving_mask": 3}, "moving_mask: expected a path"),
+        (
+            {"moving_mask": nib.Nifti1Image(np.ones(SIZE, np.complex64), np.eye(4))},
+            "moving_mask: expected an integer or floating dtype of up to 64 bits, got complex64",
+        ),
         ({"moving_mask": Volume(mask, np.diag([2.0, 1, 1, 1]))}, "moving_mask: expected the affine of its image"),
         (
             {"fixed_mask": ball(4), "moving_mask": ~ball(9), "init": "none"},

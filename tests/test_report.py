@@ -28,6 +28,7 @@ def report(**changes: Any) -> Report:
         "backend": "cpp (avx2)",
         "seconds": {"read": 0.25, "cost volume": 1.5, "adam": 2.0},
         "peak_memory_mb": 812.34,
+        "threads": 3,
         "similarity": {"correlation": (0.87, 0.9757557), "mean squared error": (0.0045, NAN)},
         "folding_percent": 0.0123456789,
         "digital_folding_percent": 0.23456789,
@@ -67,6 +68,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
         "spacing": [1, 1, 1.2],
     }
     assert (found["seed"], found["backend"], found["peak_memory_mb"]) == (7, "cpp (avx2)", 812.34)
+    assert found["threads"] == 3
     assert set(found["versions"]) == {"l2rfast", "torch", "numpy", "python"}
     assert found["versions"]["torch"] == torch.__version__
 
@@ -87,7 +89,7 @@ def test_markdown_shows_every_figure(tmp_path: Path) -> None:
         "| mean HD95, mm | 4 | 2 |",
         "| folded voxels, % |  | 0.01235 |",
         "| digital folds, % |  | 0.2346 |",
-        "| there and back, voxels |  | 0.01235 |",
+        "| mean inverse residual, voxels |  | 0.01235 |",
         "| **total** | **3.75** |",
         "| **mean** | 0.6 | 0.8 | 4 | 2 |",
         "| 17 | 0.7 | 0.85 | - | 3 |",

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 Change = tuple[float, float]
 
 
+def _threads() -> int:
+    import torch  # takes long to import
+
+    return torch.get_num_threads()
+
+
 @dataclass
 class Report:
     """What a registration did, what it cost and how good it is.
@@ -39,6 +45,7 @@ class Report:
         tre: distance of the landmarks of both images, by their names, before and after, in mm. Empty without landmarks.
         landmarks: whether they were ``"guiding"`` the registration or ``"measured only"``.
         warnings: what was noticed about the input.
+        threads: that PyTorch computes with.
         versions: of l2rfast, torch, numpy and python.
 
     A measure that is not defined is NaN here, null in JSON and "-" for people.
@@ -60,6 +67,7 @@ class Report:
     tre: dict[str, Change] = field(default_factory=dict)
     landmarks: str = ""
     warnings: list[str] = field(default_factory=list)
+    threads: int = field(default_factory=_threads)
     versions: dict[str, str] = field(default_factory=versions)
 
     def write_json(self, path: str | Path) -> None:
@@ -87,7 +95,7 @@ class Report:
                 [[stage, f"{s:.2f}"] for stage, s in self.seconds.items()]
                 + [["**total**", f"**{sum(self.seconds.values()):.2f}**"]],
             ),
-            f"Peak memory: {self.peak_memory_mb:.0f} MB. Backend: {self.backend}.",
+            f"Peak memory: {self.peak_memory_mb:.0f} MB. Backend: {self.backend}, {self.threads} threads.",
         ]
         if self.dice:
             parts += ["## Labels", self._label_table()]
@@ -133,7 +141,7 @@ class Report:
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
         rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
-        rows.append(["there and back, voxels", "", _number(self.inverse_residual)])
+        rows.append(["mean inverse residual, voxels", "", _number(self.inverse_residual)])
         return rows
 
     def _label_table(self) -> str:

@@ -136,7 +136,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
             rate=RATE,
             stages=stages,
         )
-        return Found(*settled(resampled(settled(refined or fields), size, LEVEL, 1)))
+        return Found(*settled(resampled(refined or fields, size, LEVEL, 1)))
 
 
 def _predicted(fixed: Tensor, moving: Tensor, network: VoxelMorph) -> Tensor:
