@@ -8,6 +8,7 @@ a cell or of a whale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -32,6 +33,7 @@ WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: wh
 # What is in images overrules headers that agree where a translation has that much more information than none, and that
 # much for every place, in nats: what tells little, as ultrasound of MR, may fit anywhere.
 GAIN, LEAST_TOLD = 1.05, 0.25
+LEAST_COSINE = 1e-3  # of the angle between the planes of two slices
 AFFINE_GAIN = 0.1  # of the distance, by which an affine map is better than none where no header says where slices lie
 
 
@@ -177,6 +179,13 @@ class _Images:
             self.frame[:3, :3] = _directions(fixed)
             fixed, moving = (replace(v, affine=self.frame.T @ v.affine) for v in (fixed, moving))
         self.images = [_placed(v, device) for v in (fixed, moving)]
+        if ndim == 2:  # seen from the plane of fixed
+            area = abs(float(torch.linalg.det(self.images[1].affine[:-1, :-1])))
+            if area < LEAST_COSINE * math.prod(moving.spacing):
+                raise InputError(
+                    "moving: expected a slice in about the plane of fixed, got one that stands on it by the headers; "
+                    "init none goes by the voxels alone"
+                )
         self.axes, self.ndim = torch.from_numpy(_directions(fixed, ndim)), ndim
         self.fitted = None if landmarks is None else fitted(*self._places(landmarks))
 

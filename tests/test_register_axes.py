@@ -188,3 +188,15 @@ def test_slices_in_any_plane_are_itks(tmp_path: Path, init: str, angle: float, a
         tmp_path / "fixed.nii", tmp_path / "moving.nii", preset="fast", initial=tmp_path / "out/displacement.nii.gz"
     )
     assert again.displacement.shape == (1, 2, 56, 52)
+
+
+@pytest.mark.parametrize("init", ["auto", "affine"])
+@pytest.mark.parametrize("axes", [(2, 0), (0, 2)])
+def test_slices_that_stand_on_each_other_are_refused(axes: tuple[int, int], init: str) -> None:
+    pair = scans(28, 26)
+    images = [
+        nib.Nifti1Image(np.expand_dims(pair[name].numpy(), axis), np.eye(4))
+        for name, axis in zip(("fixed", "moving"), axes, strict=True)
+    ]
+    with pytest.raises(InputError, match=r"^moving: expected a slice in about the plane of fixed"):
+        l2rfast.register(*images, init=init)

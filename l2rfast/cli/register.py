@@ -84,7 +84,7 @@ def register(
     fixed_labels: Annotated[Path | None, typer.Option(help="Label map of the fixed image.")] = None,
     moving_labels: Annotated[Path | None, typer.Option(help="Label map of the moving image.")] = None,
     fixed_landmarks: Annotated[
-        Path | None, typer.Option(help="Points of FIXED that guide the registration: .csv, .fcsv, .mrk.json.")
+        Path | None, typer.Option(help="Points of FIXED that guide: .csv (x, y, z: LPS mm), .fcsv, .mrk.json.")
     ] = None,
     moving_landmarks: Annotated[Path | None, typer.Option(help="Likewise of MOVING: by name or row.")] = None,
     landmark_weight: Annotated[float, typer.Option(help="How much they count; 0: they are measured only.")] = 1.0,
