@@ -67,22 +67,32 @@ _diffusion_energy, _bending_energy, _gradient_energy = (
 )
 
 
-def diffusion_energy(disp: Tensor) -> Tensor:
-    """How much a displacement field varies: the mean squared difference of neighbours, over all axes.
+def diffusion_energy(disp: Tensor, *, spacing: Sequence[float] | None = None) -> Tensor:
+    """How much a displacement field varies: the mean squared derivative, by differences of neighbours, over all axes.
 
     The regulariser of VoxelMorph (Balakrishnan et al., IEEE TMI 2019, equation 6), there a mean over the axes too.
 
     Args:
         disp: (N, ndim, *spatial), floating, in voxels.
+        spacing: of the voxels along each axis, in one unit, such as mm, in which displacements are compared with
+            distances then; only how they relate to each other counts. Alike when None.
 
     Returns:
-        A scalar, the mean over the items, in the field's dtype. Differentiable, once.
+        A scalar, the mean over items, components and axes, in the field's dtype. Differentiable, once.
 
     Raises:
-        InputError: a wrong shape or dtype.
+        InputError: a wrong shape or dtype, spacings that are not positive, or not one for each axis.
     """
-    _check.field("disp", disp)
-    energies: Tensor = _diffusion_energy(disp.to(_check.arithmetic_dtype(disp)))[0]
+    ndim = _check.field("disp", disp)
+    sides = [1.0] * ndim if spacing is None else _check.each_axis(spacing, ndim)
+    if len(sides) != ndim or not all(_check.is_number(side) and side > 0 for side in sides):
+        raise InputError(f"spacing: expected {ndim} positive numbers, got {spacing!r}")
+    field = disp.to(_check.arithmetic_dtype(disp))
+    if len(set(sides)) == 1:  # which cancels
+        sides = [1.0] * ndim
+    else:
+        field = field * field.new_tensor(sides).view(-1, *[1] * ndim)
+    energies: Tensor = _diffusion_energy(field, [float(side) for side in sides])[0]
     return energies.mean().to(disp.dtype)
 
 

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .refine import by_axis
-from .similarity import Distance, mean_of
+from l2rfast.losses import diffusion_energy
+
+from .similarity import Distance
 
 
 def stiffened(distances: tuple[Distance, Distance], weight: float, sides: Sequence[float]) -> tuple[Distance, Distance]:
     """Two distances, and to each of them the diffusion energy of its field, as variational optical flow has it.
 
-        weight / 2 * mean over the voxels of the sum over components i and axes j of (du_i / dx_j)^2
+        weight / 2 * sum over components i and axes j of the mean over neighbours along j of (du_i / dx_j)^2
 
     Horn & Schunck, "Determining optical flow", 1981; Fischer & Modersitzki, "Fast diffusion registration", 2002. It has
     no unit and is the same at every level, so that levels agree on what a field may cost.
@@ -29,19 +30,14 @@ def stiffened(distances: tuple[Distance, Distance], weight: float, sides: Sequen
 
 
 def _stiffened(distance: Distance, weight: float, sides: Sequence[float]) -> Distance:
+    share = weight / 2 * len(sides) ** 2  # what is a mean over components and axes
+
     def stiff(field: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradient = distance(field)
-        lengths, pull, energy = by_axis(sides, field), torch.zeros_like(field), 0.0
-        displacement = field * lengths
-        for axis, side in enumerate(sides, 2):
-            steps = displacement.diff(dim=axis).div_(side)
-            number = steps.shape[axis]
-            squares = steps.square().sum(1, keepdim=True)
-            energy += float(mean_of(squares, torch.ones_like(squares))) * number / field.shape[axis]
-            steps.div_(side)
-            pull.narrow(axis, 1, number).add_(steps)
-            pull.narrow(axis, 0, number).sub_(steps)
-        pull.mul_(lengths).mul_(weight / field[0, 0].numel())
-        return loss + weight / 2 * energy, gradient.add_(pull)
+        with torch.enable_grad():
+            field = field.detach().requires_grad_()
+            energy = share * diffusion_energy(field, spacing=sides)
+            (pull,) = torch.autograd.grad(energy, field)
+        return loss + energy.detach(), gradient.add_(pull)
 
     return stiff

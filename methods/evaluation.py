@@ -50,7 +50,7 @@ def evaluate(
     device: torch.device,
     *,
     init: str = "auto",
-    init_metric: str = "mi",
+    init_metric: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Result]:
     """Register pairs. One that cannot be registered costs its own result alone.
@@ -78,7 +78,7 @@ def evaluate(
     return results
 
 
-def _of_pair(method: Method, pair: Pair, device: torch.device, init: str, init_metric: str) -> Result:
+def _of_pair(method: Method, pair: Pair, device: torch.device, init: str, init_metric: str | None) -> Result:
     scans = read(pair.fixed), read(pair.moving)
     found = registered(method, scans[0].image, scans[1].image, init, init_metric, device, Stages())
     before, after = (measures(found, *scans, surfaces=True, displaced=displaced) for displaced in (False, True))

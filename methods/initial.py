@@ -91,7 +91,7 @@ def initialise(
     fixed: Volume,
     moving: Volume,
     kind: str,
-    metric: str,
+    metric: str | None,
     device: torch.device,
     stages: Stages,
     landmarks: Landmarks | None = None,
@@ -103,7 +103,7 @@ def initialise(
         kind: ``"none"``; ``"moments"``: the centres of what is in them meet; ``"rigid"``; ``"affine"``; or ``"auto"``:
             none where the headers agree with each other and with what is in the images, else affine. Where nothing
             says where slices lie, as of pictures, an affine map is looked for in any case.
-        metric: ``"mi"`` (mutual information), ``"lncc"`` or ``"mind"``.
+        metric: ``"mi"`` (mutual information; when None), ``"lncc"`` or ``"mind"``.
         device: where to compute.
         stages: times it.
         landmarks: each in voxels of its image. The rigid map by which they fit best, if there are enough, is one of
@@ -114,6 +114,7 @@ def initialise(
     """
     if kind not in (AUTO, *KINDS):
         raise InputError(f"init: expected one of {', '.join((AUTO, *KINDS))}, got {kind!r}")
+    metric = "mi" if metric is None else metric
     if metric not in METRICS:
         raise InputError(f"init_metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():

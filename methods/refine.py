@@ -114,7 +114,7 @@ def refine(
     first, second = (_Steps(distance, rate, sides, blocks) for distance in distances)
     losses: list[float] = []
     for k in range(1, iterations + 1):
-        if _at_rest(losses) or not stages.affords(there[0, 0].numel()):
+        if _at_rest(losses) or not stages.affords(there[0, 0].numel(), iterations - k + 1):
             break
         start = time.perf_counter()
         here, beyond = first.next(there), second.next(back)

@@ -47,7 +47,7 @@ def register(
     transform: str = DEFORMABLE,
     initial: str | os.PathLike[str] | None = None,
     init: str = AUTO,
-    init_metric: str = "mi",
+    init_metric: str | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     nan_outside: bool = False,
@@ -79,7 +79,8 @@ def register(
         initial: a transform to go on from, fixed -> moving, see `l2rfast.io.read_transform`. A map of the world is
             followed by what ``init`` finds, which by ``"auto"`` is nothing then; a displacement field by nothing but
             the deformation, and is part of the displacement.
-        init_metric: what a rigid or affine start is found by: ``"mi"``, ``"lncc"`` or ``"mind"``.
+        init_metric: what a rigid or affine start is found by: ``"mi"`` (when None), ``"lncc"`` or ``"mind"``. Where it
+            is given and nothing is searched, that is said.
         fixed_mask, moving_mask: where the images count, from the start on: what `l2rfast.io.read_mask` takes, on the
             grid of each, 0 elsewhere. The field there is what is around it makes of it, smoothly. Networks see
             whole images: of them only the fine-tuning of unsupervised has masks.
@@ -108,12 +109,11 @@ def register(
             joined("moving", moving, "moving_mask", moving_mask, nan_outside=nan_outside),
         )
         guides = checked(landmarks, landmark_weight, [volume.data.shape for volume in volumes])
-        more: dict[str, Any] = {"landmarks": guides}
-        if initial is None:
-            return registered(chosen, *volumes, init, init_metric, place, stages, **more)
-        more["start"] = read_transform(initial, fixed=volumes[0], moving=volumes[1], name="initial")
-        found = registered(chosen, *volumes, init, init_metric, place, stages, **more)
-        return replace(found, options={**found.options, "initial": os.fspath(initial)})
+        start = None
+        if initial is not None:
+            start = read_transform(initial, fixed=volumes[0], moving=volumes[1], name="initial")
+        found = registered(chosen, *volumes, init, init_metric, place, stages, start, guides)
+        return found if initial is None else replace(found, options={**found.options, "initial": os.fspath(initial)})
 
 
 def registered(
@@ -121,7 +121,7 @@ def registered(
     fixed: Volume,
     moving: Volume,
     init: str,
-    metric: str,
+    metric: str | None,
     device: torch.device,
     stages: Stages,
     start: Transform | None = None,
@@ -171,6 +171,8 @@ def registered(
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
     near = initial.kind in SEARCHED
+    if metric is not None and not near:
+        notice(f"init_metric: not used, as no rigid or affine start was searched ({initial.why})")
     found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks, near=near)
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
@@ -247,7 +249,8 @@ def _budgeted(seconds: float | None, progress: Progress | None) -> Iterator[Stag
         raise InputError(f"time_budget: expected a positive number of seconds, got {seconds!r}")
     stages = Stages(progress, math.inf if seconds is None else seconds)
     yield stages
-    if stages.late or stages.overdue:
-        left = "steps of the refinement were left out" if stages.late else "nothing of it could be left out"
+    if stages.left_out or stages.overdue:
+        of, left_out = "of the steps of the refinement were left out", stages.left_out
+        left = f"{left_out} {of}" if left_out else "nothing of it could be left out"
         more = f", and it took {stages.overdue:.1f} s more" if stages.overdue else ""
         notice(f"time_budget: {seconds:g} s are short for this: {left}{more}")

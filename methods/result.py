@@ -183,8 +183,7 @@ def _resampled(
         outside = math.nan
     elif outside is None:
         outside = 0.0 if mode == "nearest" else robust_range(image.to(_check.arithmetic_dtype(image)), volume.mask)[0]
-    if not _holds(image.dtype, outside):
-        raise InputError(f"outside: expected a number that {image.dtype} holds, got {outside}")
+    check_outside(image.dtype, outside)
     if math.isnan(outside) or not there.all():
         whole = filled(Volume(image.double(), volume.affine, there)).data[None, None]
         reached = sample(torch.ones_like(whole), mode)
@@ -241,8 +240,16 @@ def _displaced(points: Tensor, field: Tensor) -> Tensor:
     return points + at_points(field.double(), points)
 
 
-def _holds(dtype: torch.dtype, value: float) -> bool:
+def check_outside(dtype: torch.dtype, value: float) -> None:
+    """Of an image with voxels of a dtype, what is where it does not reach.
+
+    Raises:
+        InputError: nothing that the dtype holds.
+    """
     if dtype.is_floating_point:
-        return math.isnan(value) or abs(value) <= torch.finfo(dtype).max
-    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    return float(value).is_integer() and least <= value <= most
+        held = math.isnan(value) or abs(value) <= torch.finfo(dtype).max
+    else:
+        least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        held = float(value).is_integer() and least <= value <= most
+    if not held:
+        raise InputError(f"outside: expected a number that {dtype} holds, got {value}")

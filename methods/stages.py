@@ -23,7 +23,7 @@ class Stages:
 
     def __init__(self, progress: Progress | None = None, budget: float = math.inf) -> None:
         self.end = time.perf_counter() + budget
-        self.voxels, self.late = 0, False  # of the image; whether steps were left out
+        self.voxels, self.left_out = 0, 0  # of the image; steps for which there was no time
         self._pace = 0.0  # seconds of a step by voxel
         self.seconds: dict[str, float] = {}
         self._progress = progress or (lambda name, fraction: None)
@@ -43,12 +43,12 @@ class Stages:
         """A step, at a level of so many voxels."""
         self._pace = seconds / voxels
 
-    def affords(self, voxels: int) -> bool:
-        """Whether there is time for another step, and for what comes after the last, which is about as a step at full
-        resolution."""
-        left = self.end - time.perf_counter() >= self._pace * (voxels + self.voxels)
-        self.late = self.late or not left
-        return left
+    def affords(self, voxels: int, steps: int) -> bool:
+        """Whether there is time for another of the steps that remain of a level, else all of them are left out, and for
+        what comes after the last, which is about as a step at full resolution."""
+        enough = self.end - time.perf_counter() >= self._pace * (voxels + self.voxels)
+        self.left_out += 0 if enough else steps
+        return enough
 
     @property
     def overdue(self) -> float:

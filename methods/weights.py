@@ -127,4 +127,7 @@ def named(file: Path, *errors: type[Exception]) -> Iterator[None]:
     except InputError:
         raise
     except errors as error:
-        raise InputError(f"path: cannot use {file}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        if isinstance(error, OSError) and error.errno:  # h5py's says where in its sources
+            reason = os.strerror(error.errno)
+        raise InputError(f"path: cannot use {file}: {reason}") from error

@@ -308,9 +308,19 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.diffusion_energy,
-        list(samples.noisy("disp", None, SHAPES)),
+        [
+            *samples.noisy("disp", None, SHAPES),
+            *samples.noisy("disp", None, {2: [(4, 5)]}, spacing=([3, 0.5],)),
+            *samples.noisy("disp", None, {3: [(4, 5, 3)]}, spacing=([0.7, 2.0, 1.0],)),
+        ],
         list(samples.noisy("disp", None, BIG)),
-        [({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis")],
+        [
+            ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
+            *[
+                ({"spacing": spacing}, "spacing: expected")
+                for spacing in ([1], [1.0, 0, 2], [1, 2, 3, 4], [1, math.nan, 1], [1, math.inf, 2], "mm", ["a"] * 3)
+            ],
+        ],
         ("disp",),
     ),
     Operation(

@@ -39,6 +39,15 @@ APPLY = ("apply", "a.nii.gz", "--reference=b.nii.gz", "--out=c.nii.gz")
         ((*APPLY, "--interpolation=best"), "--interpolation: expected one of"),
         ((*REGISTER, "--preset=best"), "--preset: expected one of"),
         ((*REGISTER, "--init-metric=best"), "--init-metric: expected one of"),
+        ((*REGISTER, "--weight=-1"), "--weight: expected numbers, none below 0"),
+        ((*REGISTER, "--weight=1", "--weight=2"), "--weight: expected one for each contrast, 1, got 2"),
+        (
+            (*REGISTER, "--method=unsupervised", "--weights=no.h5"),
+            "--weights: cannot use no.h5: No such file",
+        ),
+        ((*REGISTER, "--metric=mi", "--window=9"), "--window: of the metric lncc, got it beside mi"),
+        ((*REGISTER, "--metric=mind", "--step-spacing=2"), "--step-spacing: of the metric lncc, got it beside mind"),
+        ((*REGISTER, "--outside=inf"), "--outside: expected a number that torch.float32 holds, got inf"),
         (
             (*REGISTER, "--fixed-labels=labels.nii.gz", "--moving-labels=labels.nii.gz"),
             "--fixed-labels (labels.nii.gz): expected labels",

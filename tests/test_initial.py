@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import l2rfast
 from l2rfast import cli
 from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.initial import Initial, initialise
 from l2rfast.methods.poses import METRICS
@@ -194,6 +195,12 @@ def test_headers_that_are_far_apart() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], begins: str) -> None:
     with pytest.raises(l2rfast.InputError, match=begins):
         l2rfast.register(torch.rand(16, 16, 16), torch.rand(16, 16, 16), **options)
+
+
+def test_a_metric_that_nothing_was_searched_by_is_said() -> None:
+    image = synthetic_pair(16)["moving"]
+    with pytest.warns(InputWarning, match="init_metric: not used, as no rigid or affine start was searched"):
+        l2rfast.register(image, image, init="none", init_metric="lncc", preset="fast")
 
 
 def test_images_that_do_not_meet_are_refused(scan: Volume) -> None:

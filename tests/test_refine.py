@@ -211,11 +211,11 @@ def test_no_step_begins_that_would_end_too_late() -> None:
     stages.took(1800.0, 20 * 22)  # and as long again for what comes after the last
     there_and_back(distance, (20, 22), iterations=50, rate=0.5, stages=stages)
     assert not seen
-    assert stages.late
+    assert stages.left_out == 50
     stages = Stages(budget=3600.0)
     there_and_back(distance, (20, 22), iterations=3, rate=0.5, stages=stages)
     assert len(seen) == 2 * 3
-    assert not stages.late
+    assert not stages.left_out
 
 
 def test_steps_that_make_it_worse_become_shorter_and_are_undone() -> None:

@@ -33,7 +33,7 @@ struct Term {
   }
 };
 
-std::vector<Term> diffusion(const Grid& grid, int ndim) {
+std::vector<Term> diffusion(const Grid& grid, int ndim, const std::vector<double>& spacing) {
   std::vector<Term> terms;
   const int64_t size[3] = {grid.d, grid.h, grid.w};
   for (int k = 3 - ndim; k < 3; ++k) {
@@ -41,7 +41,8 @@ std::vector<Term> diffusion(const Grid& grid, int ndim) {
     Term term;
     term.taps = {{{0, 0, 0}, -1}, {{k == 0, k == 1, k == 2}, 1}};
     term.high[k] = 1;
-    term.weight = 1.0 / ndim;
+    const double side = spacing[k - 3 + ndim];
+    term.weight = 1 / (ndim * side * side);
     terms.push_back(term);
   }
   return terms;
@@ -158,10 +159,8 @@ double gather(const std::vector<Term>& terms, const T* u, const Grid& grid, int6
   return energy;
 }
 
-using Terms = std::vector<Term> (*)(const Grid&, int);
-
-template <bool absolute>
-std::tuple<Tensor, Tensor> energy(const Tensor& disp_, Terms terms_of) {
+template <bool absolute, class Terms>
+std::tuple<Tensor, Tensor> energy(const Tensor& disp_, const Terms& terms_of) {
   const Tensor disp = packed(disp_), gradient = empty_as(disp, shape_of(disp)), result = empty_as(disp, {disp.size(0)});
   const int64_t ndim = disp.size(1);
   const Grid grid = grid_of(disp, ndim);
@@ -184,7 +183,9 @@ std::tuple<Tensor, Tensor> energy(const Tensor& disp_, Terms terms_of) {
   return {result, gradient};
 }
 
-std::tuple<Tensor, Tensor> diffusion_energy(const Tensor& disp) { return energy<false>(disp, diffusion); }
+std::tuple<Tensor, Tensor> diffusion_energy(const Tensor& disp, std::vector<double> spacing) {
+  return energy<false>(disp, [&](const Grid& grid, int ndim) { return diffusion(grid, ndim, spacing); });
+}
 
 std::tuple<Tensor, Tensor> bending_energy(const Tensor& disp, bool compact) {
   return energy<false>(disp, compact ? bending<true> : bending<false>);

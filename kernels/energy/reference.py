@@ -1,6 +1,7 @@
 """Energies of a displacement field u (N, ndim, *spatial), of every item, and their gradients: the definition.
 
-Diffusion: the mean over axes k of the mean over components and neighbours of (u(x + e_k) - u(x))^2.
+Diffusion: the mean over axes k of the mean over components and neighbours of ((u(x + e_k) - u(x)) / s_k)^2, voxels
+being s_k apart.
 
 Bending: the mean over components and voxels of the sum over axes k and m of (D_k D_m u)^2, where D_k is the central
 difference (u(x + e_k) - u(x - e_k)) / 2 and the voxels are those for which all of these exist, two from every border.
@@ -13,6 +14,8 @@ The gradient is the adjoint of the differences, applied to twice them, or to the
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,14 +33,14 @@ def _add_adjoint(gradient: Tensor, difference: Tensor, axis: int, step: int) -> 
     gradient.narrow(axis, 0, n).sub_(difference)
 
 
-def diffusion_energy(disp: Tensor) -> tuple[Tensor, Tensor]:
+def diffusion_energy(disp: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
     """disp (N, ndim, *spatial) -> energy (N,), gradient like disp."""
     ndim = disp.ndim - 2
     energy, gradient = disp.new_zeros(disp.shape[0]), torch.zeros_like(disp, memory_format=torch.contiguous_format)
-    for axis in range(2, disp.ndim):
+    for axis, side in enumerate(spacing, 2):
         if disp.shape[axis] > 1:
             d = _difference(disp, axis, 1)
-            terms = ndim * d[0].numel()
+            terms = ndim * d[0].numel() * side**2
             energy += d.square().flatten(1).sum(1) / terms
             _add_adjoint(gradient, 2 / terms * d, axis, 1)
     return energy, gradient

@@ -6,6 +6,7 @@ them, from values that the caches hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -94,12 +95,12 @@ def _along(axis: int, step: int) -> tuple[int, int, int]:
     return z, y, x
 
 
-def diffusion_energy(disp: Tensor) -> tuple[Tensor, Tensor]:
+def diffusion_energy(disp: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
     ndim, terms = disp.shape[1], []
-    for axis in range(3 - ndim, 3):
+    for axis, side in enumerate(spacing, 3 - ndim):
         if disp.shape[axis - 3] > 1:
             taps = [(_along(axis, 0), -1.0), (_along(axis, 1), 1.0)]
-            terms.append((taps, [0, 0, 0], list(_along(axis, 1)), 1 / ndim))
+            terms.append((taps, [0, 0, 0], list(_along(axis, 1)), 1 / (ndim * side**2)))
     return _energy(disp, terms, False)
 
 

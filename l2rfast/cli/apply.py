@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
-from .register import Quiet
+from .shared_options import Quiet
 from .transforms import parse_transforms
 
 _LABEL = 1002  # NIfTI's intent

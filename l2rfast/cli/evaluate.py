@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import notice
 from .notices import notices
-from .register import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
+from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
 
 FILES = ("evaluation.csv", "evaluation.json", "evaluation.png")
@@ -29,7 +29,7 @@ def evaluate(
     finetune: Finetune = None,
     transform: Transform = "deformable",
     init: Init = "auto",
-    init_metric: InitMetric = "mi",
+    init_metric: InitMetric = None,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:

@@ -19,15 +19,16 @@ class Command(TyperCommand):
     """A command whose errors and warnings name its options as they are typed."""
 
     running: ClassVar[Command | None] = None
+    given: ClassVar[dict[str, Any]] = {}
 
     def invoke(self, ctx: Any) -> Any:
-        Command.running = self
+        Command.running, Command.given = self, ctx.params
         try:
             return super().invoke(ctx)
         except (InputError, BackendError) as error:
             raise type(error)(as_typed(str(error))) from error
         finally:
-            Command.running = None
+            Command.running, Command.given = None, {}
 
 
 def as_typed(text: str) -> str:
@@ -38,4 +39,6 @@ def as_typed(text: str) -> str:
     params = [] if Command.running is None else Command.running.params
     options = {each.name: max(each.opts, key=len) for each in params if each.param_type_name == "option"}
     typed = {name: options[option] for name, option in _OTHERS.items() if option in options} | options
+    if Command.given.get("weight"):  # of contrasts, where no network has weights
+        typed["weights"] = typed["weight"]
     return _NAMES.sub(lambda found: ", ".join(typed.get(name, name) for name in found[0].split(", ")), text)

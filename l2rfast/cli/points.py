@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, notice
-from .register import Quiet
+from .shared_options import Quiet
 from .transforms import INVERSE, parse_transforms
 
 NEAR = 0.01  # mm by which the way back may miss a point

@@ -20,6 +20,7 @@ from ..errors import InputError, notice
 from .bars import bars
 from .notices import notices
 from .report import Report
+from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 
 # What a run may leave in its folder.
 FILES = (
@@ -36,23 +37,6 @@ FILES = (
     "report.md",
 )
 SEED = 0  # nothing is random; reported so that a later method may be
-
-MethodName = Annotated[
-    str,
-    typer.Option(
-        "--method", help="discrete: needs no training. unsupervised, weakly-supervised, pddnet: need --weights."
-    ),
-]
-Preset = Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")]
-Weights = Annotated[
-    str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
-]
-Finetune = Annotated[int | None, typer.Option(help="Steps of refinement of the network's field.")]
-Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
-Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
-InitMetric = Annotated[str, typer.Option(help="Of a rigid or affine start: mi, lncc, mind.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 
 
 def register(
@@ -77,7 +61,7 @@ def register(
         Path | None, typer.Option(help="Transform to go on from: ITK's .txt, .tfm, .mat, .h5, or a field.")
     ] = None,
     init: Init = "auto",
-    init_metric: InitMetric = "mi",
+    init_metric: InitMetric = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Where FIXED counts: a mask, 0 elsewhere.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Where MOVING counts.")] = None,
     nan_outside: Annotated[bool, typer.Option("--nan-outside", help="What is NaN in an image is not there.")] = False,
@@ -220,6 +204,7 @@ def run(
     from ..methods.method import DEFORMABLE
     from ..methods.metrics import distances, in_both
     from ..methods.registration import register as compute
+    from ..methods.result import check_outside
     from ..methods.several import joined
     from ..methods.stages import Stages
     from ..output import OutputFolder
@@ -241,6 +226,8 @@ def run(
                 joined("FIXED", [fixed, *fixed_contrasts], "--fixed-mask", fixed_mask, nan_outside=nan_outside),
                 joined("MOVING", [moving, *moving_contrasts], "--moving-mask", moving_mask, nan_outside=nan_outside),
             )
+            if outside is not None:
+                check_outside(images[1].data.dtype, outside)
             labels = None
             if fixed_labels is not None:
                 labels = (

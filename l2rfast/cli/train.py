@@ -29,7 +29,7 @@ from ..methods.weakly_supervised.options import TrainingOptions as WeakOptions
 from ..methods.weakly_supervised.training import train_weakly_supervised as train_weak
 from .names import Command
 from .options import with_options
-from .register import Device, Quiet
+from .shared_options import Device, Quiet
 
 train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
 

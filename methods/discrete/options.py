@@ -12,6 +12,7 @@ from ..options import make_plain
 
 AUTO = "auto"
 METRICS = (AUTO, "lncc", "ssd", "mi", "mind")
+OF_LNCC = ("window", "step_spacing")
 
 
 class Contrast(NamedTuple):
@@ -138,7 +139,7 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
     """The options of a preset (``fast``, ``default``, ``accurate``) with some of them changed.
 
     Raises:
-        InputError: an unknown preset or option, or a value out of range.
+        InputError: an unknown preset or option, one that the metric has not, or a value out of range.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
@@ -150,4 +151,8 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
     metric = changes.get("metric")
     if metric == "mind" or (isinstance(metric, list | tuple) and set(metric) == {"mind"}):
         changes.setdefault("full_iterations", 0)
-    return replace(PRESETS[preset], **changes)
+    options = replace(PRESETS[preset], **changes)
+    unused = [name for name in OF_LNCC if name in changes]
+    if unused and not {AUTO, "lncc"} & set(options.metrics):
+        raise InputError(f"{unused[0]}: of the metric lncc, got it beside {', '.join(options.metrics)}")
+    return options
