@@ -25,6 +25,15 @@ struct Block {
   }
 };
 
+// The row of a grid that is visited as the i-th: in stacks of 32, followed through all planes before the next. What is
+// sampled for a row is then still in the cache for the row beside it in the next plane.
+inline int64_t in_stacks(const Grid& grid, int64_t i) {
+  constexpr int64_t height = 32;
+  const int64_t first = i / (height * grid.d) * height, rows = std::min(height, grid.h - first);
+  const int64_t in_stack = i - first * grid.d;
+  return in_stack / rows * grid.h + first + in_stack % rows;
+}
+
 // f(std::integral_constant<int, k>{}) for every axis k.
 template <int ndim, class F>
 L2RFAST_INLINE void each_axis(const F& f) {

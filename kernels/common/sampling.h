@@ -60,15 +60,7 @@ struct Problem {
   // The first and the last plane with taps (or a nearest voxel, next to one) of the samples of a block.
   std::array<Index, 2> planes(const Block& b) const;
 
-  // Rows are visited in stacks of 32, followed through all planes before the next: what is sampled for a row is then
-  // still in the cache for the row beside it in the next plane.
-  int64_t visited(int64_t i) const {
-    constexpr int64_t height = 32;
-    const int64_t n = i / out.rows(), within = i % out.rows();
-    const int64_t first = within / (height * out.d) * height, rows = std::min(height, out.h - first);
-    const int64_t in_stack = within - first * out.d;
-    return n * out.rows() + in_stack / rows * out.h + first + in_stack % rows;
-  }
+  int64_t visited(int64_t i) const { return i / out.rows() * out.rows() + in_stacks(out, i % out.rows()); }
 
   // Rows of which the taps make a group: some 4 to 16 blocks. A channel is done for a whole group before the next: its
   // rows are then still in the cache, where those of many channels displace each other.

@@ -1,10 +1,8 @@
-// Samples of a vector field on the CPU, all components at once.
-//
-// The components of a voxel and of the next along x lie beside each other, filled up to four each: a sample is one load
-// for each of the rows around it, where fields as PyTorch keeps them take one for each row and component.
+// Samples of a window of a vector field on the CPU, all components at once.
 #pragma once
 
 #include "common/positions.h"
+#include "common/quads.h"
 #include "common/rows.h"
 
 namespace l2rfast {
@@ -30,10 +28,7 @@ class VectorField {
       const A* from = field + (z * grid_.h + y) * grid_.w;
       A* __restrict to = values_.data() + ((z & mask_) * y_.count() + y - y_.begin) * pitch_ * kFilled;
       const A *a = from, *b = from + component, *c = from + (ndim - 1) * component;
-      int64_t x = 0;
-      for (; x + kFilled <= grid_.w; x += kFilled) beside_each_other(a + x, b + x, c + x, to + kFilled * x);
-      for (; x < grid_.w; ++x) to[4 * x] = a[x], to[4 * x + 1] = b[x], to[4 * x + 2] = c[x], to[4 * x + 3] = A(0);
-      std::copy_n(to + 4 * (grid_.w - 1), kFilled, to + 4 * grid_.w);
+      beside_each_other(a, b, c, grid_.w, to);
     }
   }
 
@@ -63,7 +58,7 @@ class VectorField {
     for (int i = 0; i < count; i += kLanes<A>) {
       Quad<A> sample[ndim + 1][kLanes<A>];
       each_lane([&](auto j) L2RFAST_LAMBDA {
-        const Sample s = at(around, i + j);
+        const Interpolated<ndim, A> s = at(around, i + j);
         sample[ndim][j] = s.value;
         for (int k = 0; k < ndim; ++k) sample[k][j] = s.slope[k];
       });
@@ -81,8 +76,6 @@ class VectorField {
   }
 
  private:
-  static constexpr int kFilled = 4;
-  typedef A Two __attribute__((vector_size(2 * kFilled * sizeof(A)), aligned(alignof(A)), may_alias));
   struct Tap {
     int32_t index;
     A share;  // of the next
@@ -114,37 +107,12 @@ class VectorField {
       std::fill(lower + count, lower + whole, 0), std::fill(upper + count, upper + whole, 0);
     }
   };
-  struct Sample {
-    Quad<A> value, slope[ndim];  // the derivative along every axis
-  };
-
-  L2RFAST_INLINE Sample at(const Around& around, int i) const {
-    const int64_t next_row = grid_.h > 1 ? pitch_ * kFilled : 0;
-    // Of both voxels along x: their value, and its derivatives along the other axes.
-    Two value, slope[ndim - 1];
-    const auto in_plane = [&](int32_t first, Two& along_y) L2RFAST_LAMBDA {
-      const A* row = values_.data() + int64_t(first) * kFilled;
-      along_y = two(row + next_row) - two(row);
-      return two(row) + around.share[ndim - 2][i] * along_y;
-    };
-    value = in_plane(around.lower[i], slope[ndim - 2]);
-    if constexpr (ndim == 3) {
-      Two along_y;
-      slope[0] = in_plane(around.upper[i], along_y) - value;
-      value += around.share[0][i] * slope[0];
-      slope[1] += around.share[0][i] * (along_y - slope[1]);
-    }
-    const auto along_x = [](Two v) L2RFAST_LAMBDA {
-      return __builtin_shufflevector(v, v, 4, 5, 6, 7) - __builtin_shufflevector(v, v, 0, 1, 2, 3);
-    };
-    const auto between = [&](Two v) L2RFAST_LAMBDA {
-      return __builtin_shufflevector(v, v, 0, 1, 2, 3) + around.share[ndim - 1][i] * along_x(v);
-    };
-    Sample sample;
-    sample.value = between(value);
-    for (int k = 0; k < ndim - 1; ++k) sample.slope[k] = between(slope[k]);
-    sample.slope[ndim - 1] = along_x(value);
-    return sample;
+  L2RFAST_INLINE Interpolated<ndim, A> at(const Around& around, int i) const {
+    const A *lower = values_.data() + int64_t(around.lower[i]) * kFilled, *upper = lower;
+    if constexpr (ndim == 3) upper = values_.data() + int64_t(around.upper[i]) * kFilled;
+    A share[ndim];
+    for (int k = 0; k < ndim; ++k) share[k] = around.share[k][i];
+    return interpolated<ndim, A>(lower, upper, grid_.h > 1 ? pitch_ * kFilled : 0, share);
   }
 
   // f with every lane of a vector as a constant: what is kept for each stays in registers.
@@ -153,20 +121,6 @@ class VectorField {
     [&]<int... j>(std::integer_sequence<int, j...>)
         L2RFAST_LAMBDA { (f(std::integral_constant<int, j>{}), ...); }(std::make_integer_sequence<int, kLanes<A>>{});
   }
-
-  // Four voxels' components; the compiler would take them one by one.
-  static L2RFAST_INLINE void beside_each_other(const A* a, const A* b, const A* c, A* to) {
-    const auto load = [](const A* p) { return *reinterpret_cast<const Quad<A>*>(p); };
-    const Quad<A> va = load(a), vb = load(b), vc = load(c), none = {};
-    const auto store = [&](Quad<A> ab, Quad<A> cn, A* at) {
-      reinterpret_cast<Quad<A>*>(at)[0] = __builtin_shufflevector(ab, cn, 0, 1, 4, 5);
-      reinterpret_cast<Quad<A>*>(at)[1] = __builtin_shufflevector(ab, cn, 2, 3, 6, 7);
-    };
-    store(__builtin_shufflevector(va, vb, 0, 4, 1, 5), __builtin_shufflevector(vc, none, 0, 4, 1, 5), to);
-    store(__builtin_shufflevector(va, vb, 2, 6, 3, 7), __builtin_shufflevector(vc, none, 2, 6, 3, 7), to + 8);
-  }
-
-  static L2RFAST_INLINE Two two(const A* p) { return *reinterpret_cast<const Two*>(p); }
 
   // `range`: of what has entered, which a position that is not a number may not leave either.
   static L2RFAST_INLINE Tap tap(A position, Range range, int64_t size) {

@@ -1,10 +1,12 @@
 // Composing displacement fields and integrating velocities on the CPU.
 //
 // Floor of a composition: both fields are read once, one is written; the interpolations of a warp of ndim channels. An
-// integration is `steps` compositions of a field with itself, which stay in the cache where the field fits.
+// integration is `steps` compositions of a field with itself, which stay in the cache where the field fits, and are
+// made of fields whose components lie beside each other.
 
 #include "common/recompute.h"
 #include "common/sampler.h"
+#include "integrate_velocity/quad_field.h"
 
 namespace l2rfast {
 namespace {
@@ -25,52 +27,38 @@ Tensor compose(const Tensor& outer, const Tensor& inner) {
   return result;
 }
 
-// values * factor, in the usual order.
-template <class A>
-Tensor scaled(const Tensor& values_, A factor) {
-  const Tensor values = packed(values_), result = room_as(values, shape_of(values));
-  parallel_parts(values.numel(), [&](int64_t begin, int64_t end) {
-    const A* from = read<A>(values);
-    A* to = write<A>(result);
-    for (int64_t i = begin; i < end; ++i) to[i] = from[i] * factor;
+// result(fields, velocity, offset), a field of quads, of every item, which begins at that number; in the usual order.
+template <class F>
+Tensor by_item(const Tensor& velocity_, const F& result) {
+  const Tensor velocity = packed(velocity_), to = room_as(velocity, shape_of(velocity));
+  for_arithmetic(velocity, velocity, [&](auto ndim, auto real) {
+    using A = decltype(real);
+    const QuadFields<ndim.value, A> fields(grid_of(velocity, ndim.value));
+    const int64_t numel = velocity.numel() / velocity.size(0);
+    for (int64_t n = 0; n < velocity.size(0); ++n)
+      fields.to(write<A>(to) + n * numel, result(fields, read<A>(velocity) + n * numel, n * numel));
   });
-  return result;
+  return to;
 }
 
 Tensor integrate_velocity(const Tensor& velocity, int64_t steps) {
-  Tensor u;
-  for_arithmetic(velocity, velocity, [&](auto ndim, auto real) {
-    using A = decltype(real);
-    u = scaled(velocity, std::ldexp(A(1), -int(steps)));
-    for (int64_t i = 0; i < steps; ++i) u = composed<ndim.value, A>(u, u);
+  return by_item(velocity, [&](const auto& fields, const auto* from, int64_t) {
+    Tensor u = fields.from(velocity, from, std::ldexp(1, -int(steps)));
+    for (int64_t i = 0; i < steps; ++i) u = fields.composed(u);
+    return u;
   });
-  return u;
 }
 
 Tensor integrate_velocity_backward(const Tensor& grad_, const Tensor& velocity, int64_t steps) {
-  Tensor grad = grad_;
-  for_arithmetic(velocity, velocity, [&](auto ndim_, auto real) {
-    constexpr int ndim = ndim_.value;
-    using A = decltype(real);
+  const Tensor grad = packed(grad_);
+  return by_item(velocity, [&]<class A>(const auto& fields, const A* from, int64_t offset) {
     const A scale = std::ldexp(A(1), -int(steps));
-    grad = scaled(grad, scale);  // linear in it: sooner or later is the same
+    Tensor back = fields.from(velocity, read<A>(grad) + offset, scale);  // linear in it: sooner or later is the same
     backwards(
-        0, steps, scaled(velocity, scale), [&](const Tensor& u) { return composed<ndim, A>(u, u); },
-        [&](const Tensor& u) {
-          const Displaced<ndim, A> source(u);
-          const Tensor next = scaled(grad, A(1));
-          A* const sums = write<A>(next);
-          backward_image<ndim>(grad, source, "linear", "border", next);
-          backward_positions<ndim, A>(grad, u, source, "border", [&](const Block& b, const A(&sum)[ndim][kBlock]) {
-            for (int k = 0; k < ndim; ++k) {
-              A* __restrict to = sums + (b.n * ndim + k) * source.out.numel() + b.first;
-              for (int i = 0, end = b.count; i < end; ++i) to[i] += sum[k][i];
-            }
-          });
-          grad = next;
-        });
+        0, steps, fields.from(velocity, from, scale), [&](const Tensor& u) { return fields.composed(u); },
+        [&](const Tensor& u) { back = fields.backward(u, back); });
+    return back;
   });
-  return grad;
 }
 
 }  // namespace
