@@ -70,7 +70,7 @@ bench-compare: $(VENV)/.benchmark
 
 # On a machine with a GPU, nvcc and a PyTorch for it, which GPU_PYTHON has; offline, in parts, each resumed.
 test-gpu:
-	$(GPU_PYTHON) -m bench.gpu --only build --only test --only sanitize
+	$(GPU_PYTHON) -m bench.gpu --only packages --only build --only import --only test --only sanitize
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.gpu

@@ -43,3 +43,9 @@ def rounds(request: pytest.FixtureRequest) -> int:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether the inputs are those of the targets."""
     return bool(request.config.getoption("size") == "full")
+
+
+@pytest.fixture
+def tiny(request: pytest.FixtureRequest) -> bool:
+    """Whether figures mean nothing: the machine is not measured, nor memory, which takes longer than the cases."""
+    return bool(request.config.getoption("size") == "tiny")

@@ -16,8 +16,8 @@ from .harness import OURS, SERIAL, Case, Contest, measure_memory
 
 
 @pytest.mark.benchmark(timer=machine.clock)
-def test_case(make: Callable[[], Case], rounds: int, full: bool, benchmark: Any) -> None:
-    contest = Contest(make())
+def test_case(make: Callable[[], Case], rounds: int, full: bool, tiny: bool, benchmark: Any) -> None:
+    contest = Contest(make(), copied_bytes=1 << 20 if tiny else 1 << 29)
     measurement, calls = contest.measurement, contest.calls
     if full and measurement.threads > 1 and not machine.on_a_gpu():
         measurement.limits.append(SERIAL)
@@ -26,6 +26,6 @@ def test_case(make: Callable[[], Case], rounds: int, full: bool, benchmark: Any)
     ours = measurement.results[OURS]
     if ours.correct:
         ours.seconds = [seconds / calls for seconds in benchmark.stats.stats.data]
-    if not machine.on_a_gpu():
+    if not (machine.on_a_gpu() or tiny):
         measure_memory(measurement, make)
     benchmark.extra_info["measurement"] = asdict(measurement)

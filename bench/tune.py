@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,27 +55,31 @@ def numbers(call: Sequence[Any]) -> int:
     return sum(argument.numel() for argument in flat(call) if isinstance(argument, Tensor))
 
 
-def recorded(size: cases.Size) -> dict[str, Call]:
+def recorded(size: cases.Size, families: Sequence[str] = FAMILIES) -> dict[str, Call]:
     """A call of every operator that the cases use and Triton has."""
     found: dict[str, Call] = {}
-    for family in FAMILIES:
+    for family in families:
+        ours = cases.FAMILIES[family][0](size).contestants[harness.OURS]  # its inputs by any backend
         try:
             with l2rfast.backend("triton"), Largest() as largest:
-                cases.FAMILIES[family][0](size).contestants[harness.OURS].run()
-        except l2rfast.BackendError:
+                ours.run()
+        except l2rfast.BackendError as error:
+            print(f"{family}: not tuned: {error}")
             continue  # what is not in Triton needs no shape
         found |= {name: call for name, call in largest.calls.items() if numbers(call) > numbers(found.get(name, ()))}
     return found
 
 
-def fastest(call: Callable[[], object], shapes: Iterable[Shape]) -> tuple[Shape, dict[Shape, float]]:
+def fastest(
+    call: Callable[[], object], shapes: Iterable[Shape], rounds: int = ROUNDS
+) -> tuple[Shape, dict[Shape, float]]:
     """The shape in which a call takes the least, and the seconds of all, the best of some."""
     taken = {}
     for shape in shapes:
         with shaped(shape):
             call()  # compiles
             calls = max(1, round(harness.BRIEF / machine.seconds(call)))
-            taken[shape] = min(machine.seconds(call, calls) for _ in range(ROUNDS))
+            taken[shape] = min(machine.seconds(call, calls) for _ in range(rounds))
     return min(taken, key=taken.__getitem__), taken
 
 
@@ -83,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the inputs (default: full)")
     parser.add_argument("--device", default="cuda", help="(default: cuda)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="tune no further operator after so many")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="try so many alone (default: all)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"(default: {ROUNDS})")
+    parser.add_argument("--only", action="append", choices=FAMILIES, help="the calls of these cases alone")
+    parser.add_argument("--out", type=Path, default=TUNED, help="where the shapes are kept (default: in the package)")
     arguments = parser.parse_args(argv)
     start = time.perf_counter()
     torch.set_default_device(arguments.device)
@@ -90,14 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     gpu = torch.cuda.get_device_name() if machine.on_a_gpu() else "interpreted"
     found = json.loads(TUNED.read_text())
     rows = []
-    for name, call in sorted(recorded(cases.SIZES[arguments.size]).items()):
+    for name, call in sorted(recorded(cases.SIZES[arguments.size], arguments.only or FAMILIES).items()):
         if time.perf_counter() - start > 60 * arguments.minutes:
             rows.append([name, "not tuned: no time left", "", ""])
             continue
         with l2rfast.backend("triton"):
-            best, taken = fastest(partial(OPERATORS[name], *call), SHAPES)
+            best, taken = fastest(partial(OPERATORS[name], *call), SHAPES[: arguments.shapes], arguments.rounds)
         found.setdefault(gpu, {})[name] = [best.block, best.warps]
-        TUNED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")  # also for a run that is cut off
+        arguments.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")  # also for a run that is cut off
         usual, chosen = (digits(1e3 * taken[shape]) for shape in (USUAL, best))
         rows.append([name, f"{best.block} voxels, {best.warps} warps", chosen, usual])
     print(table([f"operator, on {gpu}", "chosen", "ms", "ms as usual"], rows))

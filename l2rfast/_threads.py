@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -78,6 +79,22 @@ def described(number: int) -> str:
     if number > most.cores and not _said(number):
         return f"{text}, but {most.cores} in registration and training: {most.why}"
     return text
+
+
+def free(root: Path = _ROOT) -> int:
+    """Of the threads that compute here, how many find a core that no other process has just then: one at least.
+
+    It is for work in small pieces: a thread that waits for its core holds up the others at the end of every piece,
+    which may take many times as long as one thread alone. All of them where the system does not tell, as it does by
+    ``procs_running`` in Linux's /proc/stat.
+    """
+    number, running = torch.get_num_threads(), []
+    with suppress(OSError, ValueError):
+        for _ in range(5):  # PyTorch's own threads wait for more to do, and run, for a while
+            running += map(int, re.findall(r"^procs_running (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE))
+            time.sleep(0.002)
+    others = min(running, default=1) - 1  # without this thread
+    return max(1, min(number, _count() - others))
 
 
 @contextmanager

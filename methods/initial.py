@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2rfast import _threads
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 
@@ -117,9 +118,11 @@ def initialise(
     metric = "mi" if metric is None else metric
     if metric not in METRICS:
         raise InputError(f"init_metric: expected one of {', '.join(METRICS)}, got {metric!r}")
-    with stages.stage("initialisation"), torch.inference_mode(False), torch.no_grad():
-        if kind == NONE:
-            return NO_CHANGE
+    if kind == NONE:
+        return NO_CHANGE
+    # Its images are small, so that it is of many short calls.
+    alone = _threads.threads(_threads.free())
+    with stages.stage("initialisation"), alone, torch.inference_mode(False), torch.no_grad():
         pair, why = _Images(fixed, moving, device, landmarks), "asked for"
         if kind != AUTO:
             return Initial(kind, why, pair.found(kind, metric, stages))

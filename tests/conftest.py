@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import hypothesis
 import native
 import pytest
@@ -101,6 +100,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six 2-D subjects whose sides are multiples of no power of two."""
+    import datasets  # reads and writes files, by packages that what runs on a GPU does without
+
     folder = tmp_path_factory.mktemp("scans")
     datasets.write(folder, 6, (30, 26))
     return folder

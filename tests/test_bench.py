@@ -8,11 +8,8 @@ import mmap
 import platform
 import resource
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +17,7 @@ from contests import adds, case, measure, one_thread  # noqa: F401
 from torch import Tensor
 
 from bench import __main__ as command
-from bench import cases, compare, gpu, harness, machine, report, tables, tune
+from bench import cases, compare, harness, machine, report, tables, tune
 from bench.harness import OURS, Case, Contestant, Limit, Measurement, Point
 from l2rfast.kernels.common.triton_launch import Shape, shape
 
@@ -307,33 +304,3 @@ def test_the_fastest_shape_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best == Shape(256, 8)
     assert taken == {Shape(128, 2): 1 / 2, Shape(256, 8): 1 / 8, Shape(512, 4): 1 / 4}
     assert set(launched) == set(shapes)
-
-
-def test_the_command_for_gpus_starts_where_nothing_is_built() -> None:
-    script = "import sys; sys.modules |= {'l2rfast': None, 'torch': None}; import bench.gpu"
-    subprocess.run([sys.executable, "-c", script], cwd=command.ROOT, check=True)
-
-
-def test_a_part_that_is_done_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    python = [sys.executable, "-c"]
-    parts = {
-        "good": ([[*python, "print('ran')"]], 60),
-        "absent": ([["no-such-tool"]], 60),
-        "slow": ([[*python, "import time; time.sleep(60)"]], 1),
-        "bad": ([[*python, "raise SystemExit(3)"]], 60),
-    }
-    monkeypatch.setattr(gpu, "PARTS", parts)
-    monkeypatch.setattr(gpu, "DONE", tmp_path)
-    assert gpu.main([]) == 1
-    told = capfd.readouterr().out
-    assert "absent: skipped: there is no no-such-tool" in told
-    assert "slow: stopped for lack of time" in told
-    assert "bad: FAILED" in told
-    assert gpu.main(["--only", "good"]) == 0
-    again = capfd.readouterr().out
-    assert (told.count("\nran\n"), again.count("\nran\n")) == (1, 0)
-    assert "good: done before" in again
-    assert gpu.main(["--only", "good", "--again"]) == 0
-    assert capfd.readouterr().out.count("\nran\n") == 1
-    assert gpu.main(["--only", "good", "--again", "--minutes", "0"]) == 1
-    assert "good: stopped for lack of time" in capfd.readouterr().out

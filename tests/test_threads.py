@@ -199,3 +199,15 @@ def test_info_says_what_the_number_of_threads_is_due_to(monkeypatch: pytest.Monk
     torch.set_num_threads(8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5})
     assert said() == ["1 thread: the CPU affinity of the process, of 8 cores"]
+
+
+@pytest.mark.parametrize(("running", "free"), [("1", 4), ("2", 3), ("4", 1), ("40", 1), ("0", 4), (None, 4), ("x", 4)])
+def test_threads_that_find_a_core(
+    running: str | None, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {} if running is None else {"proc/stat": f"cpu 1 2 3\nprocs_running {running}\nprocs_blocked 0"}
+    monkeypatch.setattr(_threads, "_count", lambda: 4)
+    torch.set_num_threads(4)
+    assert _threads.free(system(tmp_path, None, None, files)) == free
+    torch.set_num_threads(2)  # no more than compute here
+    assert _threads.free(tmp_path) == min(free, 2)

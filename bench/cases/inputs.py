@@ -79,6 +79,16 @@ def limits(**bounds: float | None) -> tuple[Limit, ...]:
 
 
 SIZES = {
+    # Of which Triton's interpreter makes something in a second.
+    "tiny": Size(
+        (20, 24, 28),
+        (20, 16, 16),
+        (Search((8, 7, 11), 5, 3, 0.25, 0.6, 0.25), Search((10, 8, 12), 5, 3, 0.4, 1.2, None)),
+        (1, 2, (16, 16, 16)),
+        (8, 10, 12, 14, 16, 20),
+        16,
+        full=False,
+    ),
     "quick": Size(
         (80, 96, 112),
         (80, 64, 64),

@@ -15,8 +15,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-import pooch  # type: ignore[import-untyped]
-
 from ..errors import InputError
 
 ENVIRONMENT = "L2RFAST_DATA"
@@ -92,6 +90,8 @@ def fetch(name: str) -> Path:
 
 
 def _download(wanted: Record) -> None:
+    import pooch  # type: ignore[import-untyped]  # not needed where the files lie, as on machines without a network
+
     pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=wanted.name, path=_cache())
@@ -107,6 +107,8 @@ def _folders() -> list[Path]:
 
 
 def _cache() -> Path:
+    import pooch
+
     return Path(pooch.os_cache("l2rfast"))
 
 

@@ -1,0 +1,95 @@
+"""The command for machines with a GPU, and its rehearsal without one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import gpu
+from bench.gpu import Part
+
+PYTHON = [sys.executable, "-c"]
+
+
+def test_it_starts_where_nothing_is_built() -> None:
+    script = "import sys; sys.modules |= {'l2rfast': None, 'torch': None}; import bench.gpu"
+    subprocess.run([sys.executable, "-c", script], cwd=gpu.ROOT, check=True)
+
+
+def told(folder: Path) -> dict[str, str]:
+    """Of the summary, what is said of each part."""
+    lines = (folder / "summary.md").read_text().splitlines()
+    return {line.split(" | ")[0][2:]: line for line in lines if line.startswith("| ")}
+
+
+def test_a_part_that_is_done_stays_done_and_one_that_fails_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = f"open({str(tmp_path / 'ran')!r}, 'a').write('x')"
+    slow = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    parts = {
+        "bad": Part([[*PYTHON, "print('before'); 1 / 0"]], 60, [[*PYTHON, ""]], "fails"),
+        "absent": Part([["no-such-tool"]], 60, [[*PYTHON, ""]], "is there"),
+        "slow": Part([[*PYTHON, slow]], 1, [[*PYTHON, ""]], "takes long"),
+        "good": Part([[*PYTHON, count]], 60, [[*PYTHON, ""]], "runs"),
+    }
+    monkeypatch.setattr(gpu, "parts", lambda out: parts)
+    assert gpu.main(["--out", str(tmp_path)]) == 1
+    found = told(tmp_path)
+    assert "FAILED" in found["bad"]
+    assert "ZeroDivisionError: division by zero" in found["bad"]
+    assert "skipped: there is no no-such-tool" in found["absent"]
+    assert "stopped for lack of time" in found["slow"]
+    assert "done in" in found["good"]
+    assert "before\nTraceback" in (tmp_path / "log.txt").read_text()
+    assert gpu.main(["--out", str(tmp_path), "--only", "good"]) == 0
+    assert "done before" in told(tmp_path)["good"]
+    assert (tmp_path / "ran").read_text() == "x"
+    assert gpu.main(["--out", str(tmp_path), "--only", "good", "--again"]) == 0
+    assert (tmp_path / "ran").read_text() == "xx"
+    assert gpu.main(["--out", str(tmp_path), "--only", "good", "--again", "--minutes", "0"]) == 1
+    assert "stopped for lack of time" in told(tmp_path)["good"]
+    rehearsal = tmp_path / "rehearsal"
+    assert gpu.main(["--out", str(rehearsal), "--rehearse"]) == 0
+    assert "- slow: takes long" in (rehearsal / "summary.md").read_text()
+
+
+def test_the_first_failure_of_every_operation_is_told(tmp_path: Path) -> None:
+    def case(name: str, of: str, message: str | None) -> str:
+        failure = "" if message is None else f'<failure message="{message}">more</failure>'
+        return f'<testcase classname="tests.{of}" name="{name}">{failure}</testcase>'
+
+    cases = [
+        case("test_values[warp-cuda-float32]", "test_operators", "wrong | by 1&#10;and more"),
+        case("test_values[warp-triton-float32]", "test_operators", "another"),
+        case("test_strides[warp-cuda]", "test_operators", None),
+        case("test_values[box_average-cuda]", "test_operators", None),
+        case("test_shapes[cuda]", "test_warp", "odd"),
+    ]
+    file = tmp_path / "tests.xml"
+    file.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    lines = gpu.failures(file).splitlines()[2:]
+    assert lines == ["| warp | 2 | 1 | wrong / by 1 and more |", "| test_shapes | 1 | 0 | odd |"]
+    file.write_text(f"<testsuites><testsuite>{cases[2]}</testsuite></testsuites>")
+    assert gpu.failures(file) == "All of 1 passed.\n"
+
+
+def test_a_little_of_every_part_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "WHEELS", tmp_path / "none")  # they are for another Python
+    chosen = [name for name in gpu.parts(tmp_path) if name != "build" or shutil.which("nvcc")]
+    ended = gpu.main(["--rehearse", "--smallest", "--out", str(tmp_path), *(f"--only={name}" for name in chosen)])
+    assert ended == 0, (tmp_path / "log.txt").read_text()
+    found = told(tmp_path)
+    assert all("done in" in found[name] for name in chosen), found
+    assert (tmp_path / "failures.md").read_text().startswith("All of ")
+    shapes = json.loads((tmp_path / "triton_tuned.json").read_text())["interpreted"]
+    assert set(shapes) == {"warp"}
+    jobs = json.loads((tmp_path / "jobs.json").read_text())["jobs"]
+    assert len(jobs) == 4
+    assert all("failed" not in job for job in jobs.values()), jobs
+    assert (tmp_path / "cpu.md").exists()
