@@ -88,7 +88,8 @@ def free(root: Path = _ROOT) -> int:
     which may take many times as long as one thread alone. All of them where the system does not tell, as it does by
     ``procs_running`` in Linux's /proc/stat.
     """
-    number, running = torch.get_num_threads(), []
+    number = torch.get_num_threads()
+    running: list[int] = []
     with suppress(OSError, ValueError):
         for _ in range(5):  # PyTorch's own threads wait for more to do, and run, for a while
             running += map(int, re.findall(r"^procs_running (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE))

@@ -115,9 +115,7 @@ def initialise(
     """
     if kind not in (AUTO, *KINDS):
         raise InputError(f"init: expected one of {', '.join((AUTO, *KINDS))}, got {kind!r}")
-    metric = "mi" if metric is None else metric
-    if metric not in METRICS:
-        raise InputError(f"init_metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    metric = checked(metric)
     if kind == NONE:
         return NO_CHANGE
     # Its images are small, so that it is of many short calls.
@@ -135,6 +133,19 @@ def initialise(
         if (matrix == np.eye(4)).all():
             return replace(NO_CHANGE, why="no header says where they lie, and they agree as they are")
         return Initial("affine", "no header says where they lie", matrix)
+
+
+def checked(metric: str | None) -> str:
+    """What a start is searched by.
+
+    Raises:
+        InputError: an unknown metric.
+    """
+    if metric is None:
+        return "mi"
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise InputError(f"init_metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    return metric
 
 
 def _disagreement(fixed: Volume, moving: Volume) -> str:

@@ -20,6 +20,7 @@ from l2rfast.world import Grid, Transform, within
 from .discrete.method import discrete
 from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, SEARCHED, initialise
+from .initial import checked as checked_metric
 from .landmarks import Landmarks, checked
 from .linear import TRANSFORMS, linear
 from .masks import filled
@@ -156,12 +157,14 @@ def registered(
         numbers = f"{1 + len(fixed.contrasts)} and {1 + len(moving.contrasts)}"
         raise InputError(f"fixed, moving: expected as many contrasts of one as of the other, got {numbers}")
     method.check_contrasts(1 + len(fixed.contrasts))
+    checked_metric(metric)
     images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
     matrix = None if start is None else start.matrix
     if start is not None and matrix is None:
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
         found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks)
+        _unused(metric, "a displacement field is given")
         initial = replace(GIVEN, why="a displacement field, which the displacement includes")
         return replace(found, initial=initial, fixed=images[0], moving=images[1])
     if matrix is None:
@@ -171,10 +174,15 @@ def registered(
         onward = NONE if init == AUTO else init
         initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
     near = initial.kind in SEARCHED
-    if metric is not None and not near:
-        notice(f"init_metric: not used, as no rigid or affine start was searched ({initial.why})")
+    if not near:
+        _unused(metric, initial.why)
     found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks, near=near)
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
+
+
+def _unused(metric: str | None, why: str) -> None:
+    if metric is not None:
+        notice(f"init_metric: not used, as no rigid or affine start was searched ({why})")
 
 
 def _on_grid(start: Transform, fixed: Volume) -> Tensor:

@@ -39,6 +39,8 @@ APPLY = ("apply", "a.nii.gz", "--reference=b.nii.gz", "--out=c.nii.gz")
         ((*APPLY, "--interpolation=best"), "--interpolation: expected one of"),
         ((*REGISTER, "--preset=best"), "--preset: expected one of"),
         ((*REGISTER, "--init-metric=best"), "--init-metric: expected one of"),
+        ((*REGISTER, "--weight=1", "--method=pddnet"), "--weight: of contrasts, which only --method discrete has"),
+        ((*REGISTER, "--weights=no.h5"), "--weights: a network's, and the method discrete has none, got 'no.h5'"),
         ((*REGISTER, "--weight=-1"), "--weight: expected numbers, none below 0"),
         ((*REGISTER, "--weight=1", "--weight=2"), "--weight: expected one for each contrast, 1, got 2"),
         (

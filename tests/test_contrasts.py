@@ -114,7 +114,7 @@ def test_another_grid_of_the_same_subject(scans: Pairs) -> None:
             lambda f, m: ((f, m), {"weights": [1, float("nan")]}),
             "weights: expected numbers, none below 0 and not all 0",
         ),
-        (lambda f, m: ((f, m), {"weights": "w.pth"}), "weights: expected numbers, none below 0 and not all 0"),
+        (lambda f, m: ((f, m), {"weights": "w.pth"}), "weights: a network's, and the method discrete has none"),
         (lambda f, m: ((f, m), {"metric": ["mind"] * 2, "full_iterations": 1}), "full_iterations: expected 0"),
     ],
 )

@@ -101,6 +101,8 @@ def register(
     report."""
     if weight and weights is not None:
         raise InputError("--weight: of contrasts, which a network with --weights has not; expected one of the two")
+    if weight and method != "discrete":
+        raise InputError(f"--weight: of contrasts, which only --method discrete has, got it with {method}")
     options = {
         "weights": weight or weights,
         "finetune": finetune,

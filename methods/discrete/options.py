@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -147,6 +148,10 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
     if unknown:
         raise InputError(
             f"{unknown[0]}: no such option; expected one of {', '.join(DiscreteOptions.__dataclass_fields__)}"
+        )
+    if isinstance(changes.get("weights"), str | os.PathLike):
+        raise InputError(
+            f"weights: a network's, and the method discrete has none, got {os.fspath(changes['weights'])!r}"
         )
     metric = changes.get("metric")
     if metric == "mind" or (isinstance(metric, list | tuple) and set(metric) == {"mind"}):
