@@ -80,6 +80,7 @@ def test_the_first_failure_of_every_operation_is_told(tmp_path: Path) -> None:
 
 
 def test_a_little_of_every_part_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with which pytest-benchmark times nothing
     monkeypatch.setattr(gpu, "WHEELS", tmp_path / "none")  # they are for another Python
     chosen = [name for name in gpu.parts(tmp_path) if name != "build" or shutil.which("nvcc")]
     ended = gpu.main(["--rehearse", "--smallest", "--out", str(tmp_path), *(f"--only={name}" for name in chosen)])

@@ -80,7 +80,7 @@ def test_points_come_back_after_a_field_to_start_from_that_turns(degrees: float,
     image = Volume(torch.rand(size, generator=torch.Generator().manual_seed(0)), affine)
     write_displacement(tmp_path / "turn.nii.gz", turn(size, degrees), affine)
     start = l2rfast.io.read_transform(tmp_path / "turn.nii.gz", name="initial")
-    found = registered(still(size), image, image, "auto", "mi", torch.device("cpu"), Stages(), start)
+    found = registered(still(size), image, image, "auto", None, torch.device("cpu"), Stages(), start)
     points = torch.tensor([[6.0, 8.0, 5.0], [12.0, 9.5, 10.0]])
     there = found.points_in_moving(points)
     np.testing.assert_allclose(there - points, turn(size, degrees)[0][:, [6, 12], [8, 9], [5, 10]].T, atol=1.1)
@@ -96,7 +96,7 @@ def test_beyond_its_border_a_field_to_start_from_goes_on_as_there(first: int, sa
     header[0, 3] = first
     write_displacement(tmp_path / "part.nii.gz", disp[:, :, first:], header)
     start = l2rfast.io.read_transform(tmp_path / "part.nii.gz", name="initial")
-    arguments = (still(size), image, image, "auto", "mi", torch.device("cpu"), Stages(), start)
+    arguments = (still(size), image, image, "auto", None, torch.device("cpu"), Stages(), start)
     if said:
         with pytest.warns(InputWarning, match="field covers 65 % of the fixed image, and goes on beyond as at its bor"):
             found = registered(*arguments)

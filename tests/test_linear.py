@@ -158,7 +158,7 @@ def test_only_a_field_is_resampled_where_nothing_is_deformed(scan: Volume, tmp_p
             scan,
             moving,
             "auto",
-            "mi",
+            None,
             torch.device("cpu"),
             Stages(),
             read_transform(tmp_path / "field.nii.gz", name="initial"),
