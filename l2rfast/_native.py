@@ -11,6 +11,8 @@ import torch
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from .kernels.common.precision import in_pairs
+
 TRIED = SpecifierSet(">=2.11,<2.16")  # versions of PyTorch that the tests have passed with
 
 # From the most to the least capable, by PyTorch's own names (torch.backends.cpu.get_cpu_capability()).
@@ -59,11 +61,17 @@ def load_cuda() -> bool:
     return True
 
 
-# The compiled kernels call this to know: PyTorch's stable ABI has no function that tells.
+def _in_pairs(device: int) -> bool:
+    return in_pairs(torch.device("cpu") if device < 0 else torch.device("cuda", device))
+
+
+# The compiled kernels call these to know: PyTorch's stable ABI has no functions that tell.
 torch.library.define("l2rfast_cuda::deterministic", "() -> bool")
 torch.library.impl(
     "l2rfast_cuda::deterministic", "CompositeExplicitAutograd", torch.are_deterministic_algorithms_enabled
 )
+torch.library.define("l2rfast_cuda::in_pairs", "(int device) -> bool")
+torch.library.impl("l2rfast_cuda::in_pairs", "CompositeExplicitAutograd", _in_pairs)
 
 torch.library.define("l2rfast_cpp::keep_memory", "(bool more) -> ()")
 

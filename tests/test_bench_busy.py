@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from l2rfast.io import Volume
 
 def others() -> int:
     """Processes that were started to keep a core busy, and are there."""
-    return sum(busy.ENDLESS in child.cmdline() for child in psutil.Process().children())
+    children = psutil.Process().children()
+    # A process counts as started a moment before Linux tells its arguments.
+    patience = time.monotonic() + 10
+    while not all(child.cmdline() for child in children) and time.monotonic() < patience:
+        time.sleep(0.001)
+    return sum(busy.ENDLESS in child.cmdline() for child in children)
 
 
 def taken(seconds: float, disturbed: float = 0.0) -> Taken:

@@ -35,12 +35,19 @@ L2RFAST_INLINE Voxel<ndim> voxel(int64_t n, int32_t z, int32_t y, int32_t x) {
     return {n, {y, x}};
 }
 
-// Whether torch.use_deterministic_algorithms(True) is in force. The stable ABI has no function that tells, so that the
-// package defines an operator that does.
-inline bool deterministic() {
-  StableIValue result = 0;
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("l2rfast_cuda::deterministic", "", &result, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<bool>(result);
+// What an operator says that the package defines, of an argument that it may have.
+inline bool said(const char* name, StableIValue argument = 0) {
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", &argument, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(argument);
+}
+
+// Whether torch.use_deterministic_algorithms(True) is in force, which the stable ABI has no function for.
+inline bool deterministic() { return said("l2rfast_cuda::deterministic"); }
+
+// Whether sums that float32 cannot hold are kept in pairs of it, on the device of a tensor.
+inline bool in_pairs(const Tensor& on) {
+  const int64_t device = on.is_cuda() ? on.get_device_index() : -1;
+  return said("l2rfast_cuda::in_pairs", torch::stable::detail::from(device));
 }
 
 constexpr int kThreads = 256;  // of a block
