@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import InputError
 
+_LARGEST = sys.float_info.max
 _ARRAYS = (np.generic, np.ndarray, Tensor)  # a tuple: torch.compile cannot follow the union of these
 
 
@@ -21,7 +22,7 @@ def plain(value: Any) -> Any:
     """A number of any type, or an array or tensor of numbers, as Python's number, or tuple of them; what is neither as
     it is. Sequences item by item.
     """
-    if isinstance(value, _ARRAYS):
+    if isinstance(value, _ARRAYS) and not getattr(value, "is_meta", False):
         value = value.tolist()
     elif not isinstance(value, int | float) and isinstance(value, Real):
         value = operator.index(value) if isinstance(value, Integral) else float(value)
@@ -34,8 +35,8 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Of what `plain` gives, finite; a bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """Of what `plain` gives, finite in float64; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def tensor(name: str, value: Tensor) -> None:
@@ -105,7 +106,7 @@ def not_negative(name: str, value: float) -> float:
 def each_axis(value: Any, ndim: int) -> list[Any]:
     """What there is for each axis, or the one for all, so often."""
     values = plain(value)
-    return list(values) if isinstance(values, Sequence) else [values] * ndim
+    return list(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else [values] * ndim
 
 
 def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> list[int]:

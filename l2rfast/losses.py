@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,9 +92,17 @@ def diffusion_energy(disp: Tensor, *, spacing: Sequence[float] | None = None) ->
     if len(set(sides)) == 1:  # which cancels
         sides = [1.0] * ndim
     else:
+        sides = _near_one(sides)
         field = field * field.new_tensor(sides).view(-1, *[1] * ndim)
-    energies: Tensor = _diffusion_energy(field, [float(side) for side in sides])[0]
+    energies: Tensor = _diffusion_energy(field, sides)[0]
     return energies.mean().to(disp.dtype)
+
+
+def _near_one(sides: Sequence[float]) -> list[float]:
+    """In a unit, a power of two of theirs, in which the largest is from 1/2 to 1: products of them neither over- nor
+    underflow."""
+    exponent = math.frexp(max(sides))[1]
+    return [math.ldexp(side, -exponent) for side in sides]
 
 
 def bending_energy(disp: Tensor, *, stencil: str = "wide") -> Tensor:

@@ -183,7 +183,7 @@ def _resampled(
         outside = math.nan
     elif outside is None:
         outside = 0.0 if mode == "nearest" else robust_range(image.to(_check.arithmetic_dtype(image)), volume.mask)[0]
-    check_outside(image.dtype, outside)
+    outside = check_outside(image.dtype, outside)
     if math.isnan(outside) or not there.all():
         whole = filled(Volume(image.double(), volume.affine, there)).data[None, None]
         reached = sample(torch.ones_like(whole), mode)
@@ -240,16 +240,20 @@ def _displaced(points: Tensor, field: Tensor) -> Tensor:
     return points + at_points(field.double(), points)
 
 
-def check_outside(dtype: torch.dtype, value: float) -> None:
-    """Of an image with voxels of a dtype, what is where it does not reach.
+def check_outside(dtype: torch.dtype, value: float) -> float:
+    """Of an image with voxels of a dtype, what is where it does not reach, as Python's number.
 
     Raises:
         InputError: nothing that the dtype holds.
     """
-    if dtype.is_floating_point:
-        held = math.isnan(value) or abs(value) <= torch.finfo(dtype).max
+    number: Any = _check.plain(value)
+    if not isinstance(number, int | float):
+        held = False
+    elif dtype.is_floating_point:
+        held = number != number or abs(number) <= torch.finfo(dtype).max
     else:
         least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-        held = float(value).is_integer() and least <= value <= most
+        held = least <= number <= most and number % 1 == 0
     if not held:
-        raise InputError(f"outside: expected a number that {dtype} holds, got {value}")
+        raise InputError(f"outside: expected a number that {dtype} holds, got {value!r}")
+    return int(number) if isinstance(number, bool) else number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -18,6 +18,34 @@ from torch import nn
 from l2rfast.errors import InputError
 
 from .files import write_whole
+
+
+def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
+    """The path of weights, the one option of a method that has no presets.
+
+    Raises:
+        InputError: a preset, another option, or no path.
+    """
+    if preset != "default":
+        raise InputError(f"preset: the method {method} has none, got {preset!r}")
+    for name in options:
+        if name != "weights":
+            raise InputError(f"{name}: no option of the method {method}; expected weights")
+    path = options.get("weights")
+    if not isinstance(path, str | os.PathLike):
+        got = "" if path is None else f", got {path!r}"
+        raise InputError(f"weights: expected a file of weights for the method {method}{got}")
+    return os.fspath(path)
+
+
+def check_ending(path: str, endings: Sequence[str], or_else: str = "") -> None:
+    """Refuse a name that ends in none of these.
+
+    Raises:
+        InputError: such a name; it tells what else may be given.
+    """
+    if not path.endswith(tuple(endings)):
+        raise InputError(f"weights: expected a name that ends in {' or '.join(endings)}{or_else}, got {path!r}")
 
 
 def save(network: nn.Module, description: Any, kind: str, path: str | os.PathLike[str]) -> None:

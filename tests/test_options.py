@@ -1,4 +1,4 @@
-"""Options whose numbers are NumPy's, arrays or tensors: as if they were Python's."""
+"""Options whose numbers are NumPy's, arrays or tensors: as if they were Python's; and what is no option's value."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from l2rfast._check import plain
 from l2rfast.methods.discrete import pddnet, tutorial
 from l2rfast.methods.discrete.options import DiscreteOptions
 from l2rfast.methods.discrete.training import TrainingOptions as DiscreteTraining
+from l2rfast.methods.result import check_outside
 from l2rfast.methods.training.options import TrainerOptions
 from l2rfast.methods.unsupervised import network
 from l2rfast.methods.unsupervised.register import UnsupervisedOptions
@@ -81,3 +82,43 @@ def test_a_registration_with_numbers_of_numpy() -> None:
     one, other = (l2rfast.register(fixed, moving, init="none", grid_spacing=4, **o) for o in (options, of_numpy))
     assert torch.equal(one.displacement, other.displacement)
     assert repr(one.options) == repr(other.options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("metric", [["lncc"]]),
+        ("metric", ["mind", ["mind"]]),
+        ("time_budget", 10**400),
+        ("rate", 10**400),
+        ("rate", torch.ones((), device="meta")),
+    ],
+)
+def test_what_is_no_value_at_all_is_refused_by_name(option: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{option}: expected"):
+        l2rfast.register(noise(16, 16, 16), noise(16, 16, 16), **{option: value})
+
+
+@pytest.mark.parametrize("method", ["weakly-supervised", "pddnet", "unsupervised"])
+@pytest.mark.parametrize("value", [3, None, ["a.safetensors"], b"a.safetensors"])
+def test_weights_that_are_no_path(method: str, value: Any) -> None:
+    with pytest.raises(InputError, match=r"^weights: expected a"):
+        l2rfast.register(noise(16, 16, 16), noise(16, 16, 16), method=method, weights=value)
+
+
+def test_what_weights_may_be_is_said() -> None:
+    said = (
+        "^weights: expected a name that ends in .safetensors, or two published .pth with a comma between, got 'a.pth'"
+    )
+    with pytest.raises(InputError, match=said):
+        l2rfast.register(noise(16, 16, 16), noise(16, 16, 16), method="pddnet", weights="a.pth")
+
+
+@pytest.mark.parametrize("value", ["a", 10**400, [1], None])
+def test_what_is_no_value_outside(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^outside: expected a number that torch\.float32 holds"):
+        check_outside(torch.float32, value)
+
+
+def test_a_truth_value_outside_is_a_number() -> None:
+    assert type(check_outside(torch.bool, True)) is int

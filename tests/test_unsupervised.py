@@ -93,7 +93,10 @@ def test_intensities_are_brought_to_zero_to_one(pair: dict[str, Tensor], weights
         ({"weights": 3}, "weights: expected a path"),
         ({"weights": "absent.safetensors"}, "path: cannot use absent.safetensors"),
         ({"weights": "absent.h5"}, "path: cannot use absent.h5"),
-        ({"weights": "network.pt"}, "path: expected a name that ends in .safetensors"),
+        (
+            {"weights": "network.pt"},
+            "weights: expected a name that ends in .safetensors or .h5 or .hdf5, got",
+        ),
         ({"finetune": -1}, "finetune: expected"),
         ({"finetune": 2.5}, "finetune: expected"),
         ({"preset": "fast"}, "preset: the method unsupervised has none"),

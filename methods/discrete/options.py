@@ -154,7 +154,7 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
             f"weights: a network's, and the method discrete has none, got {os.fspath(changes['weights'])!r}"
         )
     metric = changes.get("metric")
-    if metric == "mind" or (isinstance(metric, list | tuple) and set(metric) == {"mind"}):
+    if metric == "mind" or (isinstance(metric, list | tuple) and metric and all(one == "mind" for one in metric)):
         changes.setdefault("full_iterations", 0)
     options = replace(PRESETS[preset], **changes)
     unused = [name for name in OF_LNCC if name in changes]

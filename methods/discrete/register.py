@@ -30,14 +30,8 @@ def pddnet(preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
-    if preset != "default":
-        raise InputError(f"preset: the method pddnet has none, got {preset!r}")
-    for name in options:
-        if name != "weights":
-            raise InputError(f"{name}: no option of the method pddnet; expected weights")
-    if "weights" not in options:
-        raise InputError("weights: expected a file of weights for the method pddnet")
-    return with_network(read_weights(options["weights"]), os.fspath(options["weights"]))
+    path = weights.only_option("pddnet", preset, options)
+    return with_network(read_weights(path), path)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Network:
@@ -49,6 +43,7 @@ def read_weights(path: str | os.PathLike[str]) -> Network:
     published = os.fspath(path).split(",")
     if len(published) == 2:
         return PDDNet.from_published(*published)
+    weights.check_ending(os.fspath(path), (".safetensors",), ", or two published .pth with a comma between")
     return PDDNet.load(path) if weights.is_of(path, FORMAT) else TutorialNet2d.load(path)
 
 

@@ -22,10 +22,12 @@ from ..padding import Padding
 from ..refine import pool, refine, resample_field, resampled
 from ..similarity import both_ways, lncc_distance, window_of
 from ..stages import Stages
+from ..weights import check_ending
 from .network import Prediction, VoxelMorph
 
 LEVEL = 2  # voxels between the points of the fine-tuned field
 WINDOW = 21  # of its local NCC
+KERAS = (".h5", ".hdf5")
 RATE = 1.3  # as in the discrete method's refinement
 
 
@@ -84,8 +86,9 @@ def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
     Raises:
         InputError: weights that cannot be read.
     """
-    keras = os.fspath(path).endswith((".h5", ".hdf5"))
-    return VoxelMorph.from_keras(path) if keras else VoxelMorph.load(path)
+    name = os.fspath(path)
+    check_ending(name, (".safetensors", *KERAS))
+    return VoxelMorph.from_keras(name) if name.endswith(KERAS) else VoxelMorph.load(name)
 
 
 def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages: Stages) -> Found:

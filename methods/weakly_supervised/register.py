@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from l2rfast.errors import InputError
 
+from .. import weights
 from ..intensities import from_zero_to_one
 from ..method import Found, Method, Pair
 from ..stages import Stages
@@ -22,14 +22,8 @@ def weakly_supervised(preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
-    if preset != "default":
-        raise InputError(f"preset: the method weakly-supervised has none, got {preset!r}")
-    for name in options:
-        if name != "weights":
-            raise InputError(f"{name}: no option of the method weakly-supervised; expected weights")
-    if "weights" not in options:
-        raise InputError("weights: expected a file of weights for the method weakly-supervised")
-    network = LabelReg.load(options["weights"]).eval()
+    path = weights.only_option("weakly-supervised", preset, options)
+    network = LabelReg.load(path).eval()
 
     def run(pair: Pair, stages: Stages) -> Found:
         ndim, fixed = network.architecture.plan.ndim, pair.fixed
@@ -39,5 +33,5 @@ def weakly_supervised(preset: str, **options: Any) -> Method:
             found: Tensor = network.to(fixed.device)(pair.moving, fixed)
         return Found(found.clone())
 
-    described = {"method": "weakly-supervised", "weights": os.fspath(options["weights"])}
+    described = {"method": "weakly-supervised", "weights": path}
     return Method(described, from_zero_to_one, run, aligned=False, optimises=False)
