@@ -7,6 +7,8 @@ without atomics; everything else, from the operator's arguments on, is what runs
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +21,34 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast._dispatch import OPERATORS
+from l2rfast.kernels.common.precision import Form, sums_in
 
-IMPLEMENTED = {name for source in CUDA_SOURCES for name in re.findall(r'm\.impl\("(\w+)"', source.read_text())}
-HERE = [operation for operation in OPERATIONS if (operation.made_of or operation.name) in IMPLEMENTED]
 
-each_operation = pytest.mark.parametrize("operation", HERE, ids=lambda o: o.name)
+def implemented(source: Path) -> list[str]:
+    """The operators of a file."""
+    return re.findall(r'm\.impl\("(\w+)"', source.read_text())
+
+
+IMPLEMENTED = {name for source in CUDA_SOURCES for name in implemented(source)}
+PAIRED = {name for source in CUDA_SOURCES if "for_sums" in source.read_text() for name in implemented(source)}
+FORMS: dict[str, tuple[Form, ...]] = {
+    name: ("float64", "pairs") if name in PAIRED else ("float64",) for name in IMPLEMENTED
+}
+HERE = [
+    pytest.param((operation, form), id=operation.name if form == "float64" else f"{operation.name}-{form}")
+    for operation in OPERATIONS
+    for form in FORMS.get(operation.made_of or operation.name, ())
+]
+
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+@pytest.fixture(params=HERE)
+def operation(request: pytest.FixtureRequest) -> Iterator[Operation]:
+    """Each that is implemented, with sums in each form that it has."""
+    case, form = request.param
+    with sums_in(form):
+        yield case
 
 
 def compare(operation: Operation, dtype: torch.dtype, samples: list[Any]) -> None:
@@ -40,12 +64,10 @@ def compare(operation: Operation, dtype: torch.dtype, samples: list[Any]) -> Non
 
 
 @each_dtype
-@each_operation
 def test_values_and_gradients_are_those_of_the_reference(operation: Operation, dtype: torch.dtype, host: None) -> None:
     compare(operation, dtype, operation.samples)
 
 
-@each_operation
 def test_deterministic_gradients_are_those_of_the_reference(
     operation: Operation, host: None, deterministic: None
 ) -> None:
@@ -55,7 +77,6 @@ def test_deterministic_gradients_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@each_operation
 def test_strides_do_not_matter(operation: Operation, layout: str, host: None) -> None:
     form = LAYOUTS[layout]
     for sample in operation.some():

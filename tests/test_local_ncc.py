@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -15,6 +15,7 @@ from samples import field, noise
 from torch import Tensor
 
 import l2rfast
+from l2rfast.kernels.common.precision import sums_in
 from l2rfast.losses import LocalNCCLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -22,11 +23,14 @@ BACKENDS = [backend for backend in runnable("local_ncc") if backend != "triton"]
 SHAPES = [(2, 2, 40), (2, 2, 13, 14), (1, 2, 9, 10, 11)]
 
 
-@pytest.fixture(params=[*BACKENDS, "cuda"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda":
+@pytest.fixture(params=[*BACKENDS, "cuda", "cuda-pairs"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each, and CUDA with sums in each form."""
+    name, _, form = request.param.partition("-")
+    if name == "cuda":
         request.getfixturevalue("host")
-    return str(request.param)
+    with sums_in(form or "float64"):
+        yield name
 
 
 def with_gradients(loss: Loss, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,6 +181,17 @@ def test_a_flat_region_beside_a_bright_one_gives_nothing(backend: str, level: fl
     for gradient in gradients:
         assert not inside(gradient, 4)[..., :12].any()
         assert gradient.isfinite().all()
+
+
+def test_a_flat_region_after_texture_gives_nothing(backend: str) -> None:
+    """Where sums have run past little variation far from the mean of the image."""
+    a, b = torch.zeros(1, 1, 40, 40, 64), torch.zeros(1, 1, 40, 40, 64)
+    a[..., 20:], b[..., 20:] = 1e6, 3e5
+    for image in (a, b):
+        image[:, :, :20] += 20 * noise(1, 1, 20, 40, 64).float()
+    with l2rfast.backend(backend):
+        got = l2rfast.local_ncc(a, b, window=5, reduction="none")
+    assert torch.equal(got == 0, exact(a, b, window=5, reduction="none")[0] == 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
