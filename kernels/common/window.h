@@ -58,6 +58,10 @@ struct WindowsOf {
   }
 
   L2RFAST_INLINE bool weighted() const { return axis[2].weights; }
+  L2RFAST_INLINE int64_t places() const { return axis[0].size * axis[1].size * axis[2].size; }
+  L2RFAST_INLINE int64_t place(int64_t z, int64_t y, int64_t x) const {
+    return (z * axis[1].size + y) * axis[2].size + x;
+  }
   // The sum of the weights.
   template <class S = W>
   S whole() const {

@@ -23,13 +23,16 @@ struct Units {
   MeasureOf<F> measure;
 };
 
-// Both images and their mask.
-template <class T, class S>
+// Both images and their mask, of which places are voxels, or blocks of them.
+template <class T, class S, bool blocked = false>
 struct Pair {
+  using Value = T;
+  using Sums = S;
   using F = Beside<S>;
   Image<T> a, b;
   Image<uint8_t> mask;
   int64_t channels, d, h, w;
+  int sides[3];           // of blocks
   const Units<F>* units;  // of every channel
 
   L2RFAST_INLINE Channel channel(int64_t i) const { return {i, i / channels, i % channels}; }
@@ -39,23 +42,47 @@ struct Pair {
   L2RFAST_INLINE bool finite(const Channel& c) const {
     return units[c.all].a.level.finite && units[c.all].b.level.finite;
   }
+  // An image of this size whose channels lie one after the other.
+  Image<T> packed(const T* data) const {
+    Image<T> image;
+    image.data = data, image.item = channels * volume(), image.channel = volume();
+    image.plane = h * w, image.row = w, image.step = 1;
+    return image;
+  }
+  // f(z, y, x) for the voxels of a place.
+  template <class Do>
+  L2RFAST_INLINE void each(int z, int y, int x, const Do& f) const {
+    if constexpr (blocked) {
+      for (int k = 0; k < sides[0] * sides[1] * sides[2]; ++k)
+        f(z * sides[0] + k / sides[2] / sides[1], y * sides[1] + k / sides[2] % sides[1], x * sides[2] + k % sides[2]);
+    } else {
+      f(z, y, x);
+    }
+  }
+  // Whether any voxel of a place is inside.
+  L2RFAST_INLINE bool counts(const Channel& c, int z, int y, int x) const {
+    bool any = false;
+    each(z, y, x, [&](int k, int j, int i) { any |= inside(c, k, j, i); });
+    return any;
+  }
+  L2RFAST_INLINE F voxels() const { return blocked ? F(sides[0] * sides[1] * sides[2]) : F(1); }
   static L2RFAST_INLINE S relative(T value, const Unit<F>& unit) {
     return S(F(Sum<T>(value)) * unit.scale) - unit.level.mean;
   }
 };
 
 // The sum, the largest magnitude and the number of a channel's values inside the mask, in parts; a block each.
-template <class T, class S>
+template <class Images>
 struct Levels {
   static constexpr int resident = 4;
-  using R = Sum<T>;
-  Pair<T, S> images;
-  int64_t parts;
+  using R = Sum<typename Images::Value>;
+  Images images;
+  int64_t first, parts;
   double *sums, *largest, *counts;
 
   L2RFAST_INLINE void operator()(int64_t block, double* scratch) const {
-    const Channel c = images.channel(block / parts / 2);
-    const Image<T>& image = block / parts % 2 ? images.b : images.a;
+    const Channel c = images.channel(first + block / parts / 2);
+    const auto& image = block / parts % 2 ? images.b : images.a;
     all_threads([&](int thread) {
       R sum = 0, most = 0;
       int64_t count = 0;
@@ -117,38 +144,40 @@ struct Together {
   }
 };
 
-// Pair::units, in room for them.
-template <class T, class S>
-Tensor units_of(const Pair<T, S>& images, const MeasureOf<Beside<S>>& measure, int64_t channels, const Tensor& on) {
+// Puts the units of `channels` channels, from `first` on, in their places.
+template <class T, class S, bool blocked>
+void measure_units(const Pair<T, S, blocked>& images, const MeasureOf<Beside<S>>& measure, int64_t first,
+                   int64_t channels, Units<Beside<S>>* to, const Tensor& on) {
   const int64_t parts = std::clamp<int64_t>(images.volume() / (16 * kThreads), 1, 64);
   const auto room = [&](int64_t each) { return torch::stable::new_empty(on, {channels, each}, Dtype::Double); };
   const Tensor sums = room(2 * parts), largest = room(2 * parts), counts = room(2 * parts);
-  using U = Units<Beside<S>>;
-  const Tensor units = room((sizeof(U) + sizeof(double) - 1) / sizeof(double));
-  each_block(Levels<T, S>{images, parts, write<double>(sums), write<double>(largest), write<double>(counts)},
+  using Images = Pair<T, S, blocked>;
+  each_block(Levels<Images>{images, first, parts, write<double>(sums), write<double>(largest), write<double>(counts)},
              2 * channels * parts, 3 * kThreads, on);
   each_block(
-      Together<T, S>{measure, parts, read<double>(sums), read<double>(largest), read<double>(counts), write<U>(units)},
+      Together<T, S>{measure, parts, read<double>(sums), read<double>(largest), read<double>(counts), to + first},
       channels, 0, on);
-  return units;
 }
 
 // What windows of images sum.
-template <class T, class S, bool masked>
+template <class Images, bool masked>
 struct OfImages {
   static constexpr int count = 5 + masked;
+  using S = typename Images::Sums;
   using F = Beside<S>;
-  Pair<T, S> images;
+  Images images;
 
   L2RFAST_INLINE auto of(const Channel& c) const {
     return [this, c, &units = images.units[c.all]](int z, int y, int x, F weight, S* to) {
-      if (masked && !images.inside(c, z, y, x)) return;
-      const S a = images.relative(images.a.at(c, z, y, x), units.a),
-              b = images.relative(images.b.at(c, z, y, x), units.b);
-      const S times_a = weight * a, times_b = weight * b;
-      to[0] += times_a, to[1] += times_b;
-      to[2] += times_a * a, to[3] += times_b * b, to[4] += times_a * b;
-      if constexpr (masked) to[5] += weight;
+      images.each(z, y, x, [&](int k, int j, int i) {
+        if (masked && !images.inside(c, k, j, i)) return;
+        const S a = images.relative(images.a.at(c, k, j, i), units.a);
+        const S b = images.relative(images.b.at(c, k, j, i), units.b);
+        const S times_a = weight * a, times_b = weight * b;
+        to[0] += times_a, to[1] += times_b;
+        to[2] += times_a * a, to[3] += times_b * b, to[4] += times_a * b;
+        if constexpr (masked) to[5] += weight;
+      });
     };
   }
 };
@@ -171,11 +200,12 @@ struct OfWindows {
 };
 
 // Windows: their values, and what gradients sum. Returns what adds to the loss.
-template <class T, class S>
+template <class Images>
 struct Values {
-  using R = Sum<T>;
+  using R = Sum<typename Images::Value>;
+  using S = typename Images::Sums;
   using F = Beside<S>;
-  Pair<T, S> images;
+  Images images;
   WindowsOf<F> windows;
   S whole;
   const R* upstream;  // or null
@@ -186,8 +216,8 @@ struct Values {
   L2RFAST_INLINE auto of(const Channel& c) const {
     return [this, c, &units = images.units[c.all]](int z, int y, int x, const auto& s) {
       const auto& [a, b, measure] = units;
-      const bool centre = images.inside(c, z, y, x);
-      const S inside = windows.template inside<S>(z, y, x);
+      const bool centre = images.counts(c, z, y, x);
+      const S inside = windows.template inside<S>(z, y, x) * images.voxels();
       S mass = inside;
       if constexpr (sizeof(s) / sizeof(S) == 6) mass = s[5];
       const S n = measure.count(whole, inside, mass), beyond = n - mass;
@@ -197,7 +227,7 @@ struct Values {
         sums.a += beyond_a, sums.aa -= beyond_a * a.level.mean;
         sums.b += beyond_b, sums.bb -= beyond_b * b.level.mean, sums.ab -= beyond_a * b.level.mean;
       }
-      const int64_t volume = images.volume(), at = images.flat(z, y, x);
+      const int64_t volume = windows.places(), at = windows.place(z, y, x);
       const F asked = !centre ? F(0) : upstream ? F(upstream[c.all * volume + at]) : F(1);
       const S share = centre ? reciprocal(n) : S(F(0));
       const auto level = [&](const Unit<F>& unit, S sum) -> LevelOf<F> {
@@ -225,23 +255,26 @@ struct Values {
 };
 
 // The gradients asked for, from the sums of what they sum over.
-template <class T, class S>
+template <class Images>
 struct Gradients {
-  using R = Sum<T>;
+  using R = Sum<typename Images::Value>;
+  using S = typename Images::Sums;
   using F = Beside<S>;
-  Pair<T, S> images;
+  Images images;
   R *grad_a, *grad_b;  // or null
 
   L2RFAST_INLINE auto of(const Channel& c) const {
     return [this, c, &units = images.units[c.all]](int z, int y, int x, const auto& s) {
       constexpr int count = sizeof(s) / sizeof(S);
-      const int64_t at = c.all * images.volume() + images.flat(z, y, x);
-      const bool inside = images.inside(c, z, y, x);
-      const S a = images.relative(images.a.at(c, z, y, x), units.a),
-              b = images.relative(images.b.at(c, z, y, x), units.b);
-      if (grad_a) grad_a[at] = inside ? R(F(gradient_of(s[0], s[1], s[2], a, b)) * units.a.scale) : R(0);
-      if (grad_b)
-        grad_b[at] = inside ? R(F(gradient_of(s[0], s[count - 2], s[count - 1], b, a)) * units.b.scale) : R(0);
+      images.each(z, y, x, [&](int k, int j, int i) {
+        const int64_t at = c.all * images.volume() + images.flat(k, j, i);
+        const bool inside = images.inside(c, k, j, i);
+        const S a = images.relative(images.a.at(c, k, j, i), units.a);
+        const S b = images.relative(images.b.at(c, k, j, i), units.b);
+        if (grad_a) grad_a[at] = inside ? R(F(gradient_of(s[0], s[1], s[2], a, b)) * units.a.scale) : R(0);
+        if (grad_b)
+          grad_b[at] = inside ? R(F(gradient_of(s[0], s[count - 2], s[count - 1], b, a)) * units.b.scale) : R(0);
+      });
       return F(0);
     };
   }
