@@ -116,6 +116,18 @@ def test_votes_for_labels_of_every_dtype(padding: str, host: None) -> None:
         assert torch.equal(got.long(), expected.long()), dtype
 
 
+@pytest.mark.parametrize("pool", [1, 3, 5, 20, 33])
+def test_descriptors_of_several_tiles(pool: int, host: None) -> None:
+    """Of which cells of a pool are parts, or which are parts of a cell."""
+    for image in (noise(2, 1, 41, 75), noise(2, 1, 33, 35, 67)):
+        with l2rfast.backend("reference"):
+            expected = l2rfast.mind_ssc(image, 1, 2, pool=pool)
+        for dtype in (torch.float64, torch.float32):
+            with l2rfast.backend("cuda"):
+                got = l2rfast.mind_ssc(image.to(dtype), 1, 2, pool=pool)
+            assert not disagreements({"features": got}, {"features": expected}, str(pool))
+
+
 def test_channels_of_more_than_32_bits(host: None) -> None:
     """In memory of which almost all is never touched."""
     far = 2**31 + 5

@@ -17,32 +17,10 @@
 #include "common/rows.h"
 #include "common/tensor.h"
 #include "common/vectors.h"
+#include "mind_ssc/pattern.h"
 
 namespace l2rfast {
 namespace {
-
-struct Pair {
-  int a[3], b[3];
-};
-
-template <int ndim>
-struct Pattern;
-
-template <>
-struct Pattern<3> {
-  static constexpr int channels = 12;
-  static constexpr Pair pairs[12] = {{{1, 0, 0}, {0, -1, 0}},  {{0, 1, 0}, {-1, 0, 0}},  {{0, -1, 0}, {-1, 0, 0}},
-                                     {{0, 1, 0}, {1, 0, 0}},   {{0, -1, 0}, {0, 0, -1}}, {{0, 1, 0}, {0, 0, 1}},
-                                     {{0, 0, -1}, {-1, 0, 0}}, {{1, 0, 0}, {0, 0, 1}},   {{0, 1, 0}, {0, 0, -1}},
-                                     {{0, 0, 1}, {0, -1, 0}},  {{1, 0, 0}, {0, 0, -1}},  {{0, 0, 1}, {-1, 0, 0}}};
-};
-
-template <>
-struct Pattern<2> {
-  static constexpr int channels = 4;
-  static constexpr Pair pairs[4] = {
-      {{0, -1, 0}, {0, 0, -1}}, {{0, 0, 1}, {0, -1, 0}}, {{0, 1, 0}, {0, 0, -1}}, {{0, 1, 0}, {0, 0, 1}}};
-};
 
 // line = sum of (a[k] - b[k])^2 over some k, and of what it holds where there is `more`.
 template <int together, class T>
