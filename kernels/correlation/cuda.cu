@@ -6,34 +6,30 @@
 //
 // Floor: features are read once, the cost volume is written once; 2 C operations an entry.
 
-#include "common/launch.cuh"
 #include "common/metric.h"
+#include "common/volume.cuh"
 
 namespace l2rfast {
 namespace {
 
 // Where displacements lead.
-struct Search {
-  int32_t size[3], radius[3] = {}, dilation;
+struct Search : Volume {
+  int32_t radius[3] = {}, dilation;
   int64_t channels, displacements = 1;
-  bool border, deep;  // deep: not of planes
+  bool border;
   Metric metric;
 
   Search(const Tensor& fixed, const std::vector<int64_t>& radii, int64_t dilation, const std::string& padding,
          const std::string& metric)
-      : dilation(int32_t(dilation)), channels(fixed.size(1)), border(padding == "border"), metric(metric_of(metric)) {
-    const Grid grid = grid_of(fixed, fixed.dim() - 2);
-    deep = grid.deep;
-    size[0] = int32_t(grid.d), size[1] = int32_t(grid.h), size[2] = int32_t(grid.w);
+      : Volume(grid_of(fixed, fixed.dim() - 2)),
+        dilation(int32_t(dilation)),
+        channels(fixed.size(1)),
+        border(padding == "border"),
+        metric(metric_of(metric)) {
     for (size_t k = 0; k < radii.size(); ++k) radius[3 - radii.size() + k] = int32_t(radii[k]);
     for (const int64_t r : radii) displacements *= 2 * r + 1;
   }
 
-  Extent extent(int64_t items) const { return Extent(items, size); }
-  L2RFAST_INLINE int64_t volume() const { return int64_t(size[0]) * size[1] * size[2]; }
-  L2RFAST_INLINE int64_t flat(const Voxel<3>& x) const {
-    return (int64_t(x.at[0]) * size[1] + x.at[1]) * size[2] + x.at[2];
-  }
   L2RFAST_INLINE Voxel<3> moved(const Voxel<3>& x, int64_t e, int32_t sign) const {
     const int64_t width = 2 * radius[2] + 1, height = 2 * radius[1] + 1;
     const int32_t step = sign * dilation;
@@ -41,9 +37,6 @@ struct Search {
             {x.at[0] + step * (int32_t(e / (width * height)) - radius[0]),
              x.at[1] + step * (int32_t(e / width % height) - radius[1]),
              x.at[2] + step * (int32_t(e % width) - radius[2])}};
-  }
-  L2RFAST_INLINE bool inside(const Voxel<3>& x) const {
-    return x.at[0] >= 0 && x.at[0] < size[0] && x.at[1] >= 0 && x.at[1] < size[1] && x.at[2] >= 0 && x.at[2] < size[2];
   }
   L2RFAST_INLINE int32_t clamped(int32_t at, int axis) const {
     return at < 0 ? 0 : at >= size[axis] ? size[axis] - 1 : at;
@@ -84,28 +77,6 @@ struct Costs {
       total += s.cost(f, m);
     }
     result[x.item * s.volume() + s.flat(x)] = To(total);
-  }
-};
-
-// Averages over 3 neighbours along every axis, zeros outside.
-template <class From, class To>
-struct Averages {
-  using R = Sum<From>;
-  static constexpr int ndim = 3, resident = 4;
-  Search s;
-  const From* from;
-  To* to;
-
-  L2RFAST_INLINE void operator()(const Voxel<3>& x) const {
-    const int32_t deep = s.deep;
-    R total = 0;
-    for (int32_t dz = -deep; dz <= deep; ++dz)
-      for (int32_t dy = -1; dy <= 1; ++dy)
-        for (int32_t dx = -1; dx <= 1; ++dx) {
-          const Voxel<3> there = {x.item, {x.at[0] + dz, x.at[1] + dy, x.at[2] + dx}};
-          if (s.inside(there)) total += R(fetch(from + x.item * s.volume() + s.flat(there)));
-        }
-    to[x.item * s.volume() + s.flat(x)] = To(total / R(deep ? 27 : 9));
   }
 };
 

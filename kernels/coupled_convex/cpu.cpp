@@ -10,11 +10,10 @@
 // pass finds, and no least value is above that of the last displacement: what is too far from the field to lie between
 // is left out. The larger the coefficient, the more.
 
-#include <cmath>
-
 #include "common/memory.h"
 #include "common/smoother.h"
 #include "common/tensor.h"
+#include "coupled_convex/reach.h"
 
 namespace l2rfast {
 namespace {
@@ -46,7 +45,7 @@ struct Search {
     std::fill_n(best, n, std::numeric_limits<T>::infinity());
     std::fill_n(most, n, std::numeric_limits<T>::infinity());
     std::fill_n(found, n, 0);
-    for (int64_t x = 0; x < n && a > 0; ++x) most[x] = reach(begin + x, x, table);
+    for (int64_t x = 0; x < n && a > 0; ++x) most[x] = reach_of_last(begin + x, x, table);
     for (int64_t i = 0; i < size[0]; ++i)
       for (int64_t j = 0; j < size[1]; ++j) {
         for (int64_t x = 0; x < n; ++x) outer[x] = table[0][i * kRun + x] + table[1][j * kRun + x];
@@ -86,15 +85,11 @@ struct Search {
     return k == 0 ? e / (size[1] * size[2]) : k == 1 ? e / size[2] % size[1] : e % size[2];
   }
 
-  // The most that a |e - field|^2 is where a value is least, at a point, which is number x of those of the tables: what
-  // the value of the last index is above the floor. Rounding is left room.
-  T reach(int64_t point, int64_t x, T* const (&table)[3]) const {
-    constexpr T infinite = std::numeric_limits<T>::infinity(), ulps = 4 * std::numeric_limits<T>::epsilon();
+  // That of the last index at a point, which is number x of those of the tables.
+  T reach_of_last(int64_t point, int64_t x, T* const (&table)[3]) const {
     const int32_t e = index[point];
     const auto term = [&](int k) { return table[k][at(e, k) * kRun + x]; };
-    const T low = floor[point], value = cost[e * points + point] + ((term(0) + term(1)) + term(2));
-    const T above = value - low + ulps * (std::abs(value) + std::abs(low));
-    return above < infinite ? above : infinite;
+    return reach(cost[e * points + point] + ((term(0) + term(1)) + term(2)), floor[point]);
   }
 };
 
