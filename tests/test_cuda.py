@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,29 +20,32 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast._dispatch import OPERATORS
-from l2rfast.kernels.common.precision import Form, sums_in
+from l2rfast.kernels.common.precision import sums_in
 
 
-def implemented(source: Path) -> list[str]:
-    """The operators of a file."""
-    return re.findall(r'm\.impl\("(\w+)"', source.read_text())
+def implemented(*using: str) -> set[str]:
+    """The operators of files in which any of that stands."""
+    texts = [source.read_text() for source in CUDA_SOURCES]
+    return {name for t in texts if any(u in t for u in using) for name in re.findall(r'm\.impl\("(\w+)"', t)}
 
 
-IMPLEMENTED = {name for source in CUDA_SOURCES for name in implemented(source)}
-PAIRED = {name for source in CUDA_SOURCES if "for_sums" in source.read_text() for name in implemented(source)}
-FORMS: dict[str, tuple[Form, ...]] = {
-    name: ("float64", "pairs") if name in PAIRED else ("float64",) for name in IMPLEMENTED
-}
-HERE = [
-    pytest.param((operation, form), id=operation.name if form == "float64" else f"{operation.name}-{form}")
-    for operation in OPERATIONS
-    for form in FORMS.get(operation.made_of or operation.name, ())
-]
+def cases(names: set[str]) -> list[Any]:
+    """Their operations, with sums in each form that they have."""
+    return [
+        pytest.param((operation, form), id=operation.name if form == "float64" else f"{operation.name}-{form}")
+        for operation in OPERATIONS
+        if (name := operation.made_of or operation.name) in names
+        for form in (("float64", "pairs") if name in PAIRED else ("float64",))
+    ]
+
+
+PAIRED = implemented("for_sums")
+SHARING = implemented("each_block(", "for_sums")  # memory, between threads of a block
 
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d).removeprefix("torch."))
 
 
-@pytest.fixture(params=HERE)
+@pytest.fixture(params=cases(implemented("m.impl")))
 def operation(request: pytest.FixtureRequest) -> Iterator[Operation]:
     """Each that is implemented, with sums in each form that it has."""
     case, form = request.param
@@ -66,6 +68,11 @@ def compare(operation: Operation, dtype: torch.dtype, samples: list[Any]) -> Non
 @each_dtype
 def test_values_and_gradients_are_those_of_the_reference(operation: Operation, dtype: torch.dtype, host: None) -> None:
     compare(operation, dtype, operation.samples)
+
+
+@pytest.mark.parametrize("operation", cases(SHARING), indirect=True)
+def test_values_and_gradients_of_many_blocks_are_those_of_the_reference(operation: Operation, host: None) -> None:
+    compare(operation, torch.float32, operation.big)
 
 
 def test_deterministic_gradients_are_those_of_the_reference(
