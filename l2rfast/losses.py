@@ -13,6 +13,7 @@ from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError
 from .histogram import joint_histogram
+from .kernels.common.constants import numbers
 from .kernels.energy import reference as energy
 from .kernels.warp_ssd import reference as warp_ssd_reference
 from .label_losses import dice, label_loss, multiscale_dice, multiscale_loss
@@ -93,7 +94,7 @@ def diffusion_energy(disp: Tensor, *, spacing: Sequence[float] | None = None) ->
         sides = [1.0] * ndim
     else:
         sides = _near_one(sides)
-        field = field * field.new_tensor(sides).view(-1, *[1] * ndim)
+        field = field * numbers(sides, field).view(-1, *[1] * ndim)
     energies: Tensor = _diffusion_energy(field, sides)[0]
     return energies.mean().to(disp.dtype)
 

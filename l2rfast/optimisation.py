@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from . import _check
@@ -23,10 +28,10 @@ def adam_step(
     square: Tensor,
     factor: Tensor,
     *,
-    done: int,
-    rate: float,
+    done: int | Tensor,
+    rate: float | Tensor,
     beta: float = 0.999,
-    eps: float = 1e-8,
+    eps: float | Tensor = 1e-8,
 ) -> tuple[Tensor, Tensor]:
     """A step against the gradient of a displacement field, as by Adam, but of one length for all axes, in one pass.
 
@@ -45,7 +50,8 @@ def adam_step(
         done: steps, with this one.
         rate: of a step, in the field's unit.
         beta: what remains of the square.
-        eps: beside the root, in the gradient's unit.
+        eps: beside the root, in the gradient's unit. It, ``rate`` and ``done`` may be tensors of one number on the
+            device of the gradient, which nothing looks at before the step: the host waits for none.
 
     Returns:
         The next square, and the step; new tensors. Not differentiable.
@@ -59,10 +65,27 @@ def adam_step(
     for name, of in (("square", square), ("factor", factor)):
         _check.image(name, of)
         _check.same(f"gradient, {name}", gradient[:, :1], of)
-    done = _check.at_least("done", done, 1)
-    rate, eps, beta = (_check.not_negative(n, v) for n, v in (("rate", rate), ("eps", eps), ("beta", beta)))
+    numbers = torch.stack(
+        [
+            _number("done", done, gradient, partial(_check.at_least, minimum=1)),
+            _number("rate", rate, gradient, _check.not_negative),
+            _number("eps", eps, gradient, _check.not_negative),
+        ]
+    )
+    beta = _check.not_negative("beta", beta)
     if beta >= 1:
         raise InputError(f"beta: expected a number below 1, got {beta!r}")
     dtype = _check.arithmetic_dtype(gradient)
-    after, step = _adam_step(*(one.to(dtype) for one in (gradient, mean, square, factor)), beta, done, rate, eps)
+    after, step = _adam_step(*(one.to(dtype) for one in (gradient, mean, square, factor)), numbers, beta)
     return after.to(gradient.dtype), step.to(gradient.dtype)
+
+
+def _number(name: str, value: float | Tensor, like: Tensor, checked: Callable[[str, Any], float]) -> Tensor:
+    """As a tensor () of float64 beside another; one that is a tensor is not looked at."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise InputError(f"{name}: expected one number, got a tensor {tuple(value.shape)}")
+        if value.device != like.device:
+            raise InputError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")
+        return value.reshape(()).double()
+    return torch.full((), checked(name, value), dtype=torch.float64, device=like.device)

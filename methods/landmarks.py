@@ -18,6 +18,7 @@ from torch import Tensor
 
 from l2rfast import _check
 from l2rfast.errors import InputError, notice
+from l2rfast.kernels.common.constants import numbers
 from l2rfast.world import at_points
 
 from .similarity import SLOPE, Distance
@@ -126,11 +127,11 @@ class _Guided:
     """A `methods.similarity.Distance` by which the points of one side are brought where they are wanted as well."""
 
     def __init__(self, distance: Distance, wanted: Wanted, sides: Sequence[float]) -> None:
-        self.distance, self.wanted, self.sides = distance, wanted, torch.tensor(sides)
+        self.distance, self.wanted, self.sides = distance, wanted, sides
 
     def __call__(self, field: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.distance(field)
-        w, sides = self.wanted, self.sides.to(field)
+        w, sides = self.wanted.beside(field), numbers(self.sides, field)
         if not len(w.points):
             return value, gradient
         gradient.mul_(w.rest.to(field))
@@ -177,6 +178,13 @@ class Wanted:
         self.rest = 1 - total.clamp(max=1)
         for place, kernel in self.kernels:
             kernel.mul_(weight).div_(total[place].clamp(min=1))
+
+    def beside(self, field: Tensor) -> Wanted:
+        """Itself, from now on on the device of a field."""
+        if self.rest.device != field.device:
+            self.points, self.by, self.rest = (x.to(field.device) for x in (self.points, self.by, self.rest))
+            self.kernels = [(place, kernel.to(field.device)) for place, kernel in self.kernels]
+        return self
 
     def add(self, field: Tensor, values: Tensor) -> None:
         """Add a value for every point, (M, C), to a field (1, C, *size), by the share that it has there."""

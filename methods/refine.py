@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from torch import Tensor
 from l2rfast import adam_step, affine_warp, block_average, box_average, compose_steps, digital_jacobian, warp
 from l2rfast.filters import gaussian_filter
 
+from .replay import Arriving, replayed
 from .similarity import SLOPE, Distance
 from .stages import Stages
 
@@ -104,29 +106,28 @@ def refine(
             goes on linearly. Of one voxel when None.
 
     Returns:
-        The refined fields, in voxels of the level; nearly each other's inverse. After fewer steps where the distances
-        no longer become less, or no time is left. None where they are more than at first in spite of shorter steps.
+        The refined fields, in voxels of the level; nearly each other's inverse. After fewer steps where no time is
+        left, or the distances no longer become less, which of a GPU is known a step later. None where they are more
+        than at first in spite of shorter steps.
     """
     sides = [1.0] * fields[0].shape[1] if sides is None else sides
-    there, back = fields
-    del fields  # the caller may have kept them, or not
     blocks = [1] * len(sides) if blocks is None else blocks
-    first, second = (_Steps(distance, rate, sides, blocks) for distance in distances)
-    losses: list[float] = []
+    state = State.at(fields, rate, blocks)
+    del fields  # the caller may have kept them, or not
+    voxels, arriving = state.there[0, 0].numel(), Arriving(iterations, state.there.device)
+    step: Callable[[State], None] = Steps(distances, sides, blocks, state.there)
     for k in range(1, iterations + 1):
-        if _at_rest(losses) or not stages.affords(there[0, 0].numel(), iterations - k + 1):
+        if _at_rest(arriving.read()) or not stages.affords(voxels, iterations - k + 1):
             break
         start = time.perf_counter()
-        here, beyond = first.next(there), second.next(back)
-        there = compose_steps(there, here, _inverse(beyond, blocks), blocks=blocks)
-        back = compose_steps(back, beyond, _inverse(here, blocks), blocks=blocks)
-        del here, beyond  # before there are the next ones
-        losses.append(first.loss + second.loss)
-        stages.took(time.perf_counter() - start, there[0, 0].numel())
+        if k == 2:
+            step = replayed(step, state)
+        step(state)
+        arriving.send(state.loss)
+        stages.took(time.perf_counter() - start, voxels)
         stages.advance(k / iterations)
-        if losses[-1] > losses[0]:
-            first.rate, second.rate = SHORTER * first.rate, SHORTER * second.rate
-    return None if losses and losses[-1] > losses[0] else (there, back)
+    losses = arriving.read(all=True)
+    return None if losses and losses[-1] > losses[0] else (state.there, state.back)
 
 
 def _at_rest(losses: Sequence[float]) -> bool:
@@ -137,18 +138,46 @@ def _at_rest(losses: Sequence[float]) -> bool:
     return before - min(losses[-STEADY:]) <= HARDLY * (losses[0] - before)
 
 
-def _inverse(step: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Of a step on blocks of voxels, the inverse on the same: w with w(x) + step(x + w(x)) = 0.
+@dataclass
+class State:
+    """Where the steps of a level have come to, all of it on the device.
 
-    By the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
-    field", Med Phys 2008, from -step once on: steps are short and smooth.
+    Attributes:
+        there, back: (1, ndim, *spatial), the fields.
+        sum_there, sum_back: (1, ndim, *blocks), of the gradients, the older the less.
+        square_there, square_back: (1, 1, *blocks), the mean of the gradients' squares.
+        done: steps; this and the following are float64 without axes.
+        left: the share that the sums still have of the first gradient.
+        rate: of the next step.
+        first, loss: of both sides, before the first step and before the last.
     """
-    minus = -step
-    return warp(minus, minus if max(blocks) == 1 else minus / by_axis(blocks, step))
+
+    there: Tensor
+    back: Tensor
+    sum_there: Tensor
+    sum_back: Tensor
+    square_there: Tensor
+    square_back: Tensor
+    done: Tensor
+    left: Tensor
+    rate: Tensor
+    first: Tensor
+    loss: Tensor
+
+    @classmethod
+    def at(cls, fields: Fields, rate: float, blocks: Sequence[int]) -> State:
+        """Before the first step."""
+        there = fields[0]
+        coarse = [n // block for n, block in zip(there.shape[2:], blocks, strict=True)]
+        # To -0.0 anything is added without a change of its bits.
+        sums = [there.new_full((1, there.shape[1], *coarse), -0.0) for _ in fields]
+        squares = [there.new_zeros(1, 1, *coarse) for _ in fields]
+        numbers = (there.new_full((), x, dtype=torch.float64) for x in (0.0, 1.0, rate, math.inf, math.inf))
+        return cls(*fields, *sums, *squares, *numbers)
 
 
-class _Steps:
-    """The steps on one side.
+class Steps:
+    """A step on both sides, by nothing but what the state holds: it can be recorded, see `methods.replay`.
 
     The gradient is smoothed, scaled as by Adam (Kingma & Ba 2015), rate * mean / (root of the mean square + eps), but
     by one length for all axes, and smoothed again. As that is about as long however small the gradient is, Adam's eps
@@ -161,35 +190,50 @@ class _Steps:
     lines between steps smooth as well.
     """
 
-    def __init__(self, distance: Distance, rate: float, sides: Sequence[float], blocks: Sequence[int]) -> None:
-        self.distance, self.rate, self.sides, self.blocks, self.done = distance, rate, sides, blocks, 0
+    def __init__(
+        self, distances: tuple[Distance, Distance], sides: Sequence[float], blocks: Sequence[int], like: Tensor
+    ) -> None:
+        self.distances, self.blocks = distances, blocks
         self.smoothing = [BESIDE if block > 1 else side for block, side in zip(blocks, sides, strict=True)]
         self.before, self.after = (PASSES, PASSES) if max(blocks) == 1 else (1, 0)
-        self.loss = math.inf  # before the last step
-        self.sum: Tensor | None = None
-        self.square: Tensor | None = None
+        self.unit = None if max(sides) == 1 else by_axis(sides, like)
+        self.block = None if max(blocks) == 1 else by_axis(blocks, like)
 
-    def next(self, field: Tensor) -> Tensor:
-        """(1, ndim, *blocks) in voxels of the level, to go before the field."""
-        self.done += 1
-        unit = None if max(self.sides) == 1 else by_axis(self.sides, field)
-        loss, gradient = self.distance(field)
-        self.loss = float(loss)
+    def __call__(self, state: State) -> None:
+        s = state
+        s.done, s.left = s.done + 1, s.left * MOMENTUM
+        loss, s.square_there, here = self._next(self.distances[0], s.there, s.sum_there, s.square_there, s)
+        other, s.square_back, beyond = self._next(self.distances[1], s.back, s.sum_back, s.square_back, s)
+        s.there = compose_steps(s.there, here, self._inverse(beyond), blocks=self.blocks)
+        s.back = compose_steps(s.back, beyond, self._inverse(here), blocks=self.blocks)
+        s.loss = loss.double() + other.double()
+        s.first = torch.where(s.done == 1, s.loss, s.first)
+        s.rate = torch.where(s.loss > s.first, SHORTER * s.rate, s.rate)
+
+    def _next(
+        self, distance: Distance, field: Tensor, total: Tensor, square: Tensor, s: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the next square, and a step (1, ndim, *blocks) in voxels of the level, to go before the field."""
+        loss, gradient = distance(field)
         if gradient.shape == field.shape:
             gradient = pool(gradient, self.blocks)
-        gradient = smoothed(gradient if unit is None else gradient.div_(unit), self.smoothing, self.before)
-        step = smoothed(self._scaled(gradient, field), self.smoothing, self.after)
-        return step if unit is None else step.div_(unit)
-
-    def _scaled(self, gradient: Tensor, field: Tensor) -> Tensor:
+        gradient = smoothed(gradient if self.unit is None else gradient.div_(self.unit), self.smoothing, self.before)
         # Not a mean but a sum, of which the rate knows: the first is the gradient itself.
-        self.sum = gradient if self.sum is None else self.sum.mul_(MOMENTUM).add_(gradient)
-        square = torch.zeros_like(gradient[:, :1]) if self.square is None else self.square
+        total.mul_(MOMENTUM).add_(gradient)
         free = digital_jacobian(field, blocks=self.blocks)[:, None].sub_(PRESSED).div_(FREE - PRESSED).clamp_(0, 1)
-        rate = self.rate * (1 - MOMENTUM) / (1 - MOMENTUM**self.done)
-        eps = SLOPE * self.rate / field[0, 0].numel()
-        self.square, step = adam_step(gradient, self.sum, square, free, done=self.done, rate=rate, eps=eps)
-        return step
+        rate, eps = s.rate * (1 - MOMENTUM) / (1 - s.left), SLOPE * s.rate / field[0, 0].numel()
+        square, step = adam_step(gradient, total, square, free, done=s.done, rate=rate, eps=eps)
+        step = smoothed(step, self.smoothing, self.after)
+        return loss, square, step if self.unit is None else step.div_(self.unit)
+
+    def _inverse(self, step: Tensor) -> Tensor:
+        """Of a step on blocks of voxels, the inverse on the same: w with w(x) + step(x + w(x)) = 0.
+
+        By the fixed-point iteration of Chen et al., "A simple fixed-point approach to invert a deformation
+        field", Med Phys 2008, from -step once on: steps are short and smooth.
+        """
+        minus = -step
+        return warp(minus, minus if self.block is None else minus / self.block)
 
 
 def smoothed(field: Tensor, sides: Sequence[float], passes: int) -> Tensor:

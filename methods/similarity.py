@@ -124,9 +124,16 @@ def mind_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
 
 
 def mean_of(values: Tensor, counts: Tensor) -> Tensor:
-    """The mean of values by how much each counts, without axes; NumPy's sums are the same for any number of threads."""
-    sums = [float(x.cpu().numpy().sum(dtype=np.float64)) for x in (values * counts, counts)]
-    return values.new_tensor(sums[0] / sums[1] if sums[1] else 0.0)
+    """The mean of values by how much each counts, without axes; 0 where nothing does."""
+    total, count = _sum(values * counts), _sum(counts)
+    return torch.where(count != 0, total / count, 0.0).to(values.dtype)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Without axes, in float64. On the CPU NumPy's, which is the same for any number of threads."""
+    if values.device.type == "cpu":
+        return torch.tensor(values.numpy().sum(dtype=np.float64), dtype=torch.float64)
+    return values.sum(dtype=torch.float64)
 
 
 def window_of(
@@ -170,10 +177,10 @@ def lncc_distance(
         loss, gradient = warp_local_ncc(
             fixed, moving, field, window=window, eps=eps, smooth_nr=eps, mask=mask, blocks=sides
         )
-        share = 1 / math.prod(sides)
+        share: float | Tensor = 1 / math.prod(sides)
         if mask is not None:
             windows = (F.max_pool3d if mask.ndim == 5 else F.max_pool2d)(mask.to(field.dtype), sides)
-            share *= int(windows.sum()) / windows.numel()
+            share = share * (windows.sum(dtype=torch.float64) / windows.numel())
         return loss[0], gradient.mul_(share)
 
     return distance
@@ -222,8 +229,8 @@ def mi_distance(fixed: Tensor, moving: Tensor, weight: Weight) -> Distance:
             apart = joint.sum(1, keepdim=True) * joint.sum(0)
             loss = -(joint * ((joint + TINY) / (apart + TINY)).log()).sum()
             (gradient,) = torch.autograd.grad(loss, field)
-        share = 1.0 if counts is None else float(mean_of(counts, torch.ones_like(counts)))
-        gradient.div_(steepness(warped.detach())).mul_(share * SLOPE / max(_information(joint.detach()), TINY))
+        share = 1.0 if counts is None else mean_of(counts, torch.ones_like(counts)).double()
+        gradient.div_(steepness(warped.detach())).mul_(share * SLOPE / _information(joint.detach()).clamp(min=TINY))
         return loss.detach().to(gradient.dtype), gradient
 
     return distance
@@ -238,8 +245,8 @@ def steepness(image: Tensor) -> Tensor:
         squares.narrow(axis, 0, steps.shape[axis]).add_(steps)
         squares.narrow(axis, 1, steps.shape[axis]).add_(steps)
     squares = box_average(squares, AROUND, passes=2)
-    typical = float(mean_of(squares, squares))
-    return squares.add_(FLOOR * typical if typical else 1.0)
+    typical = mean_of(squares, squares).double()
+    return squares.add_(torch.where(typical != 0, FLOOR * typical, 1.0))
 
 
 def _in_bins(image: Tensor) -> Tensor:
@@ -247,9 +254,9 @@ def _in_bins(image: Tensor) -> Tensor:
     return in_range(image).mul_(BINS - 3).add_(1)
 
 
-def _information(joint: Tensor) -> float:
+def _information(joint: Tensor) -> Tensor:
     """Fisher's, of the intensity of the first image on that of the second, in bins: 4 times the mean square of the
     derivatives of the roots of the conditional probabilities, finite where those are 0."""
     of_second = joint.sum(0)
     roots = (joint / of_second.clamp(min=TINY)).sqrt()
-    return float(2 * (roots.diff(dim=1).square() * (of_second[1:] + of_second[:-1])).sum())
+    return 2 * (roots.diff(dim=1).square() * (of_second[1:] + of_second[:-1])).sum()

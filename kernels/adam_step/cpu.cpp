@@ -12,14 +12,16 @@ namespace {
 constexpr int64_t kRun = 1024;  // voxels whose numbers stay in the first-level cache
 
 std::tuple<Tensor, Tensor> adam_step(const Tensor& gradient_, const Tensor& mean_, const Tensor& square_,
-                                     const Tensor& factor_, double beta, int64_t done, double rate, double eps) {
+                                     const Tensor& factor_, const Tensor& numbers_, double beta) {
+  const Tensor numbers = packed(numbers_);
+  const double *number = read<double>(numbers), done = number[0], rate = number[1], eps = number[2];
   const Tensor gradient = packed(gradient_), mean = packed(mean_), square = packed(square_), factor = packed(factor_);
   const Tensor next = room_as(square, shape_of(square)), step = room_as(mean, shape_of(mean));
   const int64_t items = mean.size(0), channels = mean.size(1), volume = square.numel() / items;
   const int64_t runs = (volume + kRun - 1) / kRun;
   for_real(mean.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    const T old = T(beta), fresh = T(1 - beta), corrected = T(1 / (1 - std::pow(beta, double(done))));
+    const T old = T(beta), fresh = T(1 - beta), corrected = T(1 / (1 - std::pow(beta, done)));
     const T back = T(-rate), least = T(eps);
     // Runs begin at the same voxels for any number of threads.
     parallel_each(items * runs, [&](int64_t item) {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..common import sampling
+from ..common.constants import numbers
 
 
 def compose_steps(disp: Tensor, before: Tensor, after: Tensor, blocks: Sequence[int]) -> Tensor:
@@ -15,7 +16,7 @@ def compose_steps(disp: Tensor, before: Tensor, after: Tensor, blocks: Sequence[
 
     Block i of s voxels begins at voxel s * i, its centre at s * i + (s - 1) / 2.
     """
-    sides = torch.tensor(blocks, dtype=disp.dtype, device=disp.device)
+    sides = numbers(blocks, disp)
     matrix = torch.cat([(1 / sides).diag(), ((1 / sides - 1) / 2)[:, None]], 1)[None]
 
     def at(step: Tensor, places: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.constants import numbers
 from ..common.triton_launch import block_of, index_of, launch, real_of
 
 Tap = tuple[tuple[int, int, int], float]
@@ -75,9 +76,9 @@ def _energy(
         domain = 1
         for size, a, b in zip((d, h, w), low, high, strict=True):
             domain *= size - a - b
-        share = disp.new_tensor([weight / (ndim * domain)], dtype=torch.float64)
+        share = disp.new_full((1,), weight / (ndim * domain), dtype=torch.float64)
         packed = [sum(distance << 2 * axis for axis, distance in enumerate(side)) for side in (low, high)]
-        listed = disp.new_tensor([[*offset, c] for offset, c in taps], dtype=torch.float32)
+        listed = numbers([x for offset, c in taps for x in (*offset, c)], disp, torch.float32)
         launch(
             term_kernel,
             items * ndim * blocks,

@@ -147,7 +147,7 @@ def joint_histogram(
     blocks, tiles = min(BLOCKS, triton.cdiv(voxels, options["BLOCK"])), triton.cdiv(bins, TILE)
     parts = triton.cdiv(voxels, options["BLOCK"] * blocks)
     partial = a.new_empty((items, parts, tiles * TILE, tiles * TILE), dtype=torch.float64)
-    constants = a.new_tensor([sigma**-2], dtype=torch.float64)
+    constants = a.new_full((1,), sigma**-2, dtype=torch.float64)
     arguments = (a, b, weight, partial, constants, voxels, bins, blocks, parts, tiles)
     launch(histogram_kernel, items * parts * tiles * tiles, arguments, **options)
     return partial.sum(1)[:, :bins, :bins].contiguous()
@@ -163,7 +163,7 @@ def joint_histogram_backward(
     blocks = triton.cdiv(voxels, options["BLOCK"])
     results = [torch.empty_like(image) if asked else image.new_empty(0) for image, asked in ((a, to_a), (b, to_b))]
     outputs = [result if asked else None for result, asked in zip(results, (to_a, to_b), strict=True)]
-    constants = a.new_tensor([sigma**-2], dtype=torch.float64)
+    constants = a.new_full((1,), sigma**-2, dtype=torch.float64)
     arguments = (grad.contiguous(), a, b, weight, *outputs, constants, voxels, bins, blocks)
     launch(histogram_backward_kernel, items * blocks, arguments, **options)
     return results[0], results[1]

@@ -33,6 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.constants import numbers
+
 FLAT = 1e-14  # of a mean variance, in squares of the largest magnitude
 
 
@@ -116,7 +118,7 @@ def of_blocks(
     """
     numerator, floor, eps, limit = constants
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    every = torch.tensor(weights or [1.0] * sum(window), dtype=torch.float64, device=a.device)
+    every = numbers(weights or [1.0] * sum(window), a, torch.float64)
     axes = torch.split(every, list(window))
 
     def windowed(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.constants import numbers
 from ..common.triton_launch import index_of, launch, strides
 from .reference import FLAT, window_sum
 
@@ -249,9 +250,9 @@ def local_ncc(
     absent = 5 - a.ndim
     size, sides = (1,) * absent + tuple(a.shape[2:]), (1,) * absent + tuple(window)
     doubles: dict[str, Any] = {"dtype": torch.float64, "device": a.device}
-    axes = torch.split(torch.tensor([1.0] * absent + (list(weights) or [1.0] * sum(window)), **doubles), list(sides))
+    axes = torch.split(numbers([1.0] * absent + (list(weights) or [1.0] * sum(window)), a, torch.float64), list(sides))
     inside = [window_sum(torch.ones(1, 1, s, **doubles), [w]) for s, w in zip(size, axes, strict=True)]
-    scalars = torch.cat([torch.tensor(list(constants), **doubles), torch.stack([w.sum() for w in axes]).prod()[None]])
+    scalars = torch.cat([numbers(constants, a, torch.float64), torch.stack([w.sum() for w in axes]).prod()[None]])
     levels = torch.stack([*_levels(a, mask), *_levels(b, mask)], 2)
 
     every = a.new_empty(a.shape if windows else (0,), dtype=real)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.constants import numbers
 from ..common.triton_launch import block_of, index_of, launch, real_of
 
 
@@ -28,7 +29,7 @@ def filter_kernel(
 
 
 def symmetric_filter(image: Tensor, half: list[float]) -> Tensor:
-    image, weights = image.contiguous(), image.new_tensor(half)
+    image, weights = image.contiguous(), numbers(half, image)
     for axis in range(2, image.ndim):
         result = image.new_empty(image.shape)
         block = block_of(image.dtype)

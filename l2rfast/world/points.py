@@ -40,7 +40,7 @@ def on_line(sample: Callable[[Tensor], tuple[Tensor, ...]], points: Tensor) -> l
     else:
         none = slice(None)
     line = points.T.reshape(1, ndim, len(points), *[1] * (ndim - 1))
-    there = torch.arange(len(points)).to(points).view(1, 1, -1, *[1] * (ndim - 1))
+    there = torch.arange(len(points), device=points.device).to(points).view(1, 1, -1, *[1] * (ndim - 1))
     # Along the first axis the field of places begins at the number of the point, along the others at 0.
     places = torch.cat([line[:, :1] - there, line[:, 1:]], 1)
     return [found[0].flatten(-ndim).movedim(-1, 0)[none] for found in sample(places)]

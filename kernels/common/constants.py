@@ -1,0 +1,22 @@
+"""Few numbers as a tensor, for kernels and formulas that take them from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def numbers(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(len(values),) beside a tensor, of its dtype unless told.
+
+    On a GPU they are filled in there: a copy from the host would make it wait, and cannot be recorded in a CUDA graph.
+    """
+    options: dict[str, Any] = {"dtype": dtype or like.dtype, "device": like.device}
+    if like.device.type == "cpu":
+        return torch.tensor(list(values), **options)
+    if len(set(values)) == 1:
+        return torch.full((len(values),), values[0], **options)
+    return torch.stack([torch.full((), value, **options) for value in values])
