@@ -52,7 +52,10 @@ REHEARSED = ("warp", "warp-gradient", "integrate-velocity", "affine-warp", "grid
 REHEARSED += ("cost-volume", "coupled-convex", "lattice-correlation", "min-convolution", "soft-argmin")
 REHEARSED += ("discrete-displacement", "mutual-information", "energies", "voxelmorph-step")
 KEPT = 100_000  # characters of what a part printed
-ERROR = re.compile(r"\w*(?:Error|Exception)\b.*|.*\b(?:error|fatal|FAILED|Segmentation fault)\b.*")
+MINUTES = 8.8  # for all parts on a GPU, where a command may take ten
+# In a rehearsal, where two cores, which others may keep busy, do the work of sixteen: for all parts, and for each.
+REHEARSAL_MINUTES, PART_MINUTES = 40.0, 15.0
+ERROR = re.compile(r"\w*(?:Error|Exception)\b.*|.*\b(?:error|ERROR|fatal|FAILED|Segmentation fault)\b.*")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Part:
 
     Attributes:
         commands: with a GPU.
-        seconds: that they may take.
+        seconds: that they may take there.
         rehearsed: commands without one.
         only_there: what these leave out.
         smallest: in place of those, where the rehearsal is itself rehearsed.
@@ -141,10 +144,16 @@ def parts(out: Path) -> dict[str, Part]:
             "measures the GPU, and beside its peers there",
             [[*tiny, "--only=soft-argmin"]],
         ),
+        "counters": Part(
+            [["ncu", "--version"], [PYTHON, "-m", "bench.counters", f"--out={out}"]],
+            90,
+            [[PYTHON, "-m", "bench.counters", "--dry", "--size=tiny", "--device=cpu", f"--out={out}"]],
+            "runs ncu over the program that here runs without it: bandwidth, float64 pipe, what warps wait for",
+        ),
         "jobs": Part(
             [[PYTHON, "-m", "bench.jobs", "--device=cuda", f"--out={out / 'jobs.json'}"]],
             60,
-            [[PYTHON, "-m", "bench.jobs", "--size=tiny", f"--out={out / 'jobs.json'}"]],
+            [[PYTHON, "-m", "bench.jobs", "--size=tiny", "--rounds=1", f"--out={out / 'jobs.json'}"]],
             "runs whole registrations and a step of training on the GPU",
         ),
     }
@@ -206,7 +215,8 @@ class Run:
         if missing:
             return Ended(f"skipped: there is no {missing[0]}")
         start = time.monotonic()
-        end, printed = min(self.end, start + part.seconds), ""
+        limit = 60 * PART_MINUTES if self.rehearse else part.seconds
+        end, printed = min(self.end, start + limit), ""
         for command in commands:
             code, text = _called(command, max(end - time.monotonic(), 0), self.rehearse)
             printed += f"$ {' '.join(command)}\n{text}"
@@ -233,7 +243,9 @@ class Run:
 
 def _called(command: list[str], seconds: float, rehearse: bool) -> tuple[int | None, str]:
     """Its exit status, None where it took longer, and what it printed. With it ends all that it started."""
-    own = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if rehearse else {"L2RFAST_CUDA": "1"}
+    own = {"L2RFAST_CUDA": "1"}
+    if rehearse:  # with one instruction set, as a GPU has none
+        own = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default"}
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -288,7 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=parts(DONE), help="a part; can be given several times")
     parser.add_argument("--again", action="store_true", help="also what was done before")
-    parser.add_argument("--minutes", type=float, default=8.8, help="for all parts (default: 8.8)")
+    usual = f"(default: {MINUTES}, of a rehearsal {REHEARSAL_MINUTES:g})"
+    parser.add_argument("--minutes", type=float, help=f"for all parts {usual}")
     parser.add_argument("--out", type=Path, help="folder of the results (default: build/gpu, or rehearsal in it)")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, as far as that goes")
     parser.add_argument("--smallest", action="store_true", help="with --rehearse: a little of every part")
@@ -298,7 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fetch()
     out = (arguments.out or (DONE / "rehearsal" if arguments.rehearse else DONE)).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * arguments.minutes
+    usual_minutes = REHEARSAL_MINUTES if arguments.rehearse else MINUTES
+    minutes = usual_minutes if arguments.minutes is None else arguments.minutes
+    end = time.monotonic() + 60 * minutes
     run = Run(out, end, arguments.again, arguments.rehearse, arguments.smallest)
     chosen = {name: part for name, part in parts(out).items() if name in (arguments.only or parts(out))}
     for name, part in chosen.items():

@@ -65,12 +65,12 @@ def jobs(size: Sequence[int], device: str) -> dict[str, Callable[[], Job]]:
     return found | {"VoxelMorph, a step of training, bfloat16": lambda: training_step(size, device)}
 
 
-def measured(make: Callable[[], Job]) -> dict[str, Any]:
+def measured(make: Callable[[], Job], rounds: int) -> dict[str, Any]:
     """Seconds of the calls after the first, which compiles and allocates, and the GB that it needs."""
     job = make()
     first = machine.seconds(job)
     memory = machine.memory_growth(job)
-    seconds = [machine.seconds(job) for _ in range(ROUNDS)]
+    seconds = [machine.seconds(job) for _ in range(rounds)]
     return {"first": first, "seconds": seconds, "GB": None if memory is None else memory / 1e9}
 
 
@@ -78,13 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.jobs", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the images (default: full)")
     parser.add_argument("--device", default="cpu", help="(default: cpu)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"after the first call (default: {ROUNDS})")
     parser.add_argument("--out", type=Path, required=True, help="file of the figures, JSON")
     arguments = parser.parse_args(argv)
     torch.set_default_device(arguments.device)
     figures: dict[str, Any] = {}
     for name, make in jobs(cases.SIZES[arguments.size].dense, arguments.device).items():
         try:
-            figures[name] = measured(make)
+            figures[name] = measured(make, arguments.rounds)
         except Exception as error:  # the others are wanted all the same
             figures[name] = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         written = {"machine": machine.describe(), "jobs": figures}

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import gpu
+from bench import cases, counters, gpu
 from bench.gpu import Part
 
 PYTHON = [sys.executable, "-c"]
@@ -94,3 +95,31 @@ def test_a_little_of_every_part_is_rehearsed(tmp_path: Path, monkeypatch: pytest
     assert len(jobs) == 4
     assert all("failed" not in job for job in jobs.values()), jobs
     assert (tmp_path / "cpu.md").exists()
+    assert "soft arg-min: ncu " in (tmp_path / "log.txt").read_text()  # and the program it would watch has run
+
+
+def test_counted_are_the_cases_furthest_from_their_floor() -> None:
+    def case(name: str, times: float | None) -> dict[str, Any]:
+        return {"name": name, "results": {"l2rfast": {"times_floor": times}}}
+
+    size = cases.SIZES["tiny"]
+    names = {family: cases.FAMILIES[family][0](size).name for family in ("warp", "soft-argmin", "min-convolution")}
+    away = [case(names["warp"], 2.0), case(names["min-convolution"], None), case("another", 9.0)]
+    report = {"cases": [*away, case(names["soft-argmin"], 1.0), case(names["soft-argmin"], 3.0)]}
+    found = counters.furthest(report, names, size)
+    assert list(found.items()) == [(family, names[family]) for family in ("soft-argmin", "warp")]
+
+
+def test_of_what_ncu_prints_times_bandwidth_and_stalls_are_kept() -> None:
+    printed = """\
+==PROF== Connected to process 1
+"ID","Kernel Name","dram__bytes.sum.per_second","launch__grid_size","sm__inst_executed_pipe_fp64.sum"
+"","","Tbyte/second","",""
+"0","void warp<float, 3>","1.5","4,096","7"
+==PROF== Disconnected
+"""
+    assert list(counters.kept("warp, 1 channel", printed)) == [
+        ["warp, 1 channel", "void warp<float, 3>", "dram__bytes.sum.per_second", "Tbyte/second", "1.5"],
+        ["warp, 1 channel", "void warp<float, 3>", "sm__inst_executed_pipe_fp64.sum", "", "7"],
+    ]
+    assert list(counters.kept("warp", "==ERROR== ERR_NVGPUCTRPERM")) == []
