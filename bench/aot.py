@@ -56,6 +56,8 @@ TABLE = ROOT / "bench" / "reports" / "aot.md"
 RECORD = TABLE.with_suffix(".json")
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_86": GPUTarget("cuda", 86, 32),
+    "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
@@ -120,11 +122,15 @@ def _built(name: str, target: str, kernel: Any, log: str) -> Built:
     return Built(name, target, count, kernel.metadata.shared, first + second)
 
 
+Seen = Callable[[Any, Any, tuple[int, ...], dict[str, Any]], None]
+
+
 @contextmanager
-def compiling(target: str) -> Iterator[list[Built]]:
+def compiling(target: str, each: Seen | None = None) -> Iterator[list[Built]]:
     """Has every launch compile its kernel, exactly as it would be compiled for that launch, and run nothing.
 
-    Gives the list that the kernels are added to. Nothing is taken from Triton's caches, which have no log.
+    Gives the list that the kernels are added to; `each` is told of every launch its function, the compiled kernel, the
+    programs and the arguments by name. Nothing is taken from Triton's caches, which have no log.
     """
     built: list[Built] = []
     seen: set[int] = set()
@@ -133,6 +139,8 @@ def compiling(target: str) -> Iterator[list[Built]]:
         def run(*args: Any, **kwargs: Any) -> None:
             with redirect_stdout(StringIO()) as log:
                 kernel = function.run(*args, grid=programs, warmup=True, **kwargs)
+            if each:
+                each(function, kernel, programs, dict(zip(function.arg_names, args, strict=False)) | kwargs)
             if id(kernel) not in seen:
                 seen.add(id(kernel))
                 built.append(_built(function.__name__, target, kernel, log.getvalue()))
