@@ -171,6 +171,7 @@ class Record:
             "## Times",
             f"In ms, and what takes most of it. {_said(measured(reports))}",
             self._times(measured(reports)),
+            "Of the local NCC of 2 items of 16 channels fused-lncc 0.1.0 publishes 24.5 ms and 1.07 GB on an A40.",
             "## Kernels",
             "For each number of the largest result: instructions of threads, bytes through shared memory and to and "
             "from global memory (through the caches); and in the compiled code instructions of float32, of float64 and "
@@ -249,7 +250,8 @@ def _cell(prediction: Prediction | None, card: Card, cases: dict[str, dict[str, 
     seconds, slowest = prediction.seconds(card)
     text = f"{digits(1e3 * seconds)} ({slowest})"
     contestant = OURS if prediction.backend == "cuda" else TRITON
-    result = cases.get(prediction.case, {}).get("results", {}).get(contestant, {})
+    name = prediction.case.partition(";")[0]  # without the form that sums are kept in
+    result = cases.get(name, {}).get("results", {}).get(contestant, {})
     if median := result.get("median"):
         text += f"; measured {digits(1e3 * median)}, off by {seconds / median - 1:+.0%}"
     return text

@@ -20,7 +20,7 @@ from . import ptx, sass
 from .cards import ARCHITECTURES
 from .launched import Launch
 
-NVDISASM = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+OF_TRITON = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # which nvcc need not have
 
 # What the instructions are made of that no GPU has, on their usual ways, in code that nvcc 13.0 makes for sm_80.
 MADE_OF = {
@@ -156,29 +156,33 @@ def counted(launch: Launch) -> Counter[str]:
     return found
 
 
+@cache
 def assembled(text: str, entry: str, target: str) -> tuple[str, int, int]:
     """SASS of a kernel whose loops are as in PTX; and, of the usual one, registers and static shared memory."""
     (kernel,) = re.findall(rf"(?:\.visible\s+)?\.entry\s+{re.escape(entry)}\b.*?\n\}}", text, re.DOTALL)
     first = re.search(r"(?:\.visible\s+)?\.entry\b", text)
+    named = re.search(r"\.target\s+(\w+)", text)
     assert first is not None
-    head = text[: first.start()]
-    head = re.sub(r"(?s)\.visible \.func.*", "", head)
-    architecture = re.search(r"\.target\s+(\w+)", text)
-    assert architecture is not None
-    special = architecture[1] if architecture[1].rstrip("a") == target else target
+    assert named is not None
+    exact = named[1] if named[1].rstrip("a") == target else target
+    tool = Path("ptxas")
+    if "LLVM" in text:  # Triton's, which has an assembler for each
+        tool = OF_TRITON / ("ptxas" if int(target.removeprefix("sm_")) < 90 else "ptxas-blackwell")
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
 
         def made(words: str) -> str:
-            source.write_text(head + words + kernel + _sections(text))
-            command = ["ptxas", "-v", f"-arch={special}", source, "-o", output]
-            return subprocess.run(command, check=True, text=True, stderr=subprocess.PIPE).stderr
+            source.write_text(text[: first.start()] + words + kernel + _sections(text))
+            command = [tool, "-v", f"-arch={exact}", source, "-o", output]
+            done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            return done.stdout
 
         log = made("")
         (registers,) = re.findall(r"Used (\d+) registers", log)
         shared = re.findall(r"(\d+) bytes smem", log)
         made('.pragma "nounroll";\n')
-        shown = subprocess.run([NVDISASM, "-c", output], check=True, text=True, stdout=subprocess.PIPE).stdout
+        show = [OF_TRITON / "nvdisasm", "-c", output]
+        shown = subprocess.run(show, check=True, text=True, capture_output=True).stdout  # without its warnings
     return shown, int(registers), int(shared[0]) if shared else 0
 
 
