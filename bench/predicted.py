@@ -155,8 +155,8 @@ def min_convolution_back(new: New) -> list[Call]:
 
 
 def lattice_correlation(new: New) -> list[Call]:
-    features = new((1, 24, *FEATURES))
-    return [("lattice_correlation", (features, features, [0.0] * 29 * 3, [0.0] * 11 * 3, list(SEARCH), "ssd"))]
+    fixed, moving = new((1, 24, *POINTS)), new((1, 24, *FEATURES))
+    return [("lattice_correlation", (fixed, moving, [0.0] * sum(POINTS), [0.0] * sum(SEARCH), list(SEARCH), "ssd"))]
 
 
 def correlation(new: New) -> list[Call]:

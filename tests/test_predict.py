@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from bench import aot, launched, predicted, ptx, sass
+from bench import aot, launched, predict, predicted, ptx, sass
 from bench.cards import ARCHITECTURES, CARDS, Card, card_called
 from bench.predict import Prediction, Record
 from bench.work import Work, counted, work
@@ -251,3 +251,14 @@ def test_cuda_launches_are_written_down_and_their_code_is_found() -> None:
 def test_every_case_of_the_benchmark_that_is_named_has_a_backend() -> None:
     assert all(case.backends() for case in predicted.CASES)
     assert len({case.name for case in predicted.CASES}) == len(predicted.CASES)
+
+
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None or Record.read().compilers != aot.versions(),
+    reason="compilers other than those of the record",
+)
+def test_the_record_is_of_these_sources() -> None:
+    recorded = Record.read()
+    assert recorded.digest == predict.digest(), "run python -m bench.predict"
+    page = predict.RECORD.with_suffix(".md").read_text()
+    assert page == recorded.markdown(predict.REPORTS), "run python -m bench.predict --page"
