@@ -8,6 +8,7 @@ namespace l2rfast {
 // Numbers of intermediate results that are kept at a time: enough channels of them fill a GPU.
 constexpr int64_t kKept = 1 << 26;
 
+// Holds what all channels share, on the GPU; T, S and `blocked` are those of Pair.
 template <class T, class S, bool blocked = false>
 struct Passes {
   using R = Sum<T>;
