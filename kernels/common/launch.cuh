@@ -157,4 +157,27 @@ void each_block(const Body& body, int64_t count, int64_t room, const Tensor&) {
 
 #endif
 
+// Values on their way to the device as a kernel's arguments: a copy would make the host wait.
+template <class A>
+struct Passed {
+  static constexpr int ndim = 2, resident = 4, most = 3072 / sizeof(A);
+  A values[most];
+  A* to;
+
+  L2RFAST_INLINE void operator()(const Voxel<2>& x) const { to[x.at[1]] = values[x.at[1]]; }
+};
+
+template <class A>
+Tensor on_device(const std::vector<A>& values, const Tensor& like) {
+  const int64_t n = int64_t(values.size());
+  const Tensor result = torch::stable::new_empty(like, {n}, std::is_same_v<A, int32_t> ? Dtype::Int : dtype_of<A>);
+  for (int64_t first = 0; first < n; first += Passed<A>::most) {
+    Passed<A> some{{}, write<A>(result) + first};
+    const int32_t size[] = {1, int32_t(std::min<int64_t>(n - first, Passed<A>::most))};
+    std::copy_n(values.data() + first, size[1], some.values);
+    each_voxel(some, Extent(1, size), like);
+  }
+  return result;
+}
+
 }  // namespace l2rfast

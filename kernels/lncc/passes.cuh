@@ -75,11 +75,6 @@ struct Passes {
   static Tensor room(const Tensor& like, std::vector<int64_t> shape) {
     return torch::stable::new_empty(like, shape, Dtype::Double);
   }
-  static Tensor on_device(std::vector<F>& every, const Tensor& like) {
-    const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
-    return torch::stable::to(torch::stable::from_blob(every.data(), {int64_t(every.size())}, {1}, host, dtype_of<F>),
-                             like.device());
-  }
 
   template <class Source, class Use>
   void go(const Source& source, const Use& use, int64_t first, int64_t some, double* totals) const {
