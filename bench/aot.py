@@ -32,7 +32,8 @@ from triton.runtime.jit import JITFunction
 from l2rfast.kernels.affine_warp import triton as affine
 from l2rfast.kernels.box import triton as box
 from l2rfast.kernels.bspline import triton as splines
-from l2rfast.kernels.common import triton_samplers, triton_sums
+from l2rfast.kernels.common import triton_pairs, triton_samplers, triton_sums
+from l2rfast.kernels.common.precision import Form, sums_in
 from l2rfast.kernels.correlation import triton as correlation
 from l2rfast.kernels.coupled_convex import triton as coupled
 from l2rfast.kernels.energy import triton as energy
@@ -65,7 +66,7 @@ TARGETS = {
 OF_NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 MODULES = (
     *(box, correlation, coupled, energy, jacobian, joint, lattice, lncc, minima, soft, symmetric, triton_samplers),
-    *(triton_sums, splines, votes),
+    *(triton_pairs, triton_sums, splines, votes),
 )
 
 
@@ -160,6 +161,7 @@ def compiling(target: str, each: Seen | None = None) -> Iterator[list[Built]]:
         yield built
 
 
+FORMS: tuple[Form, ...] = ("float64", "pairs")
 MEASURE = ([0.0, 0.0, 1e-5, 1.0], False)  # constants of the local NCC, whether it averages
 
 
@@ -180,15 +182,17 @@ def sample_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     votes.affine_vote(labels.long(), meta(1, ndim, ndim + 1, dtype=dtype), size, "border")
     integration.compose(disp, disp)
     jacobian.jacobian_determinant(disp)
-    lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     symmetric.symmetric_filter(image.to(wide), [0.5, 0.25])
     energy.bending_energy(disp.to(wide), True)
     energy.gradient_energy(disp.to(wide), True)
     a = image.to(wide)
     splines.spline_warp(splines.spline_coefficients(a, False), disp, "zeros")
-    joint.joint_histogram(a, a, None, 23, "gaussian", "gaussian", 0.5)
-    joint.joint_histogram(a, a, a, 64, "cubic", "box", 0.5)
+    for form in FORMS:
+        with sums_in(form):
+            lncc.local_ncc(image, image, None, None, [9] * ndim, [], "zeros", *MEASURE, True, False, False)
+            joint.joint_histogram(a, a, None, 23, "gaussian", "gaussian", 0.5)
+            joint.joint_histogram(a, a, a, 64, "cubic", "box", 0.5)
 
 
 def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -208,7 +212,9 @@ def go_back_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:
     joint.joint_histogram_backward(grad, a, a, None, 64, "gaussian", "gaussian", 0.5, True, False)
     joint.joint_histogram_backward(grad, a, a, a, 64, "cubic", "box", 0.5, True, True)
     mask = meta(1, 1, *size, dtype=torch.bool)
-    lncc.local_ncc(image, image, mask, image, [9] * ndim, [], "valid", *MEASURE, False, True, True)
+    for form in FORMS:
+        with sums_in(form):
+            lncc.local_ncc(image, image, mask, image, [9] * ndim, [], "valid", *MEASURE, False, True, True)
 
 
 def search_everywhere(size: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -33,6 +33,7 @@ tl = pytest.importorskip("triton.language")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 from l2rfast.kernels.common import triton_launch, triton_samplers  # noqa: E402
+from l2rfast.kernels.common.precision import Form, sums_in  # noqa: E402
 from l2rfast.kernels.common.triton_launch import USUAL, Shape, in_tuned_shape, shaped, tuned_shape  # noqa: E402
 from l2rfast.kernels.grid_sample import triton as grid  # noqa: E402
 from l2rfast.kernels.lncc import triton as lncc  # noqa: E402
@@ -169,13 +170,50 @@ class TestInterpreted:
             expected = evaluate(operation, inputs, options, backend="reference")
             assert not disagreements(got, expected, str(options))
 
-    def test_local_ncc_of_images_with_an_offset(self) -> None:
+    @pytest.mark.parametrize("form", ["float64", "pairs"])
+    def test_local_ncc_of_images_with_an_offset(self, form: Form) -> None:
         (operation,) = (o for o in OPERATIONS if o.name == "local_ncc")
         inputs = {name: (noise(1, 1, 6, 7) + 1e4).float() for name in "ab"}
-        got = evaluate(operation, inputs, {"window": 3}, backend="triton")
+        with sums_in(form):
+            got = evaluate(operation, inputs, {"window": 3}, backend="triton")
         exact = {name: t.double() for name, t in inputs.items()}
         expected = evaluate(operation, exact, {"window": 3}, backend="reference")
         assert not disagreements(got, expected, "offset")
+
+    @pytest.mark.parametrize("level", [0.3, 1e6])
+    def test_local_ncc_in_pairs_of_flat_regions(self, level: float) -> None:
+        images = [(1000 + 20 * noise(1, 1, 5, 20)).float() for _ in range(2)]
+        for image in images:
+            image[..., :10] = level
+            image.requires_grad_()
+        with l2rfast.backend("triton"), sums_in("pairs"):
+            every = l2rfast.local_ncc(*images, window=3, reduction="none")
+            gradients = torch.autograd.grad(every.sum(), images)
+        assert not every[..., 1:-1, 1:9].any()
+        assert every[..., 1:-1, 9:-1].all()
+        assert not any(gradient[..., 2:-2, 2:8].any() for gradient in gradients)
+
+    @pytest.mark.parametrize("name", ["local_ncc", "masked_local_ncc", "joint_histogram"])
+    def test_sums_in_pairs(self, name: str) -> None:
+        (operation,) = (o for o in OPERATIONS if o.name == name)
+        for sample in [*operation.some()[:2], *operation.samples[3::67]]:
+            inputs = {n: t.float() for n, t in sample.inputs.items()}
+            with sums_in("pairs"):
+                got = evaluate(operation, inputs, sample.options, backend="triton")
+            exact = {n: t.double() for n, t in inputs.items()}
+            expected = evaluate(operation, exact, sample.options, backend="reference")
+            assert not disagreements(got, expected, sample.name)
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_local_ncc_in_pairs_of_what_is_not_finite(self, bad: float) -> None:
+        a, b = noise(1, 1, 4, 9).float(), noise(1, 1, 4, 9).float()
+        a[..., 1, 2] = bad
+        with l2rfast.backend("triton"), sums_in("pairs"):
+            got = l2rfast.local_ncc(a, b, window=3, reduction="none")
+        with l2rfast.backend("reference"):
+            expected = l2rfast.local_ncc(a, b, window=3, reduction="none")
+        assert expected.isnan().any()
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7, equal_nan=True)
 
     @pytest.mark.parametrize("ndim", [2, 3])
     def test_several_blocks(self, ndim: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def term_kernel(
     tl.store(to, tl.load(to, mask=valid, other=0) + total * weight.to(REAL), mask=valid)
     terms = tl.abs(own) if ABSOLUTE else own * own
     sums = partial + tl.program_id(0)
-    tl.store(sums, tl.load(sums) + tl.sum(terms.to(tl.float64)) * weight)
+    tl.store(sums, tl.load(sums) + tl.sum(terms).to(tl.float64) * weight)
 
 
 def _energy(

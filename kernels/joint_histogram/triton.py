@@ -1,7 +1,8 @@
 """Joint histograms with Parzen windows in Triton: matrix products of what the voxels of a block add to a tile of bins.
 
 Dense, where the CPU's windows are cut: a tile has hardly more bins than a window. A program of the histogram goes over
-some blocks of voxels for one tile; its sums are in float64, and those of all programs are added in a fixed order.
+some blocks of voxels for one tile; its sums are in float64, or where that is slow in pairs of float32, and those of all
+programs are added in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.precision import in_pairs
 from ..common.triton_launch import block_of, index_of, launch, real_of
+from ..common.triton_pairs import add, number, wide
 
 TILE = 32  # bins of a or b
 BLOCKS = 64  # of a program, at most
@@ -72,14 +75,14 @@ def spread(
 @triton.jit
 def histogram_kernel(
     a, b, weight, partial, constants, voxels, bins, blocks, parts, tiles,
-    WINDOW_A: tl.constexpr, WINDOW_B: tl.constexpr, TILE: tl.constexpr, REAL: tl.constexpr, INDEX: tl.constexpr,
-    BLOCK: tl.constexpr,
+    WINDOW_A: tl.constexpr, WINDOW_B: tl.constexpr, TILE: tl.constexpr, REAL: tl.constexpr, PAIRS: tl.constexpr,
+    INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     tile_a, tile_b = tl.program_id(0) // tiles % tiles * TILE, tl.program_id(0) % tiles * TILE
     part = tl.program_id(0) // (tiles * tiles)
     item = (part // parts).to(INDEX) * voxels
     sharpness = tl.load(constants).to(REAL)
-    sums = tl.zeros((TILE, TILE), tl.float64)
+    sums = number(tl.zeros((TILE, TILE), REAL), PAIRS)
     for block in range(blocks):
         v = ((part % parts).to(INDEX) * blocks + block) * BLOCK + tl.arange(0, BLOCK)
         valid = v < voxels
@@ -90,10 +93,10 @@ def histogram_kernel(
         if weight is not None:
             p *= tl.load(weight + item + v, mask=valid, other=0).to(REAL)[:, None]
         p = tl.where(valid[:, None], p, 0)
-        sums += tl.dot(tl.trans(p), q, input_precision="ieee").to(tl.float64)
+        sums = add(sums, number(tl.dot(tl.trans(p), q, input_precision="ieee"), PAIRS))
     i = tl.arange(0, TILE)
     to = partial + part.to(tl.int64) * (tiles * TILE) * (tiles * TILE)
-    tl.store(to + (tile_a + i)[:, None] * (tiles * TILE) + (tile_b + i)[None, :], sums)
+    tl.store(to + (tile_a + i)[:, None] * (tiles * TILE) + (tile_b + i)[None, :], wide(sums))
 
 
 @triton.jit
@@ -149,7 +152,8 @@ def joint_histogram(
     partial = a.new_empty((items, parts, tiles * TILE, tiles * TILE), dtype=torch.float64)
     constants = a.new_full((1,), sigma**-2, dtype=torch.float64)
     arguments = (a, b, weight, partial, constants, voxels, bins, blocks, parts, tiles)
-    launch(histogram_kernel, items * parts * tiles * tiles, arguments, **options)
+    pairs = in_pairs(a.device) and a.dtype != torch.float64
+    launch(histogram_kernel, items * parts * tiles * tiles, arguments, PAIRS=pairs, **options)
     return partial.sum(1)[:, :bins, :bins].contiguous()
 
 
@@ -164,6 +168,6 @@ def joint_histogram_backward(
     results = [torch.empty_like(image) if asked else image.new_empty(0) for image, asked in ((a, to_a), (b, to_b))]
     outputs = [result if asked else None for result, asked in zip(results, (to_a, to_b), strict=True)]
     constants = a.new_full((1,), sigma**-2, dtype=torch.float64)
-    arguments = (grad.contiguous(), a, b, weight, *outputs, constants, voxels, bins, blocks)
+    arguments = (grad.to(a.dtype).contiguous(), a, b, weight, *outputs, constants, voxels, bins, blocks)
     launch(histogram_backward_kernel, items * blocks, arguments, **options)
     return results[0], results[1]

@@ -4,7 +4,8 @@ The volumes are gone through in slabs of planes, of as many channels at once as 
 and those that its gradients need on both sides: the sums of a, b, aa, bb, ab (and of the mask) along z from the images,
 then along y, then along x, where the window's value and what gradients sum over are made; the same three sums of these
 make the gradients. Every window is summed anew, axis by axis: nothing that has left it leaves a trace. Sums are in
-float64, as variances are small differences of large sums; kept are those of a slab only, some 100 bytes for each of at
+float64, as variances are small differences of large sums, or where that is slow in pairs of float32, with weights in
+float32; what is made of a window's sums is in float64. Kept are those of a slab only, some 100 bytes for each of at
 most `VOXELS` of its voxels (or a plane of windows).
 """
 
@@ -19,12 +20,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.constants import numbers
+from ..common.precision import in_pairs
 from ..common.triton_launch import index_of, launch, strides
+from ..common.triton_pairs import add, dtype_of, factor_of, load, number, store, times, wide
 from .reference import FLAT, window_sum
 
-BLOCK = 128  # of voxels in float64: one a thread
+BLOCK = 128  # of voxels in float64, or pairs: one a thread
 PLANES = 8  # of a slab, at least
 VOXELS = 1 << 20
+UNRESOLVED = tl.constexpr(1e-13)  # of a mean square: smaller variances may be what is rounded off pairs
 
 
 @triton.jit
@@ -46,9 +50,9 @@ def place(i, first, planes, size, channels):
 
 @triton.jit
 def load_from(image, steps, n, c, z, y, x, valid):
-    """Voxels of an image in float64, 0 where not valid."""
+    """Voxels of an image, 0 where not valid."""
     at = n * steps[0] + c * steps[1] + z * steps[2] + y * steps[3] + x * steps[4]
-    return tl.load(image + at, mask=valid, other=0).to(tl.float64)
+    return tl.load(image + at, mask=valid, other=0)
 
 
 @triton.jit
@@ -62,56 +66,53 @@ def load_masked(image, steps, mask, mask_steps, n, c, z, y, x, valid):
 @triton.jit
 def moments_kernel(
     a, a_steps, b, b_steps, mask, mask_steps, out, weights, side, first, planes, size, channels, count,
-    INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums along z of what a window is measured by: quantity q of voxel i at out[q * count + i]."""
     i, valid = block(count, INDEX, BLOCK)
     n, c, z, y, x = place(i, first, planes, size, channels)
-    sum_a = tl.zeros((BLOCK,), tl.float64)
-    sum_b = tl.zeros((BLOCK,), tl.float64)
-    sum_aa = tl.zeros((BLOCK,), tl.float64)
-    sum_bb = tl.zeros((BLOCK,), tl.float64)
-    sum_ab = tl.zeros((BLOCK,), tl.float64)
-    mass = tl.zeros((BLOCK,), tl.float64)
+    nothing = number(tl.zeros((BLOCK,), tl.float32), PAIRS)
+    sum_a, sum_b, sum_aa, sum_bb, sum_ab, mass = nothing, nothing, nothing, nothing, nothing, nothing
     for j in range(side):
         at = z + j - side // 2
         inside = valid & (at >= 0) & (at < size[0])
         weight = tl.load(weights + j)
-        value_a = load_masked(a, a_steps, mask, mask_steps, n, c, at, y, x, inside)
-        value_b = load_masked(b, b_steps, mask, mask_steps, n, c, at, y, x, inside)
-        sum_a += weight * value_a
-        sum_b += weight * value_b
-        sum_aa += weight * value_a * value_a
-        sum_bb += weight * value_b * value_b
-        sum_ab += weight * value_a * value_b
+        value_a = load_masked(a, a_steps, mask, mask_steps, n, c, at, y, x, inside).to(weight.dtype)
+        value_b = load_masked(b, b_steps, mask, mask_steps, n, c, at, y, x, inside).to(weight.dtype)
+        of_a, of_b = times(number(value_a, PAIRS), weight), times(number(value_b, PAIRS), weight)
+        sum_a, sum_b = add(sum_a, of_a), add(sum_b, of_b)
+        sum_aa, sum_bb = add(sum_aa, times(of_a, value_a)), add(sum_bb, times(of_b, value_b))
+        sum_ab = add(sum_ab, times(of_a, value_b))
         if mask is not None:
-            mass += weight * load_from(mask, mask_steps, n, 0, at, y, x, inside)
-    tl.store(out + i, sum_a, mask=valid)
-    tl.store(out + count + i, sum_b, mask=valid)
-    tl.store(out + 2 * count + i, sum_aa, mask=valid)
-    tl.store(out + 3 * count + i, sum_bb, mask=valid)
-    tl.store(out + 4 * count + i, sum_ab, mask=valid)
+            inside = load_from(mask, mask_steps, n, 0, at, y, x, inside)
+            mass = add(mass, times(number(inside, PAIRS), weight))
+    store(out + i, sum_a, valid)
+    store(out + count + i, sum_b, valid)
+    store(out + 2 * count + i, sum_aa, valid)
+    store(out + 3 * count + i, sum_bb, valid)
+    store(out + 4 * count + i, sum_ab, valid)
     if mask is not None:
-        tl.store(out + 5 * count + i, mass, mask=valid)
+        store(out + 5 * count + i, mass, valid)
 
 
 @triton.jit
-def window_along(values, i, at, size, step, weights, side, valid):
+def window_along(values, i, at, size, step, weights, side, valid, PAIRS: tl.constexpr):
     """The sum over the window along one axis, on which voxel i is at `at` of `size`; `step` leads to the next."""
-    total = tl.zeros(i.shape, tl.float64)
+    total = number(tl.zeros(i.shape, tl.float32), PAIRS)
     for j in range(side):
         offset = j - side // 2
         inside = valid & (at + offset >= 0) & (at + offset < size)
-        total += tl.load(weights + j) * tl.load(values + i + offset * step, mask=inside, other=0).to(tl.float64)
+        total = add(total, times(load(values + i + offset * step, inside, PAIRS), tl.load(weights + j)))
     return total
 
 
 @triton.jit
-def sum_kernel(values, out, weights, side, size, step, count, INDEX: tl.constexpr, BLOCK: tl.constexpr):
+def sum_kernel(
+    values, out, weights, side, size, step, count, PAIRS: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr
+):
     """Window sums along an axis of `size` voxels, of all quantities alike."""
     i, valid = block(count, INDEX, BLOCK)
-    total = window_along(values, i, i // step % size, size, step, weights, side, valid)
-    tl.store(out + i, total, mask=valid)
+    store(out + i, window_along(values, i, i // step % size, size, step, weights, side, valid, PAIRS), valid)
 
 
 @triton.jit
@@ -119,23 +120,23 @@ def windows_kernel(
     sums, weights, side, inside_z, inside_y, inside_x, levels, constants, mask, mask_steps, upstream, upstream_steps,
     values, factors, first, planes, size, channels, count,
     AVERAGED: tl.constexpr, VALID: tl.constexpr, TO_A: tl.constexpr, TO_B: tl.constexpr,
-    INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The last sums, along x; of each window the value, and what gradients sum over."""
     i, valid = block(count, INDEX, BLOCK)
     n, c, z, y, x = place(i, first, planes, size, channels)
-    sum_a = window_along(sums, i, x, size[2], 1, weights, side, valid)
-    sum_b = window_along(sums + count, i, x, size[2], 1, weights, side, valid)
-    sum_aa = window_along(sums + 2 * count, i, x, size[2], 1, weights, side, valid)
-    sum_bb = window_along(sums + 3 * count, i, x, size[2], 1, weights, side, valid)
-    sum_ab = window_along(sums + 4 * count, i, x, size[2], 1, weights, side, valid)
+    sum_a = wide(window_along(sums, i, x, size[2], 1, weights, side, valid, PAIRS))
+    sum_b = wide(window_along(sums + count, i, x, size[2], 1, weights, side, valid, PAIRS))
+    sum_aa = wide(window_along(sums + 2 * count, i, x, size[2], 1, weights, side, valid, PAIRS))
+    sum_bb = wide(window_along(sums + 3 * count, i, x, size[2], 1, weights, side, valid, PAIRS))
+    sum_ab = wide(window_along(sums + 4 * count, i, x, size[2], 1, weights, side, valid, PAIRS))
     within = tl.load(inside_z + z, mask=valid, other=1) * tl.load(inside_y + y, mask=valid, other=1)
     within *= tl.load(inside_x + x, mask=valid, other=1)
     whole = tl.load(constants + 4)
     counts = valid
     mass = within
     if mask is not None:
-        mass = window_along(sums + 5 * count, i, x, size[2], 1, weights, side, valid)
+        mass = wide(window_along(sums + 5 * count, i, x, size[2], 1, weights, side, valid, PAIRS))
         counts = valid & (load_from(mask, mask_steps, n, 0, z, y, x, valid) != 0)
     total = mass if VALID else mass + whole - within
     share = tl.where(counts, 1 / tl.where(counts, total, 1), 0)
@@ -145,8 +146,13 @@ def windows_kernel(
     var_b = sum_bb - sum_b * mean_b
     cross = sum_ab - sum_a * mean_b
     level = levels + 4 * (n * channels + c)
-    flat_a = var_a * share <= tl.load(level + 1, mask=valid, other=0)
-    flat_b = var_b * share <= tl.load(level + 3, mask=valid, other=0)
+    least_a = tl.load(level + 1, mask=valid, other=0)
+    least_b = tl.load(level + 3, mask=valid, other=0)
+    if PAIRS:
+        least_a = tl.maximum(least_a, UNRESOLVED * sum_aa * share)
+        least_b = tl.maximum(least_b, UNRESOLVED * sum_bb * share)
+    flat_a = var_a * share <= least_a
+    flat_b = var_b * share <= least_b
     unit = share if AVERAGED else counts.to(tl.float64)
     var_a = tl.where(flat_a, 0, var_a * unit)
     var_b = tl.where(flat_b, 0, var_b * unit)
@@ -161,7 +167,7 @@ def windows_kernel(
     if TO_A or TO_B:
         asked = unit
         if upstream is not None:
-            asked *= load_from(upstream, upstream_steps, n, c, z, y, x, valid)
+            asked *= load_from(upstream, upstream_steps, n, c, z, y, x, valid).to(tl.float64)
         twice = tl.where(counts & (ratio <= limit), 2 * asked * inverse, 0)
         p = twice * cross
         mean_a -= tl.load(level, mask=valid, other=0)
@@ -181,7 +187,8 @@ def windows_kernel(
 @triton.jit
 def gradients_kernel(
     sums, weights, side, levels, a, a_steps, b, b_steps, mask, mask_steps, grad_a, grad_b, own, first, planes, size,
-    channels, count, TO_A: tl.constexpr, TO_B: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    channels, count, TO_A: tl.constexpr, TO_B: tl.constexpr, PAIRS: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The last sums, along x, and the gradients to the planes from own[0] up to own[1]."""
     i, valid = block(count, INDEX, BLOCK)
@@ -194,15 +201,15 @@ def gradients_kernel(
     counts = valid
     if mask is not None:
         counts = valid & (load_from(mask, mask_steps, n, 0, z, y, x, valid) != 0)
-    p = window_along(sums, i, x, size[2], 1, weights, side, valid)
+    p = wide(window_along(sums, i, x, size[2], 1, weights, side, valid, PAIRS))
     if TO_A:
-        q = window_along(sums + count, i, x, size[2], 1, weights, side, valid)
-        r = window_along(sums + 2 * count, i, x, size[2], 1, weights, side, valid)
+        q = wide(window_along(sums + count, i, x, size[2], 1, weights, side, valid, PAIRS))
+        r = wide(window_along(sums + 2 * count, i, x, size[2], 1, weights, side, valid, PAIRS))
         tl.store(grad_a + to, tl.where(counts, p * value_b - q * value_a + r, 0), mask=valid)
     if TO_B:
         of_b = sums + (3 if TO_A else 1) * count
-        q = window_along(of_b, i, x, size[2], 1, weights, side, valid)
-        r = window_along(of_b + count, i, x, size[2], 1, weights, side, valid)
+        q = wide(window_along(of_b, i, x, size[2], 1, weights, side, valid, PAIRS))
+        r = wide(window_along(of_b + count, i, x, size[2], 1, weights, side, valid, PAIRS))
         tl.store(grad_b + to, tl.where(counts, p * value_a - q * value_b + r, 0), mask=valid)
 
 
@@ -250,7 +257,10 @@ def local_ncc(
     absent = 5 - a.ndim
     size, sides = (1,) * absent + tuple(a.shape[2:]), (1,) * absent + tuple(window)
     doubles: dict[str, Any] = {"dtype": torch.float64, "device": a.device}
-    axes = torch.split(numbers([1.0] * absent + (list(weights) or [1.0] * sum(window)), a, torch.float64), list(sides))
+    pairs = in_pairs(a.device) and real == torch.float32
+    every_weight = numbers([1.0] * absent + (list(weights) or [1.0] * sum(window)), a, torch.float64)
+    tables = torch.split(every_weight.to(factor_of(pairs)), list(sides))
+    axes = [w.double() for w in tables]
     inside = [window_sum(torch.ones(1, 1, s, **doubles), [w]) for s, w in zip(size, axes, strict=True)]
     scalars = torch.cat([numbers(constants, a, torch.float64), torch.stack([w.sum() for w in axes]).prod()[None]])
     levels = torch.stack([*_levels(a, mask), *_levels(b, mask)], 2)
@@ -274,22 +284,33 @@ def local_ncc(
 
             def run(kernel: Any, *arguments: Any, times: int = 1, count: int = count, **options: Any) -> None:
                 programs = triton.cdiv(times * count, BLOCK)
-                launch(kernel, programs, (*arguments, times * count), INDEX=index, BLOCK=BLOCK, **options)
+                launch(kernel, programs, (*arguments, times * count), PAIRS=pairs, INDEX=index, BLOCK=BLOCK, **options)
 
             def along(axis: int, values: Tensor, shape: tuple[int, ...] = shape, run: Any = run) -> Tensor:
-                out = values.new_empty(values.shape, **doubles)
+                out = values.new_empty(values.shape, dtype=dtype_of(pairs))
                 step, times = prod(shape[axis + 2 :]), values.numel() // prod(shape)
-                run(sum_kernel, values, out, axes[axis], sides[axis], shape[axis + 1], step, times=times)
+                run(sum_kernel, values, out, tables[axis], sides[axis], shape[axis + 1], step, times=times)
                 return out
 
             slab = (channel, start), end - start, size, channels
-            sums = torch.empty(5 + (mask is not None), *shape, **doubles)
-            run(moments_kernel, *images[0], *images[1], *masked, sums, axes[0], sides[0], *slab)
+            sums = torch.empty(5 + (mask is not None), *shape, dtype=dtype_of(pairs), device=a.device)
+            run(moments_kernel, *images[0], *images[1], *masked, sums, tables[0], sides[0], *slab)
             values = a.new_empty(shape, dtype=real)
             factors = a.new_empty(1 + 2 * to_a + 2 * to_b if gradients else 0, *shape, dtype=real)
             run(
                 windows_kernel,
-                *(along(1, sums), axes[2], sides[2], *inside, levels, scalars, *masked, *weighted, values, factors),
+                *(
+                    along(1, sums),
+                    tables[2],
+                    sides[2],
+                    *inside,
+                    levels,
+                    scalars,
+                    *masked,
+                    *weighted,
+                    values,
+                    factors,
+                ),
                 *slab,
                 AVERAGED=averaged,
                 VALID=borders == "valid",
@@ -304,7 +325,16 @@ def local_ncc(
             if gradients:
                 run(
                     gradients_kernel,
-                    *(along(1, along(0, factors)), axes[2], sides[2], levels, *images[0], *images[1], *masked, *grads),
+                    *(
+                        along(1, along(0, factors)),
+                        tables[2],
+                        sides[2],
+                        levels,
+                        *images[0],
+                        *images[1],
+                        *masked,
+                        *grads,
+                    ),
                     own,
                     *slab,
                     TO_A=to_a,
