@@ -89,6 +89,7 @@ def load(at, valid, PAIRS: tl.constexpr):
 
 @triton.jit
 def store(at, x, valid):
+    """To memory; of a pair, `low` is no more than what `high` rounds off."""
     if x[1] is None:
         tl.store(at, x[0], mask=valid)
     else:
