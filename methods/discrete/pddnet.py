@@ -122,7 +122,7 @@ class PDDNet(nn.Module):
         """
         check_images(fixed, moving, 3, 2 * THIRD)
         a, size = self.architecture, fixed.shape[2:]
-        at, to = self.features(fixed), self.features(moving)
+        at, to = (self.features(x).to(x.dtype) for x in (fixed, moving))  # which autocast may have narrowed
         coarse = at.shape[2:]
         ratio = [(s - 1) / max(c - 1, 1) if a.align_corners else s / c for s, c in zip(size, coarse, strict=True)]
         scale = torch.tensor(ratio).to(at).view(-1, 1, 1, 1)  # voxels of the image in one of the features
@@ -143,7 +143,8 @@ class PDDNet(nn.Module):
                 entropy=True,
             )
             choices.append(Choice(found[0] * scale, found[-1], found[1] if probabilities else None, total))
-            points = smooth(found[0], a.smoothness)
+            with torch.autocast(fixed.device.type, enabled=False):  # which narrows matrix products, here of positions
+                points = smooth(found[0], a.smoothness)
             dense = spread(points, coarse, a.align_corners)
             total = dense if total is None else compose(total, dense)
         assert total is not None
