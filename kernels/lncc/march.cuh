@@ -85,17 +85,16 @@ struct March {
   static L2RFAST_INLINE void along(const S* line, int step, int n, const WindowOf<W>& w, bool run, const F& use) {
     const int last = 2 * int(w.radius);
     S sum = W(0);
-    for (int i = 0; run && i < last; ++i) sum += line[i * step];
+    for (int i = 0; run && i <= last; ++i) sum += line[i * step];
     for (int i = 0; i < n; ++i) {
-      const S leaves = line[i * step];
-      if (run) {
-        sum += line[(i + last) * step];
-      } else {
+      // Not first one and then the other: where both are the same nothing changes, and no sum waits for two.
+      const S change = run && i + 1 < n ? line[(i + 1 + last) * step] - line[i * step] : S(W(0));
+      if (!run) {
         sum = W(0);
         for (int k = 0; k <= last; ++k) sum += w.weight(k) * line[(i + k) * step];
       }
       use(i, sum);
-      sum -= leaves;
+      sum += change;
     }
   }
 
