@@ -81,8 +81,8 @@ class TutorialNet2d(nn.Module):
         check_images(fixed, moving, 2, QUARTER)
         if any(s % QUARTER for s in fixed.shape[2:]):
             raise InputError(f"fixed, moving: expected sizes that are multiples of 4, got {tuple(fixed.shape[2:])}")
-        features = [self.features(x).to(x.dtype) for x in (fixed, moving)]  # which autocast may have narrowed
-        cost = correlation(*features, self.architecture.radius)
+        at, to = (self.features(x).to(x.dtype) for x in (fixed, moving))  # which autocast may have narrowed
+        cost = correlation(at, to, self.architecture.radius)
         cost = mean_field(min_convolution(cost, method="pooled"), radius=2)
         found = soft_argmin(cost, self.sharpness, probabilities=probabilities, entropy=True)
         points = found[0] * QUARTER
