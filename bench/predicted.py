@@ -40,7 +40,7 @@ class Case:
         name: that of the case of the benchmark that measures it, where there is one.
         make: the calls, of inputs that it is given a function to make.
         besides: bytes that the kernels of a backend move besides the floor, where that is known.
-        sums: in what CUDA kernels keep sums that float32 cannot hold.
+        sums: in what kernels keep sums that float32 cannot hold; as on a card of fast float64 when None.
     """
 
     name: str
@@ -52,8 +52,6 @@ class Case:
         """Those that have all its operators."""
         operators = [operator for operator, _ in self.make(partial(torch.empty, device="meta"))]
         files = {"cuda": "cuda.cu", "triton": "triton.py"}
-        if self.sums:
-            del files["triton"]  # which has one form
         return [name for name, file in files.items() if all(folder_of(operator, file) for operator in operators)]
 
 
@@ -123,6 +121,11 @@ def local_ncc(new: New) -> list[Call]:
     return [("local_ncc", (new(MANY), new(MANY), None, None, [7] * 3, [], "zeros", *constants, False, True, False))]
 
 
+def warp_local_ncc(new: New) -> list[Call]:
+    options = None, new((1,)), [9] * 3, [], "zeros", [0.0, 0.0, 1e-5, 1.0], True, "border", [1] * 3
+    return [("warp_local_ncc", (image(new), image(new), field_of(new), *options))]
+
+
 def image(new: New) -> Tensor:
     return new((1, 1, *DENSE))
 
@@ -177,6 +180,8 @@ def one(operator: str, *options: Any, disp: bool = False, channels: int = 1) -> 
 
 CASES = (
     Case(NCC, local_ncc, {"cuda": KEPT}),
+    Case(f"{NCC}; in pairs of float32", local_ncc, {"cuda": KEPT}, "pairs"),
+    Case("local NCC of a warped image, and the gradient to the field", warp_local_ncc),
     Case("warp, 1 channel", one("warp", "linear", "zeros", disp=True)),
     Case("warp, 16 channels", one("warp", "linear", "zeros", disp=True, channels=16)),
     Case("warp, forward and backward to image and field, 1 channel", warp_and_back),
@@ -194,6 +199,7 @@ CASES = (
     Case("Jacobian determinant", lambda new: [("jacobian_determinant", (field_of(new),))]),
     Case("bending energy, and its gradient", lambda new: [("bending_energy", (field_of(new), True))]),
     Case("joint histogram", histogram),
+    Case("MIND-SSC", one("mind_ssc", 1, 2, 1)),
     Case("correlation, half-width 4", correlation),
     Case("lattice correlation", lattice_correlation),
     Case("min-convolution", lambda new: [("min_convolution", (new((1, *SEARCH, *POINTS)), new(())))]),

@@ -1,7 +1,8 @@
-"""A training step of each of the three networks, as users take it under autocast."""
+"""A training step of each of the three networks, as users take it: under autocast, and compiled as one graph."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +111,33 @@ def test_a_step_under_autocast(name: str, dtype: torch.dtype, near: float, along
     assert found.isfinite().all()
     assert not torch.equal(found, wanted)
     assert F.cosine_similarity(found, wanted, dim=0) > along
+
+
+@pytest.mark.filterwarnings("ignore")  # of what PyTorch's compiler uses
+def test_a_training_step_is_compiled_as_one_graph() -> None:
+    """Network, integration, warp, local NCC, regularisation, and all that goes backward.
+
+    Not what the optimiser does: PyTorch's own break the graph themselves where their step begins
+    (`torch.optim.optimizer._use_grad_for_differentiable`, 2.13.0).
+    """
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    pair, eager = images((16, 16, 16)), voxelmorph()
+    compiled = copy.deepcopy(eager)
+    found: list[tuple[list[float], Tensor]] = []
+    for network, loss in (
+        (eager, unsupervised),
+        (compiled, torch.compile(unsupervised, fullgraph=True, backend="aot_eager")),
+    ):
+        optimizer, values = torch.optim.SGD(network.parameters(), lr=1e-3), []
+        for _ in range(2):
+            optimizer.zero_grad()
+            value = loss(network, *pair)
+            value.backward()
+            optimizer.step()
+            values.append(float(value))
+        found.append((values, torch.cat([p.detach().flatten() for p in network.parameters()])))
+    (expected, weights), (got, others) = found
+    assert expected[0] != expected[1]
+    assert got == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(others, weights, rtol=1e-4, atol=1e-6)
