@@ -59,3 +59,28 @@ def integer(value: float, how: str) -> int:
 def truncated(a: int, b: int) -> int:
     """a / b towards zero; of what is not defined, 0."""
     return 0 if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def inserted(field: int, into: int, at: int, width: int) -> int:
+    """The low bits of one number in place of as many of another."""
+    mask = (1 << width) - 1 << at
+    return into & ~mask | field << at & mask
+
+
+def permuted(a: int, b: int, selector: int) -> int:
+    """Four bytes of the eight of b and a; or copies of their sign bits."""
+    found = 0
+    for i in range(4):
+        how = selector >> 4 * i & 15
+        byte = (b << 32 | a) >> 8 * (how & 7) & 255
+        found |= ((255 if byte & 128 else 0) if how & 8 else byte) << 8 * i
+    return found
+
+
+def looked_up(a: int, b: int, c: int, table: int) -> int:
+    """Bit by bit, what a table of eight says of those of three numbers."""
+    found = 0
+    for i in range(8):
+        if table >> i & 1:
+            found |= (a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c)
+    return found & 0xFFFFFFFF

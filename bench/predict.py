@@ -179,7 +179,7 @@ class Record:
             "resident which are.",
             self._kernels(),
             "## Loops that are not understood",
-            "Their compiled code has other loops than their PTX: there what is issued is what PTX has. "
+            "Their compiled code has other loops than their PTX, or jumps by a table: what is issued is what PTX has. "
             + ("; ".join(f"{name} on {target}" for target, name in unmatched) or "None."),
             "## Cards",
             table(

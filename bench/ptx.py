@@ -117,6 +117,7 @@ OF_TWO = {
     **{"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "min": "min({}, {})", "max": "max({}, {})"},
     **{"and": "{} & {}", "or": "{} | {}", "xor": "{} ^ {}", "copysign": "math.copysign({1}, {0})"},
 }
+BITWISE = {"bfi": "inserted", "prmt": "permuted", "lop3": "looked_up"}
 OF_THREE = {"fma": "{} * {} + {}", "mad": "{} * {} + {}"}
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">"}
 COMPARED |= {"hs": ">=", "equ": "==", "neu": "!=", "ltu": "<", "leu": "<=", "gtu": ">", "geu": ">="}
@@ -227,6 +228,14 @@ class Translation:
             return self.bits(f"{values[0]} {'<<' if name == 'shl' else '>>'} {by}", kind)
         if name == "bfe":
             return self.bits(f"{values[0]} >> {self.raw(of[1])} & (1 << {self.raw(of[2])}) - 1", kind)
+        if name in BITWISE:
+            return f"{BITWISE[name]}({', '.join(plain)})"
+        if name == "shf":
+            by = f"{plain[2]} & 31" if "wrap" in parts else f"min({plain[2]}, 32)"
+            both = f"({plain[1]} << 32 | {plain[0]})"
+            return self.bits(f"{both} << ({by}) >> 32" if "l" in parts else f"{both} >> ({by})", kind)
+        if name == "clz":
+            return f"{bits_of(kind)} - ({values[0]}).bit_length()"
         if name == "popc":
             return f"({values[0]}).bit_count()"
         if name in ("vote", "activemask", "match"):

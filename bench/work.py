@@ -48,7 +48,8 @@ class Work:
         near, far: bytes through shared memory, and to and from global memory through the caches.
         issued: instructions of warps.
         issued32, issued64: those of them that compute in float32 and float64.
-        matched: whether the loops of the compiled code are those of PTX; if not, `issued` is that of PTX.
+        matched: whether the loops of the compiled code are those of PTX; if not, or if it jumps by a table, `issued` is
+            that of PTX.
         registers, shared: of a thread, of a block in bytes.
         occupancy: resident warps, as a part of those that can be.
     """
@@ -203,8 +204,11 @@ def work(launch: Launch, target: str, like: Launch | None = None) -> Work:
     else:
         text, shared = launch.ptx, 0
         registers = int(next(iter(re.findall(r"\.vgpr_count:\s*(\d+)", text))))
-    shown = sass.of_text(text)
-    weights = sass.weights(shown, flow, executed.entered)
+    try:
+        shown = sass.of_text(text)
+        weights = sass.weights(shown, flow, executed.entered)
+    except NotImplementedError:  # a jump by a table
+        weights = None
     issued = sass.issued(shown, weights) if weights else {"all": counts["issued"], "float32": 0, "float64": 0}
     blocks = launch.times * _product(launch.blocks)
     threads = _product(launch.shape)

@@ -101,6 +101,13 @@ def test_products_are_fused_and_bytes_are_those_of_warps() -> None:
         ("selp.b32 %r2, 3, 4, %p9", "4"),
         ("max.u32 %r2, %r3, 1", "-5"),
         ("bfe.u32 %r2, 0xF0, 4, 2", "3"),
+        ("bfi.b32 %r2, 5, 0xFF00, 4, 3", "0xFF50"),
+        ("prmt.b32 %r2, 0x33221100, 0x77665544, 0x7531", "0x77553311"),
+        ("prmt.b32 %r2, 0x80, 0, 0x8", "0x808080FF"),
+        ("lop3.b32 %r2, 5, 6, 7, 0x96", "4"),
+        ("shf.l.wrap.b32 %r2, 0x80000000, 1, 33", "3"),
+        ("shf.r.clamp.b32 %r2, 0, 3, 40", "3"),
+        ("clz.b32 %r2, 255", "24"),
     ],
 )
 def test_what_instructions_compute(line: str, bits: str) -> None:

@@ -135,8 +135,9 @@ def histogram_backward_kernel(
 
 
 def _options(a: Tensor, window_a: str, window_b: str) -> dict[str, Any]:
-    # A block has TILE numbers for each voxel; matrix products want 16 voxels at least.
-    block = max(16, block_of(a.dtype) // 4)
+    # A block has TILE numbers for each voxel, of which those in float64 leave few registers; matrix products want 16
+    # voxels at least.
+    block = max(16, block_of(a.dtype) // (8 if a.dtype == torch.float64 else 4))
     windows = {"WINDOW_A": window_a, "WINDOW_B": window_b}
     return windows | {"TILE": TILE, "REAL": real_of(a.dtype), "INDEX": index_of(a), "BLOCK": block}
 
