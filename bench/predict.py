@@ -18,6 +18,7 @@ from typing import Any
 
 from . import aot
 from .cards import CARDS, Card, card_called
+from .execution import Memory
 from .harness import OURS, TRITON
 from .predicted import CASES, Case, Observed, observed
 from .report import digits, rounded, table
@@ -35,13 +36,14 @@ from below: nothing waits for anything, caches serve all that is read again, clo
 *How it is counted.* What float32, float64, conversions to and from it, special functions (reciprocals, roots,
 exponentials), and loads and stores do is counted by running the PTX of the first thread of every warp of the middle
 block, in Python, with the arguments of that launch: so loops take as many turns, and branches go where, they go on a
-GPU. Memory reads as zeros: work that depends on data (flat costs in envelopes, displacements of nothing, gradients that
-fall on the same voxel) is that of zeros, a guess; additions of atomics count as bytes only. Products are fused with the
-sum that they go to as the assembler does, divisions and roots count as the instructions that they are made of. What is
-*issued*, of all kinds, is counted in SASS (AMD: in the assembly), assembled once more without unrolling, of which every
-loop takes the turns that the same loop of PTX took; what a turn may skip counts as the part of such code that PTX
-executed there. Unrolled code issues fewer for counting: so it is counted a little too high. Callgrind on the host's
-form of the kernels would count no GPU's instructions, and nothing of Triton's.
+GPU. Memory reads as zeros where no launch before (of CUDA's) has written to it: work that depends on data (flat costs
+in envelopes, displacements of nothing, gradients that fall on the same voxel) is that of zeros, a guess; additions of
+atomics count as bytes only. Products are fused with the sum that they go to as the assembler does, divisions and roots
+count as the instructions that they are made of. What is *issued*, of all kinds, is counted in SASS (AMD: in the
+assembly), assembled once more without unrolling, of which every loop takes the turns that the same loop of PTX took;
+what a turn may skip counts as the part of such code that PTX executed there. Unrolled code issues fewer for counting:
+so it is counted a little too high. Callgrind on the host's form of the kernels would count no GPU's instructions, and
+nothing of Triton's.
 
 *The time* of a launch is the longest of: memory (the floor, inputs once and results once, and what is known to be moved
 besides, shared among launches by what they load and store), float32, float64 with its conversions, special functions,
@@ -49,7 +51,16 @@ loads and stores through shared memory and the first-level cache, and issue. Lau
 between them (small sums), launching, and waiting for memory where few warps are resident are not in it."""
 
 
-COUNTING = ("bits.py", "launched.py", "predicted.py", "ptx.py", "sass.py", "work.py", "launches/common/launch.cuh")
+COUNTING = (
+    "bits.py",
+    "execution.py",
+    "launched.py",
+    "predicted.py",
+    "ptx.py",
+    "sass.py",
+    "work.py",
+    "launches/common/launch.cuh",
+)
 
 
 def digest() -> str:
@@ -117,6 +128,7 @@ def predictions(cases: Iterable[Case], targets: Sequence[str]) -> list[Predictio
     for case in cases:
         for backend in case.backends():
             known: Observed | None = None  # on the first target, one of NVIDIA's
+            memory = Memory() if backend == "cuda" else None  # of Triton's launches the addresses are made up
             for target in targets:
                 if backend == "cuda" and not target.startswith("sm"):
                     continue
@@ -125,7 +137,7 @@ def predictions(cases: Iterable[Case], targets: Sequence[str]) -> list[Predictio
                 like = [None] * len(of.launches) if target.startswith("sm") else known.launches
                 done: dict[str, Work] = {}
                 for launch, same in zip(of.launches, like, strict=True):
-                    one = work(launch, target, same)
+                    one = work(launch, target, same, memory)
                     done[launch.kernel] = done[launch.kernel] + one if launch.kernel in done else one
                 size = of.results, of.floor, case.besides.get(backend, 0), of.memory
                 found.append(Prediction(case.name, backend, target, *size, done))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import triton
 
-from . import ptx, sass
+from . import execution, ptx, sass
 from .cards import ARCHITECTURES
 from .launched import Launch
 
@@ -84,6 +84,8 @@ def kinds(instruction: ptx.Instruction, fused: bool) -> dict[str, int]:
     """What an instruction adds to the counts of a thread."""
     name, *parts = instruction.op.split(".")
     kind = parts[-1] if parts else ""
+    if name == "stmatrix":  # 8 x 8 numbers of 16 bits for each register
+        return {"near": 4 * (instruction.operands[1].count(",") + 1)}
     if name in ("ld", "st", "atom", "red"):
         values = next((o for o in instruction.operands if o.startswith("{")), "")
         size = instruction.bits // 8 * (values.count(",") + 1)
@@ -134,16 +136,17 @@ def _threads(launch: Launch) -> range:
 
 
 @cache
-def run(launch: Launch) -> tuple[ptx.Kernel, ptx.Executed]:
+def run(launch: Launch, memory: execution.Memory | None) -> tuple[ptx.Kernel, execution.Executed]:
     """The warps of the block in the middle of a launch."""
     kernel = ptx.kernels(launch.ptx)[launch.entry]
-    middle = tuple(count // 2 for count in launch.blocks)
-    return kernel, ptx.executed(kernel, launch.arguments, launch.blocks, launch.shape, middle, _threads(launch))  # type: ignore[arg-type]
+    x, y, z = launch.blocks
+    of = launch.arguments, launch.blocks, launch.shape, (x // 2, y // 2, z // 2), _threads(launch)
+    return kernel, execution.executed(kernel, *of, memory or execution.Memory())
 
 
-def counted(launch: Launch) -> Counter[str]:
+def counted(launch: Launch, memory: execution.Memory | None = None) -> Counter[str]:
     """Of all threads of a block; as "issued", its instructions in PTX."""
-    kernel, executed = run(launch)
+    kernel, executed = run(launch, memory)
     products = fusible(kernel)
     found: Counter[str] = Counter()
     for k, (block, times) in enumerate(zip(kernel.blocks, executed.entered, strict=True)):
@@ -193,10 +196,16 @@ def _sections(text: str) -> str:
     return found[0] if found else "\n"
 
 
-def work(launch: Launch, target: str, like: Launch | None = None) -> Work:
-    """Of a launch on a GPU; `like`: the same on one of NVIDIA's, where its own code is not PTX."""
+def work(launch: Launch, target: str, like: Launch | None = None, memory: execution.Memory | None = None) -> Work:
+    """Of a launch on a GPU.
+
+    Args:
+        launch, target: which, on what.
+        like: the same on one of NVIDIA's, where its own code is not PTX.
+        memory: what the launches before have written, to which it adds.
+    """
     known = like or launch
-    counts, (kernel, executed) = counted(known), run(known)
+    counts, (kernel, executed) = counted(known, memory), run(known, memory)
     architecture = ARCHITECTURES[target]
     flow = sass.of_ptx(kernel)
     if like is None:

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from bench import aot, launched, predict, predicted, ptx, sass
+from bench import aot, execution, launched, predict, predicted, ptx, sass
 from bench.cards import ARCHITECTURES, CARDS, Card, card_called
 from bench.predict import Prediction, Record
 from bench.work import Work, counted, work
@@ -73,10 +73,20 @@ def test_loops_take_the_turns_and_branches_go_where_they_go_on_a_gpu() -> None:
     kernel = ptx.kernels(LOOP)["loop"]
     launch = launch_of(7)
     for thread, odd in ((0, 0), (33, 1)):
-        done = ptx.executed(kernel, launch.arguments, launch.blocks, launch.shape, (0, 0, 0), [thread])
+        done = execution.executed(
+            kernel, launch.arguments, launch.blocks, launch.shape, (0, 0, 0), [thread], execution.Memory()
+        )
         turns = dict(zip(("before", "loop", "twice", "end"), done.entered, strict=False))
         assert turns == {"before": 1, "loop": 7, "twice": 7 * odd, "end": 7}
         assert sum(done.done[k, n] for k, n in done.done if kernel.blocks[k][n].op == "st.global.f64") == odd
+
+
+def test_what_a_launch_writes_the_next_one_reads() -> None:
+    body = "ld.global.u32 %r1, [100];\n$again:\nadd.s32 %r1, %r1, -1;\nsetp.ge.s32 %p1, %r1, 0;\n@%p1 bra $again;\n"
+    kernel, memory = ptx.kernels(f".entry f()\n{{\n{body}st.global.u32 [100], 3;\nret;\n}}\n")["f"], execution.Memory()
+    place = (1, 1, 1)
+    turns = [execution.executed(kernel, [], place, place, (0, 0, 0), [0], memory).entered[1] for _ in range(2)]
+    assert turns == [1, 4]
 
 
 def test_products_are_fused_and_bytes_are_those_of_warps() -> None:
@@ -116,14 +126,14 @@ def test_what_instructions_compute(line: str, bits: str) -> None:
     body = f"mov.u32 %r1, 2; mov.u32 %r3, -5; mov.pred %p9, 0; {line}; st.global.b{8 * size} [100], {to};"
     kernel = ptx.kernels(f".entry f()\n{{\n{body}\n}}\n")["f"]
     stored = {}
-    ptx.function(kernel)({}, 0, lambda at, size: 0, lambda at, value, size: stored.update({at: value}), [0], {})
+    execution.function(kernel)({}, 0, lambda at, size: 0, lambda at, value, size: stored.update({at: value}), [0], {})
     assert stored[100] % 2 ** (8 * size) == int(bits, 0) % 2 ** (8 * size)
 
 
 def test_an_instruction_that_is_not_known_is_not_passed_over() -> None:
     kernel = ptx.kernels(".entry f()\n{\nwmma.load.f32 %f1, [0];\n}\n")["f"]
     with pytest.raises(NotImplementedError, match="wmma"):
-        ptx.function(kernel)
+        execution.function(kernel)
 
 
 SASS = """\
@@ -160,7 +170,9 @@ def test_compiled_loops_take_the_turns_of_their_ptx(text: str, around: int) -> N
     flow = sass.of_text(text)
     assert [loop.within for loop in flow.loops()] == [None]
     for thread, odd in ((0, 0), (1, 1)):
-        done = ptx.executed(kernel, launch.arguments, launch.blocks, launch.shape, (0, 0, 0), [thread])
+        done = execution.executed(
+            kernel, launch.arguments, launch.blocks, launch.shape, (0, 0, 0), [thread], execution.Memory()
+        )
         weights = sass.weights(flow, like, done.entered)
         assert weights is not None
         found = sass.issued(flow, weights)
