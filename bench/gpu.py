@@ -80,13 +80,14 @@ class Part:
 def parts(out: Path) -> dict[str, Part]:
     """In order; what they write goes to a folder."""
     junit = [f"--junitxml={out / 'tests.xml'}", "-o", "junit_logging=no"]
-    workers = ["-n", "8", "--dist", "loadfile"] if find_spec("xdist") else []
+    # Neighbours in a file, which share what they are compared with, mostly come to one worker.
+    workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"] if find_spec("xdist") else []
     wheels = [str(wheel) for wheel in sorted(WHEELS.glob("*.whl"))]
     library = str(out / "_cuda.so")
     tune = [PYTHON, "-m", "bench.tune"]
     bench = [PYTHON, "-m", "bench"]
     values = "test_values_and_gradients"
-    interpreted = [*PYTEST, "tests/test_operators.py", *junit]
+    interpreted = [*PYTEST, *workers, "tests/test_operators.py", *junit]
     on_host = [*PYTEST, "tests/test_cuda.py"]
     tiny = [*bench, "--size=tiny", "--rounds=1", f"--out={out}"]
     tuned = [*tune, "--size=tiny", "--device=cpu", "--shapes=2", "--rounds=1", f"--out={out / TUNED.name}"]
