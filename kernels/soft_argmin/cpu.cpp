@@ -5,39 +5,27 @@
 
 #include "common/math.h"
 #include "common/rows.h"
-#include "common/tensor.h"
+#include "soft_argmin/search.h"
 
 namespace l2rfast {
 namespace {
 
 constexpr int64_t kPoints = 64;  // of a work item
 
-// A cost volume, and how far a displacement of index i leads along an axis: (i - (n - 1) / 2) dilation.
+// Of an item of the batch.
 template <class R>
-struct Search {
-  int64_t axes, size[3] = {1, 1, 1}, batch, points;
-  R dilation[3] = {};
+int64_t runs(const Search<R>& s) {
+  return (s.points + kPoints - 1) / kPoints;
+}
 
-  Search(const Tensor& cost, const std::vector<double>& dilations)
-      : axes(int64_t(dilations.size())), batch(cost.size(0)) {
-    for (int64_t k = 0; k < axes; ++k) size[3 - axes + k] = cost.size(1 + k), dilation[3 - axes + k] = R(dilations[k]);
-    points = cost.numel() / batch / displacements();
-  }
-
-  int64_t displacements() const { return size[0] * size[1] * size[2]; }
-  R step(int axis, int64_t i) const { return dilation[axis] * (R(i) - R(size[axis] - 1) / 2); }
-
-  int64_t runs() const { return (points + kPoints - 1) / kPoints; }  // of an item of the batch
-
-  // f(run, item, first point, how many) for every run of points.
-  template <class F>
-  void each_run(const F& f) const {
-    parallel_each(batch * runs(), [&](int64_t run) {
-      const int64_t first = run % runs() * kPoints;
-      f(run, run / runs(), first, std::min(kPoints, points - first));
-    });
-  }
-};
+// f(run, item, first point, how many) for every run of points.
+template <class R, class F>
+void each_run(const Search<R>& s, const F& f) {
+  parallel_each(s.batch * runs(s), [&](int64_t run) {
+    const int64_t first = run % runs(s) * kPoints;
+    f(run, run / runs(s), first, std::min(kPoints, s.points - first));
+  });
+}
 
 // f(e, steps[3]) for every displacement, in raster order.
 template <class R, class F>
@@ -55,7 +43,7 @@ template <class T>
 void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displacement, Sum<T>* entropy, Sum<T>* log_z,
             T* probabilities) {
   using R = Sum<T>;
-  s.each_run([&](int64_t, int64_t item, int64_t first, int64_t n) {
+  each_run(s, [&](int64_t, int64_t item, int64_t first, int64_t n) {
     const T* costs = cost + item * s.displacements() * s.points + first;
     R least[kPoints], total[kPoints] = {}, mean[kPoints] = {}, sums[3][kPoints] = {};
     std::fill_n(least, kPoints, std::numeric_limits<R>::infinity());
@@ -87,19 +75,12 @@ void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displac
   });
 }
 
-// What came out of a cost volume, and the gradients to that.
-template <class T>
-struct Outcome {
-  const Sum<T>*displacement, *entropy, *log_z, *grad, *grad_entropy;
-  const T* grad_p;  // or null
-};
-
 // Returns the gradient to beta.
 template <class T>
 double differentiate(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, const Outcome<T>& o, Sum<T>* result) {
   using R = Sum<T>;
-  std::vector<double> to_beta(s.batch * s.runs());
-  s.each_run([&](int64_t run, int64_t item, int64_t first, int64_t n) {
+  std::vector<double> to_beta(s.batch * runs(s));
+  each_run(s, [&](int64_t run, int64_t item, int64_t first, int64_t n) {
     const int64_t begin = item * s.displacements() * s.points + first, at = item * s.points + first;
     const R *log_z = o.log_z + at, *to_entropy = o.grad_entropy + at;
     R toward[3][kPoints] = {}, mean[kPoints] = {}, sum[kPoints] = {};
@@ -121,7 +102,7 @@ double differentiate(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, const 
         const R c = R(cost[from + x]), log_p = -beta * c - log_z[x], p = exponential(log_p);
         R h = toward[0][x] * steps[0] + toward[1][x] * steps[1] + toward[2][x] * steps[2] - mean[x];
         if (o.grad_p) h += R(o.grad_p[from + x]);
-        const R share = p == 0 ? R(0) : p * (h - to_entropy[x] * log_p);
+        const R share = to_log(p, log_p, h, to_entropy[x]);
         result[from + x] = -beta * share;
         sum[x] -= p == 0 ? R(0) : share * c;
       }
@@ -139,12 +120,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_argmin(const Tensor& cost_, cons
     using T = decltype(t);
     using R = Sum<T>;
     const Search<R> s(cost, dilation);
-    std::vector<int64_t> shape = {s.batch, s.axes};
-    for (int64_t k = 1 + s.axes; k < cost.dim(); ++k) shape.push_back(cost.size(k));
-    displacement = torch::stable::new_empty(cost, shape, dtype_of<R>);
-    shape[1] = 1;
-    entropy = torch::stable::new_empty(cost, shape, dtype_of<R>);
-    log_z = torch::stable::new_empty(cost, shape, dtype_of<R>);
+    const auto room = [&](int64_t channels) {
+      return torch::stable::new_empty(cost, s.shape(cost, channels), dtype_of<R>);
+    };
+    displacement = room(s.axes), entropy = room(1), log_z = room(1);
     p = empty_as(cost, probabilities ? shape_of(cost) : std::vector<int64_t>{0});
     expect(s, read<T>(cost), value_of<R>(beta), write<R>(displacement), write<R>(entropy), write<R>(log_z),
            probabilities ? write<T>(p) : nullptr);
