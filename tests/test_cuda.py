@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import pytest
@@ -16,27 +15,12 @@ import torch
 from evaluation import LAYOUTS, TOLERANCES, disagreements, evaluate
 from native import CUDA_SOURCES
 from operators import OPERATIONS, Operation
-from samples import Sample, noise
+from samples import noise
 from torch import Tensor
 
 import l2rfast
 from l2rfast._dispatch import OPERATORS
-from l2rfast.correlation import lattice, lattice_costs
 from l2rfast.kernels.common.precision import sums_in
-
-
-def _lattices() -> Iterator[Sample]:
-    for (size, grid, search), metric in product(
-        [((7, 9), 3, 2), ((23, 31), (12, 30), (3, 9)), ((5, 1, 6), (2, 3, 3), (3, 1, 2))], ("ssd", "dot")
-    ):
-        on = lattice(size, grid, search, 0.43, False)
-        inputs = {"fixed": noise(2, 3, *map(len, on.points)), "moving": noise(2, 3, *size)}
-        yield Sample(f"{size}-{metric}", inputs, {"on": on, "metric": metric})
-
-
-# Without the samples at control points, which are another operator's.
-LATTICE = Operation(lattice_costs, list(_lattices()), [], [], ("fixed", "moving"), made_of="lattice_correlation")
-HERE = [LATTICE, *(one for one in OPERATIONS if one.function is not l2rfast.lattice_correlation)]
 
 
 def implemented(*using: str) -> set[str]:
@@ -49,7 +33,7 @@ def cases(names: set[str]) -> list[Any]:
     """Their operations, with sums in each form that they have."""
     return [
         pytest.param((operation, form), id=operation.name if form == "float64" else f"{operation.name}-{form}")
-        for operation in HERE
+        for operation in OPERATIONS
         if (name := operation.made_of or operation.name) in names
         for form in (("float64", "pairs") if name in PAIRED else ("float64",))
     ]

@@ -136,7 +136,7 @@ struct SplineSamples : Samples<Source, Index> {
 
   L2RFAST_INLINE SplineAround<ndim, A, Index> spline(const Voxel<ndim>& x) const {
     A p[ndim];
-    this->positions(x, p);
+    this->source.positions(x, p);
     SplineAround<ndim, A, Index> result;
     result.poison = 0;
     for_padding(this->padding, [&](auto pad) {
@@ -223,7 +223,7 @@ Tensor spline_warp(const Tensor& coefficients, const Tensor& disp, std::string p
                                                        read<ReadOnly<A>>(coefficients),
                                                        Strides<ndim, Index>(coefficients),
                                                        write<A>(result)},
-          disp);
+          origin);
     });
   });
   return result;
@@ -231,6 +231,7 @@ Tensor spline_warp(const Tensor& coefficients, const Tensor& disp, std::string p
 
 std::tuple<Tensor, Tensor> spline_warp_backward(const Tensor& grad, const Tensor& coefficients, const Tensor& disp,
                                                 std::string padding, bool asked_image, bool asked_disp) {
+  const ByField origin{disp};
   const Tensor to_disp = empty_as(disp, asked_disp ? shape_of(disp) : std::vector<int64_t>{0});
   Tensor to_image;
   for_arithmetic(coefficients, disp, [&](auto ndim_, auto real) {
@@ -245,7 +246,7 @@ std::tuple<Tensor, Tensor> spline_warp_backward(const Tensor& grad, const Tensor
       field.data = nullptr;
       each_sample(
           SplineBackward<Source, Index, std::remove_cvref_t<decltype(sum)>>{
-              {samples_of<ndim, A, Index>(coefficients, ByField{disp}, padding)},
+              {samples_of<ndim, A, Index>(coefficients, origin, padding)},
               read<A>(grad),
               read<ReadOnly<A>>(coefficients),
               Strided(grad),
@@ -253,7 +254,7 @@ std::tuple<Tensor, Tensor> spline_warp_backward(const Tensor& grad, const Tensor
               Strided(asked_image ? to_image : coefficients),
               sum,
               asked_disp ? Source::like(to_disp) : field},
-          disp);
+          origin);
     };
     const auto run_small = [&](const auto& sum) {
       for_index({reach(coefficients), reach(grad), reach(disp)}, [&](auto i) { run(sum, i); });

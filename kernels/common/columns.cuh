@@ -44,7 +44,8 @@ struct Columns {
 };
 
 // Adds `count` numbers of every thread, those of one kind beside each other, up to what the first thread has of each.
-L2RFAST_INLINE void add_up(double* numbers, int count) {
+template <class S>
+L2RFAST_INLINE void add_up(S* numbers, int count) {
   for (int half = kThreads / 2; half > 0; half /= 2)
     all_threads([&](int thread) {
       if (thread >= half) return;

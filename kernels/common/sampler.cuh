@@ -1,7 +1,8 @@
 // Sampling on the GPU for any origin of positions: from tensors to the functions of a voxel, and their launch.
 //
-// An origin has `where`, the tensor of a field or grid, `spatial`, the first of its spatial axes, and
-// source<ndim, A, Index>(), what the kernels read it through.
+// An origin has `where`, a tensor of the positions' dtype, on their device; items(), how many outputs have positions of
+// their own: where there is one, they serve the whole batch; size(k) of an output; reach(), the largest offset to what
+// is read at a voxel; and source<ndim, A, Index>(), what the kernels read it through.
 #pragma once
 
 #include "common/launch.cuh"
@@ -9,11 +10,25 @@
 
 namespace l2rfast {
 
-// The origin that a displacement field is.
-struct ByField {
+// The largest offset within a channel.
+inline int64_t reach(const Tensor& t, int spatial = 2) {
+  int64_t sum = 0;
+  for (int64_t k = spatial; k < t.dim() + spatial - 2; ++k) sum += (t.size(k) - 1) * t.stride(k);
+  return sum;
+}
+
+// The part of an origin that a tensor with the voxels of the output has, from axis `spatial` on.
+struct Over {
   const Tensor& where;
   int spatial = 2;
 
+  int64_t items() const { return where.size(0); }
+  int64_t size(int k) const { return where.size(spatial + k); }
+  int64_t reach() const { return l2rfast::reach(where, spatial); }
+};
+
+// The origin that a displacement field is.
+struct ByField : Over {
   template <int ndim, class A, class Index>
   Displaced<ndim, A, Index> source() const {
     return Displaced<ndim, A, Index>(where);
@@ -51,13 +66,6 @@ void for_field(const Tensor& t, const F& f) {
   }
 }
 
-// The largest offset within a channel.
-inline int64_t reach(const Tensor& t, int spatial = 2) {
-  int64_t sum = 0;
-  for (int64_t k = spatial; k < t.dim() + spatial - 2; ++k) sum += (t.size(k) - 1) * t.stride(k);
-  return sum;
-}
-
 // Calls f with the type of offsets that these need.
 template <class F>
 void for_index(std::initializer_list<int64_t> reaches, const F& f) {
@@ -70,12 +78,11 @@ void for_index(std::initializer_list<int64_t> reaches, const F& f) {
 template <int ndim, class A, class Index, class Origin>
 auto samples_of(const Tensor& image, const Origin& origin, const std::string& padding) {
   using Source = decltype(origin.template source<ndim, A, Index>());
-  const Tensor& where = origin.where;
   Samples<Source, Index> s{origin.template source<ndim, A, Index>(), padding_of(padding)};
-  s.items = where.size(0) == 1 ? image.size(0) : 1;
+  s.items = origin.items() == 1 ? image.size(0) : 1;
   s.channels = image.size(1), s.numel = 1;
   for (int k = 0; k < ndim; ++k) {
-    const int64_t size = image.size(2 + k), out = where.size(origin.spatial + k);
+    const int64_t size = image.size(2 + k), out = origin.size(k);
     STD_TORCH_CHECK(std::max(size, out) <= std::numeric_limits<int32_t>::max(),
                     "expected fewer than 2^31 voxels a row");
     s.size[k] = int32_t(size), s.out[k] = int32_t(out), s.numel *= out;
@@ -86,14 +93,14 @@ auto samples_of(const Tensor& image, const Origin& origin, const std::string& pa
 // Of the samples of an image with so many channels.
 template <class Origin>
 std::vector<int64_t> shape_of_samples(const Tensor& image, const Origin& origin) {
-  std::vector<int64_t> shape = {std::max(image.size(0), origin.where.size(0)), image.size(1)};
-  for (int64_t k = 2; k < image.dim(); ++k) shape.push_back(origin.where.size(origin.spatial + k - 2));
+  std::vector<int64_t> shape = {std::max(image.size(0), origin.items()), image.size(1)};
+  for (int k = 0; k < image.dim() - 2; ++k) shape.push_back(origin.size(k));
   return shape;
 }
 
-template <class Body>
-void each_sample(const Body& body, const Tensor& where) {
-  each_voxel(body, Extent(where.size(0), body.out), where);
+template <class Body, class Origin>
+void each_sample(const Body& body, const Origin& origin) {
+  each_voxel(body, Extent(origin.items(), body.out), origin.where);
 }
 
 // NaN in a dtype, 0 where it has none.
@@ -126,7 +133,7 @@ std::vector<Tensor> sample_many(const std::vector<Tensor>& images, const Origin&
                       image.scalar_type(),           copied};
       (copied ? body.any_nearest : body.any_linear) = true;
     }
-    each_sample(body, origin.where);
+    each_sample(body, origin);
   }
   return results;
 }
@@ -136,14 +143,14 @@ template <int ndim, class A, bool composed = false, class Origin>
 Tensor sample_linear(const Tensor& image, const Origin& origin, const std::string& padding) {
   const Tensor result = empty_as(image, shape_of_samples(image, origin));
   for_field<A>(image, [&](auto t) {
-    for_index({reach(image), reach(origin.where, origin.spatial), reach(result)}, [&](auto i) {
+    for_index({reach(image), origin.reach(), reach(result)}, [&](auto i) {
       using T = decltype(t);
       using Index = decltype(i);
       const auto samples = samples_of<ndim, A, Index>(image, origin, padding);
       using Source = std::remove_cv_t<decltype(samples.source)>;
       each_sample(Linear<Source, T, Index, composed>{samples, read<ReadOnly<T>>(image), Strides<ndim, Index>(image),
                                                      write<T>(result)},
-                  origin.where);
+                  origin);
     });
   });
   return result;
@@ -204,11 +211,11 @@ Tensor zeros_like(const Tensor& image, bool asked) {
   return torch::stable::new_zeros(image, asked ? shape_of(image) : std::vector<int64_t>{0}, dtype_of<A>);
 }
 
-// Adds the gradient to an image to `to_image`, and puts that to positions into `to_field`, each if given. With add_own
-// the gradient itself is added to the latter.
-template <int ndim, class A, class Origin>
-void backward(const Tensor& grad, const Tensor& image, const Origin& origin, bool nearest, const std::string& padding,
-              const Tensor* to_image, const Tensor* to_field, bool add_own = false) {
+// Calls f(SampleGradients), of which that to the image is added to `to_image`, if given; `further` is the largest
+// offset within what f writes.
+template <int ndim, class A, class Origin, class F>
+void for_gradients(const Tensor& grad, const Tensor& image, const Origin& origin, bool nearest,
+                   const std::string& padding, const Tensor* to_image, int64_t further, const F& f) {
   STD_TORCH_CHECK(grad.scalar_type() == image.scalar_type(), "expected a gradient of the image's dtype");
   const auto run = [&](const auto& sum, auto i) {
     using Index = decltype(i);
@@ -218,17 +225,12 @@ void backward(const Tensor& grad, const Tensor& image, const Origin& origin, boo
       const auto samples = samples_of<ndim, A, Index>(image, origin, padding);
       using Source = std::remove_cv_t<decltype(samples.source)>;
       using Strided = Strides<ndim, Index>;
-      auto field = samples.source.field;
-      field.data = nullptr;
-      each_sample(Backward<Source, T, Index, Sum>{samples, read<T>(grad), read<ReadOnly<T>>(image), Strided(grad),
-                                                  Strided(image), Strided(to_image ? *to_image : image), sum,
-                                                  to_field ? Source::like(*to_field) : field, nearest, add_own},
-                  origin.where);
+      f(SampleGradients<Source, T, Index, Sum>{samples, read<T>(grad), read<ReadOnly<T>>(image), Strided(grad),
+                                               Strided(image), Strided(to_image ? *to_image : image), sum, nearest});
     });
   };
   const auto run_small = [&](const auto& sum) {
-    for_index({reach(image), reach(grad), reach(origin.where, origin.spatial), to_image ? reach(*to_image) : 0,
-               to_field ? reach(*to_field, origin.spatial) : 0},
+    for_index({reach(image), reach(grad), origin.reach(), to_image ? reach(*to_image) : 0, further},
               [&](auto i) { run(sum, i); });
   };
   if (!to_image) return run_small(FloatSum<A>{nullptr});
@@ -237,6 +239,20 @@ void backward(const Tensor& grad, const Tensor& image, const Origin& origin, boo
       run_small(sum);
     else
       run(sum, int64_t{});
+  });
+}
+
+// Adds the gradient to an image to `to_image`, and puts that to positions into `to_field`, each if given. With add_own
+// the gradient itself is added to the latter.
+template <int ndim, class A, class Origin>
+void backward(const Tensor& grad, const Tensor& image, const Origin& origin, bool nearest, const std::string& padding,
+              const Tensor* to_image, const Tensor* to_field, bool add_own = false) {
+  const int64_t further = to_field ? reach(*to_field, origin.spatial) : 0;
+  for_gradients<ndim, A>(grad, image, origin, nearest, padding, to_image, further, [&](const auto& gradients) {
+    const auto& source = gradients.source;
+    auto field = to_field ? source.like(*to_field) : source.field;
+    if (!to_field) field.data = nullptr;
+    each_sample(Backward<std::remove_cvref_t<decltype(gradients)>>{gradients, field, add_own}, origin);
   });
 }
 

@@ -104,6 +104,12 @@ struct Field {
     }
   }
 
+  // f(component, its value at that voxel) for as many as there are axes.
+  template <class F>
+  L2RFAST_INLINE void each(const Voxel<ndim>& x, const F& f) const {
+    with(x, [&](const auto* from) { each_axis<ndim>([&](auto k) { f(k, A(fetch(from + k * strides.channel))); }); });
+  }
+
   L2RFAST_INLINE A get(const Voxel<ndim>& x, int64_t component) const {
     A value;
     with(x, [&](const auto* from) { value = A(fetch(from + component * strides.channel)); });
@@ -122,7 +128,9 @@ struct Displaced {
 
   static Field<ndim, A, Index> like(const Tensor& t) { return {t, Strides<ndim, Index>(t)}; }
   static constexpr int component(int axis) { return axis; }
-  L2RFAST_INLINE A position(int axis, const Voxel<ndim>& x, A u) const { return A(x.at[axis]) + u; }
+  L2RFAST_INLINE void positions(const Voxel<ndim>& x, A (&p)[ndim]) const {
+    field.each(x, [&](auto k, A u) { p[k] = A(x.at[k]) + u; });
+  }
   L2RFAST_INLINE A slope(int) const { return A(1); }
 };
 
@@ -141,8 +149,38 @@ struct Normalised {
 
   static Field<ndim, A, Index> like(const Tensor& t) { return {t, Strides<ndim, Index>(t, ndim + 1, 1)}; }
   static constexpr int component(int axis) { return ndim - 1 - axis; }
-  L2RFAST_INLINE A position(int axis, const Voxel<ndim>&, A g) const { return (g + 1) * scale[axis] - shift; }
+  L2RFAST_INLINE void positions(const Voxel<ndim>& x, A (&p)[ndim]) const {
+    field.each(x, [&](auto i, A g) {
+      constexpr int k = ndim - 1 - i;
+      p[k] = (g + 1) * scale[k] - shift;
+    });
+  }
   L2RFAST_INLINE A slope(int axis) const { return scale[axis]; }
+};
+
+// Sample positions of matrices (N, ndim, ndim + 1), in the usual order, times (x, 1).
+template <int ndim_, class A>
+struct Affine {
+  static constexpr int ndim = ndim_;
+  using Real = A;
+  const A* matrices;
+  int64_t item;  // from one to the next
+
+  explicit Affine(const Tensor& t) : matrices(read<A>(t)), item(t.size(0) > 1 ? ndim * (ndim + 1) : 0) {}
+
+  L2RFAST_INLINE void positions(const Voxel<ndim>& x, A (&p)[ndim]) const {
+    A place[ndim];
+    each_axis<ndim>([&](auto k) { place[k] = A(x.at[k]); });
+    transform(x.item, place, p);
+  }
+  // Of any place of an item.
+  L2RFAST_INLINE void transform(int64_t n, const A (&place)[ndim], A (&p)[ndim]) const {
+    each_axis<ndim>([&](auto k) {
+      const A* row = matrices + n * item + k * (ndim + 1);
+      p[k] = fetch(row + ndim);
+      each_axis<ndim>([&](auto j) { p[k] += fetch(row + j) * place[j]; });
+    });
+  }
 };
 
 // The taps around a sample, and 0, or NaN where a coordinate is not finite.
@@ -159,6 +197,13 @@ struct Around {
   }
 };
 
+// Adds to the gradient by position what g, that to a sample, gives; the first of the values around it is at v.
+template <int ndim, class T, class A, class Index>
+L2RFAST_INLINE void add_slopes(A g, const T* v, const Taps<A, Index> (&taps)[ndim], const Index (&step)[ndim],
+                               A (&slope)[ndim]) {
+  each_axis<ndim>([&](auto k) { slope[k] += g * interpolate<1u << k>(v, taps, step); });
+}
+
 // What every kernel that samples knows: where the samples of an image of that size are, how many items share a
 // position, and the sizes of the output.
 template <class Source, class Index_>
@@ -171,18 +216,10 @@ struct Samples {
   int32_t size[ndim], out[ndim];
   int64_t items, channels, numel;
 
-  L2RFAST_INLINE void positions(const Voxel<ndim>& x, A (&p)[ndim]) const {
-    source.field.with(x, [&](const auto* u) {
-      each_axis<ndim>([&](auto k) {
-        p[k] = source.position(k, x, A(fetch(u + Source::component(k) * source.field.strides.channel)));
-      });
-    });
-  }
-
   // The padding too is looked up by the thread.
   L2RFAST_INLINE Around<ndim, A, Index> around(const Voxel<ndim>& x) const {
     A p[ndim];
-    positions(x, p);
+    source.positions(x, p);
     Around<ndim, A, Index> result;
     result.poison = 0;
     for_padding(padding, [&](auto pad) {
@@ -198,7 +235,7 @@ struct Samples {
   // The nearest voxel; returns whether there is one. `finite` says whether the position is.
   L2RFAST_INLINE bool nearest_voxel(const Voxel<ndim>& x, int32_t (&at)[ndim], bool& finite) const {
     A p[ndim];
-    positions(x, p);
+    source.positions(x, p);
     A poison = 0;
     bool found = true;
     for_padding(padding, [&](auto pad) {

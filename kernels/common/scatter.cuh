@@ -117,21 +117,21 @@ struct Finish {
   }
 };
 
-// Gradients to the image and to the positions, each if there is a place for it.
+// Gradients of the samples at a voxel's position.
 template <class Source, class T, class Index, class Sum>
-struct Backward : Samples<Source, Index> {
+struct SampleGradients : Samples<Source, Index> {
   using Base = Samples<Source, Index>;
   using A = typename Base::A;
-  static constexpr int ndim = Base::ndim, resident = sizeof(A) + sizeof(Index) > 8 ? 1 : 3;
+  static constexpr int ndim = Base::ndim;
   const T* grad;
   const ReadOnly<T>* image;
   Strides<ndim, Index> grad_strides, strides, to_strides;
   Sum to_image;
-  Field<ndim, A, Index> to_field;
-  bool nearest, add_own;  // add_own: plus the gradient itself, of a field that is composed
+  bool nearest;
 
-  L2RFAST_INLINE void operator()(const Voxel<ndim>& x) const {
-    const auto sum = to_image.ready();
+  // Adds that to the image, if there is a place for it, by `sum`, which is ready; and, if asked, that to the position.
+  template <class Ready>
+  L2RFAST_INLINE void add(const Voxel<ndim>& x, const Ready& sum, bool asked, A (&slope)[ndim]) const {
     const Index from = grad_strides.of(x.at);
     if (nearest) {
       int32_t at[ndim];
@@ -144,29 +144,39 @@ struct Backward : Samples<Source, Index> {
       return;
     }
     const auto around = this->around(x);
+    if (around.poison != 0) return;
     const Index base = around.base(strides.step), to_base = around.base(to_strides.step);
+    this->each_channel(x, this->channels, [&](int64_t n, int64_t c) {
+      const A g = A(fetch(grad + grad_strides.of(n, c) + from));
+      if (asked) add_slopes(g, image + strides.of(n, c) + base, around.taps, strides.step, slope);
+      if (to_image.to) {
+        const int64_t at = to_strides.of(n, c) + to_base;
+        spread<0>(g, around.taps, to_strides.step, [&](Index offset, A share) { sum.add(at + offset, share); });
+      }
+    });
+  }
+};
+
+// Gradients to the image and to a field of positions, each if there is a place for it.
+template <class Of>
+struct Backward : Of {
+  using A = typename Of::A;
+  using Index = typename Of::Index;
+  static constexpr int ndim = Of::ndim, resident = sizeof(A) + sizeof(Index) > 8 ? 1 : 3;
+  Field<ndim, A, Index> to_field;
+  bool add_own;  // plus the gradient itself, of a field that is composed
+
+  L2RFAST_INLINE void operator()(const Voxel<ndim>& x) const {
     A slope[ndim] = {};
-    if (around.poison == 0) {
-      this->each_channel(x, this->channels, [&](int64_t n, int64_t c) {
-        const A g = A(fetch(grad + grad_strides.of(n, c) + from));
-        if (to_field.data) {
-          const auto* v = image + strides.of(n, c) + base;
-          each_axis<ndim>([&](auto k) { slope[k] += g * interpolate<1u << k>(v, around.taps, strides.step); });
-        }
-        if (to_image.to) {
-          const int64_t at = to_strides.of(n, c) + to_base;
-          spread<0>(g, around.taps, to_strides.step, [&](Index offset, A share) { sum.add(at + offset, share); });
-        }
-      });
-    }
+    this->add(x, this->to_image.ready(), to_field.data, slope);
     if (!to_field.data) return;
     each_axis<ndim>([&](auto k) {
       slope[k] *= this->source.slope(k);
-      if (add_own) slope[k] += A(fetch(grad + grad_strides.of(x.item, k) + from));
+      if (add_own) slope[k] += A(fetch(this->grad + this->grad_strides.of(x.item, k) + this->grad_strides.of(x.at)));
     });
     to_field.with(x, [&](auto* to) {
       each_axis<ndim>([&](auto k) {
-        to[Source::component(k) * to_field.strides.channel] = std::remove_reference_t<decltype(*to)>(slope[k]);
+        to[this->source.component(k) * to_field.strides.channel] = std::remove_reference_t<decltype(*to)>(slope[k]);
       });
     });
   }

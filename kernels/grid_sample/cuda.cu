@@ -5,10 +5,9 @@
 namespace l2rfast {
 namespace {
 
-struct ByGrid {
-  const Tensor &where, &image;
+struct ByGrid : Over {
+  const Tensor& image;
   bool align_corners;
-  int spatial = 1;
 
   template <int ndim, class A, class Index>
   Normalised<ndim, A, Index> source() const {
@@ -17,13 +16,13 @@ struct ByGrid {
 };
 
 Tensor grid_sample(const Tensor& image, const Tensor& grid, std::string mode, std::string padding, bool align_corners) {
-  return sample(image, ByGrid{grid, image, align_corners}, mode, padding);
+  return sample(image, ByGrid{{grid, 1}, image, align_corners}, mode, padding);
 }
 
 std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad, const Tensor& image, const Tensor& grid,
                                                 std::string mode, std::string padding, bool align_corners,
                                                 bool to_image, bool to_grid) {
-  return sample_backward(grad, image, ByGrid{grid, image, align_corners}, mode, padding, to_image, to_grid);
+  return sample_backward(grad, image, ByGrid{{grid, 1}, image, align_corners}, mode, padding, to_image, to_grid);
 }
 
 }  // namespace

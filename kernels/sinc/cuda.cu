@@ -20,7 +20,7 @@ struct Sinc : Samples<Source, int64_t> {
   L2RFAST_INLINE void operator()(const Voxel<ndim>& x) const {
     A p[ndim], weight[ndim][kTaps], poison = 0;
     int32_t index[ndim][kTaps];
-    this->positions(x, p);
+    this->source.positions(x, p);
     each_axis<ndim>([&](auto k) { poison += p[k] - p[k]; });
     if (poison == 0)
       each_axis<ndim>([&](auto k) { sinc_taps(p[k], this->size[k], this->padding, weight[k], index[k]); });
@@ -56,7 +56,7 @@ Tensor sinc(const Tensor& image, const Tensor& disp, std::string padding) {
     using Source = std::remove_cv_t<decltype(samples.source)>;
     for_field<A>(image, [&](auto t) {
       using T = decltype(t);
-      each_sample(Sinc<Source, T>{samples, read<T>(image), Strides<ndim, int64_t>(image), write<T>(result)}, disp);
+      each_sample(Sinc<Source, T>{samples, read<T>(image), Strides<ndim, int64_t>(image), write<T>(result)}, origin);
     });
   });
   return result;

@@ -69,7 +69,7 @@ Tensor vote(const Tensor& labels, const Tensor& disp, std::string padding) {
       each_sample(
           Vote<Source, T>{samples, static_cast<const T*>(labels.const_data_ptr()), Strides<ndim, int64_t>(labels),
                           static_cast<T*>(result.mutable_data_ptr()), has_sign ? T(0) : std::numeric_limits<T>::min()},
-          disp);
+          origin);
     });
   });
   return result;

@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor&
       each_sample(
           WithGradient<Displaced<ndim, A, int64_t>, T, int64_t>{
               samples, read<ReadOnly<T>>(image), Strides<ndim, int64_t>(image), write<T>(value), write<T>(gradient)},
-          disp);
+          origin);
     });
   });
   return {value, gradient};
@@ -47,6 +47,7 @@ std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor&
 std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad, const Tensor& image, const Tensor& disp,
                                                         const Tensor& tangent, std::string padding) {
   STD_TORCH_CHECK(grad.scalar_type() == image.scalar_type(), "expected a gradient of the image's dtype");
+  const ByField origin{disp};
   const Tensor to_grad = empty_as(grad, shape_of(grad)), to_disp = empty_as(disp, shape_of(disp));
   Tensor to_image;
   for_arithmetic(image, disp, [&](auto ndim_, auto real) {
@@ -60,12 +61,12 @@ std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad, cons
       using Sum = std::remove_cvref_t<decltype(sum)>;
       for_field<A>(image, [&](auto t) {
         using T = decltype(t);
-        const auto samples = samples_of<ndim, A, int64_t>(image, ByField{disp}, padding);
+        const auto samples = samples_of<ndim, A, int64_t>(image, origin, padding);
         each_sample(
             DoubleBackward<Source, T, int64_t, Sum>{samples, read<T>(grad), read<ReadOnly<T>>(image), Strided(grad),
                                                     Strided(image), Strided(to_image), Source::like(tangent),
                                                     write<T>(to_grad), sum, Source::like(to_disp)},
-            disp);
+            origin);
       });
     });
   });

@@ -75,8 +75,7 @@ struct Slopes : Some<Source, Index> {
       const auto around = this->around(x);
       if (around.poison != 0) continue;
       this->each(x, around, [&](const auto* v, int64_t place) {
-        const A g = grad[place];
-        each_axis<ndim>([&](auto k) { sum[k] += g * interpolate<1u << k>(v, around.taps, this->strides.step); });
+        add_slopes(grad[place], v, around.taps, this->strides.step, sum);
       });
     }
     const bool adds = this->begin > block.item * this->channels;
