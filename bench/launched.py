@@ -17,10 +17,10 @@ import torch
 
 from . import aot
 from .build import build_script
+from .execution import Place
 
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "build" / "predict"
-Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from . import aot
 from .cards import CARDS, Card, card_called
 from .execution import Memory
 from .harness import OURS, TRITON
+from .launched import Launch
 from .predicted import CASES, Case, Observed, observed
 from .report import digits, rounded, table
 from .work import Work, work
@@ -135,7 +136,7 @@ def predictions(cases: Iterable[Case], targets: Sequence[str]) -> list[Predictio
                     continue
                 of = known if backend == "cuda" and known else observed(case, backend, target)
                 known = known or of
-                like = [None] * len(of.launches) if target.startswith("sm") else known.launches
+                like = [None] * len(of.launches) if target.startswith("sm") else _same(of, known, case, target)
                 done: dict[str, Work] = {}
                 for launch, same in zip(of.launches, like, strict=True):
                     one = work(launch, target, same, memory)
@@ -144,6 +145,14 @@ def predictions(cases: Iterable[Case], targets: Sequence[str]) -> list[Predictio
                 found.append(Prediction(case.name, backend, target, *size, done))
             print(f"{case.name}: {backend}", flush=True)
     return found
+
+
+def _same(of: Observed, known: Observed, case: Case, target: str) -> list[Launch]:
+    """The launches on NVIDIA's of which those on another target are."""
+    here, there = ([f"{launch.times} of {launch.kernel}" for launch in one.launches] for one in (of, known))
+    if len(here) != len(there):
+        raise ValueError(f"{case.name} on {target} launches {', '.join(here)}, but on NVIDIA's {', '.join(there)}")
+    return list(known.launches)
 
 
 # --- The record

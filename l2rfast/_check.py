@@ -148,7 +148,7 @@ def positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     number = plain(value)
     if not is_number(number) or number <= 0:
         raise InputError(f"{name}: expected a positive number, got {value!r}")
-    return torch.tensor(float(number), dtype=arithmetic_dtype(like), device=like.device)
+    return torch.full((), float(number), dtype=arithmetic_dtype(like), device=like.device)
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _check
 from ._dispatch import Operator, once_differentiable
 from .errors import InputError, NotDifferentiableError
+from .kernels.common.constants import numbers
 from .kernels.correlation import reference
 from .kernels.lattice_correlation import reference as lattice_reference
 from .transforms import affine_warp
@@ -208,11 +209,9 @@ def lattice(
 
 def at_control_points(image: Tensor, on: Lattice) -> Tensor:
     """(N, C, *spatial) -> (N, C, *grid), linear, zeros outside."""
-    ndim = len(on.points)
-    matrix = torch.zeros(1, ndim, ndim + 1, dtype=_check.arithmetic_dtype(image), device="cpu")
-    for k, p in enumerate(on.points):
-        matrix[0, k, k], matrix[0, k, ndim] = p[1] - p[0] if len(p) > 1 else 0.0, p[0]
-    return affine_warp(image, matrix.to(image.device), [len(p) for p in on.points], padding="zeros")
+    steps = numbers([p[1] - p[0] if len(p) > 1 else 0.0 for p in on.points], image, _check.arithmetic_dtype(image))
+    matrix = torch.cat([steps.diag(), numbers([p[0] for p in on.points], steps).view(-1, 1)], 1)
+    return affine_warp(image, matrix[None], [len(p) for p in on.points], padding="zeros")
 
 
 def _flat(on: Lattice) -> tuple[list[float], list[float], list[int]]:

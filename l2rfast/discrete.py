@@ -12,6 +12,7 @@ from . import _check
 from ._dispatch import Operator
 from .correlation import Lattice, at_control_points, lattice, lattice_costs
 from .errors import InputError
+from .kernels.common.constants import numbers
 from .kernels.mind_ssc import reference as mind_ssc_reference
 from .regularisation import METHODS, mean_field, min_convolution, soft_argmin
 from .transforms import warp
@@ -145,10 +146,11 @@ def discrete_displacement(
     _check.choice("method", method, METHODS)
     _check.choice("memory", memory, MEMORY)
     on = lattice(moving.shape[2:], grid_size, search_size, search_extent, align_corners)
-    factors = alphas if isinstance(alphas, Tensor) else torch.tensor([float(a) for a in alphas], device=moving.device)
+    real = _check.arithmetic_dtype(moving)
+    factors = alphas if isinstance(alphas, Tensor) else numbers([float(a) for a in alphas], moving, real)
     if factors.shape not in ((3,), (6,)) or not factors.is_floating_point():
         raise InputError(f"alphas: expected 3 or 6 floating numbers, got {alphas!r}")
-    factors = factors.to(_check.arithmetic_dtype(moving))
+    factors = factors.to(real)
     at = at_control_points(fixed, on)
     more = {"probabilities": probabilities, "entropy": entropy}
     if memory == "normal":

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import _check
 from .errors import InputError
 from .fields import digital_jacobian, jacobian_determinant
+from .kernels.common.constants import numbers
 from .transforms import warp
 
 # Label numbers below it are looked up in a table, larger ones (as in the Allen atlas) searched.
@@ -109,7 +110,7 @@ def tre(fixed_points: Tensor, moving_points: Tensor, disp: Tensor, spacing: Sequ
     offset[0] -= torch.arange(len(fixed), device=disp.device)
     offset = offset.reshape(1, ndim, -1, *(1,) * (ndim - 1))
     moved = fixed + warp(disp, offset).reshape(ndim, -1).T
-    error = (moved - moving) * disp.new_tensor(spacing)
+    error = (moved - moving) * numbers([float(mm) for mm in spacing], disp)
     return error.square().sum(dim=1).sqrt()
 
 

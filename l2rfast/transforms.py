@@ -386,11 +386,11 @@ def _carried(
 def _one_value(name: str, value: float, image: Tensor) -> Tensor:
     """() in the dtype and on the device of an image."""
     try:
-        held = torch.tensor(value, dtype=image.dtype, device=image.device)
+        held = torch.tensor(value, dtype=image.dtype, device="cpu")
     except (RuntimeError, TypeError, ValueError, OverflowError):
         held = None
     if held is not None and held.ndim == 0 and _is_held(held, value):
-        return held
+        return image.new_full((), value)  # not a copy, see `numbers` of the kernels
     raise InputError(f"{name}: expected a number that {image.dtype} holds, got {value!r}")
 
 

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2rfast import adam_step, affine_warp, block_average, box_average, compose_steps, digital_jacobian, warp
+from l2rfast import _check, adam_step, affine_warp, block_average, box_average, compose_steps, digital_jacobian, warp
 from l2rfast.filters import gaussian_filter
+from l2rfast.kernels.common.constants import numbers
 
 from .replay import Arriving, replayed
 from .similarity import SLOPE, Distance
@@ -65,9 +66,11 @@ def resample_field(
         size: spatial size at level ``target``.
         source, target: voxels of the image per voxel of the level, along each axis if not along all.
     """
-    s, t = (torch.tensor(sides).expand(field.shape[1]) for sides in (source, target))
-    matrix = torch.cat([(t / s).diag(), (((t - 1) / 2 - (s - 1) / 2) / s)[:, None]], 1)[None].to(field.device)
-    return affine_warp(field, matrix, size).div_(by_axis(t / s, field))
+    sides = list(zip(*(_check.each_axis(sides, field.shape[1]) for sides in (source, target)), strict=True))
+    steps = numbers([t / s for s, t in sides], field, torch.float32)
+    starts = numbers([((t - 1) / 2 - (s - 1) / 2) / s for s, t in sides], steps)
+    matrix = torch.cat([steps.diag(), starts[:, None]], 1)[None]
+    return affine_warp(field, matrix, size).div_(by_axis(steps, field))
 
 
 def resampled(fields: Fields, size: Sequence[int], source: int | Sequence[int], target: int | Sequence[int]) -> Fields:
@@ -78,7 +81,8 @@ def resampled(fields: Fields, size: Sequence[int], source: int | Sequence[int], 
 
 def by_axis(values: Sequence[float] | Tensor, field: Tensor) -> Tensor:
     """One number for each axis, in the shape of something to multiply a field with."""
-    return torch.as_tensor(values, dtype=field.dtype, device=field.device).view(1, -1, *[1] * (field.ndim - 2))
+    given = values.to(field) if isinstance(values, Tensor) else numbers(values, field)
+    return given.view(1, -1, *[1] * (field.ndim - 2))
 
 
 def refine(

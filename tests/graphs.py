@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ from l2rfast import _dispatch
 from l2rfast.methods import replay
 
 # What looks at values: the host waits for them, or the shape of the result depends on them.
-LOOKS = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim"}
+LOOKS = {
+    *("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount"),
+    *("unique_consecutive", "_linalg_check_errors"),
+}
 READS = ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__")
 
 
@@ -32,13 +35,24 @@ class Watch(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         result = func(*args, **(kwargs or {}))
         moved = name in ("_to_copy", "copy_") and len({t.device for t in (args[0], result, *args[1:2]) if is_tensor(t)})
-        if name in LOOKS or moved > 1:
+        if (name in LOOKS and on_device(args[0])) or moved > 1 or (name.startswith("index") and by_mask(args)):
             self.seen.append(name)
         return result
 
 
 def is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
+
+
+def on_device(value: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether the host would wait for what is read of a tensor."""
+    return value.device.type != "cpu"
+
+
+def by_mask(args: Sequence[Any]) -> bool:
+    """Whether the indices among the arguments are those of what a mask selects."""
+    indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+    return on_device(args[0]) and any(is_tensor(t) and t.dtype in (torch.bool, torch.uint8) for t in indices)
 
 
 @contextmanager
@@ -60,7 +74,7 @@ def watched(mode: Watch | None = None) -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in READS:
-            patch.setattr(Tensor, name, noted(name, getattr(Tensor, name), lambda *_, **__: True))
+            patch.setattr(Tensor, name, noted(name, getattr(Tensor, name), on_device))
         for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
             patch.setattr(owner, name, noted(name, getattr(owner, name), from_host))
         with mode:

@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+import bench.work
 from bench import aot, execution, launched, predict, predicted, ptx, sass
 from bench.cards import ARCHITECTURES, CARDS, Card, card_called
 from bench.predict import Prediction, Record
@@ -182,6 +183,27 @@ def test_compiled_loops_take_the_turns_of_their_ptx(text: str, around: int) -> N
 def test_other_loops_are_said() -> None:
     like = sass.of_ptx(ptx.kernels(LOOP)["loop"])
     assert sass.weights(sass.of_text("/*0000*/ FADD R0, R0, R1 ;\n/*0010*/ EXIT ;\n"), like, [1] * 9) is None
+
+
+@pytest.mark.parametrize("jump", ["BRX R2 -0x40", "JMX R4"])
+def test_where_code_jumps_by_a_table_what_is_issued_is_that_of_ptx(jump: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"/*0000*/ MOV R2, c[0x2][R0] ;\n/*0010*/ {jump} ;\n/*0020*/ EXIT ;\n"
+    with pytest.raises(NotImplementedError, match=jump.split()[0]):
+        sass.of_text(text)
+    monkeypatch.setattr(bench.work, "assembled", lambda *_: (text, 32, 0))
+    launch = launch_of(6)
+    done, of_ptx = work(launch, "sm_80"), counted(launch)
+    assert not done.matched
+    assert (done.issued, done.issued32, done.issued64) == (10 * of_ptx["issued"], 0, 0)
+    assert of_ptx["issued"] > 0
+
+
+def test_launches_that_differ_between_targets_are_named() -> None:
+    one, two = (predicted.Observed([launch_of(n) for n in range(many)], 1, 1, None) for many in (1, 2))
+    case = predicted.CASES[0]
+    assert predict._same(two, two, case, "gfx942") == two.launches
+    with pytest.raises(ValueError, match=r"on gfx942 launches 1 of loop, but on NVIDIA's 1 of loop, 1 of loop"):
+        predict._same(one, two, case, "gfx942")
 
 
 def test_how_many_warps_are_resident() -> None:

@@ -53,6 +53,8 @@ def pairs(metric: str, masked: bool, device: str) -> tuple[tuple[Distance, Dista
         lambda x: bool((x > 0).all()),
         lambda x: x.nonzero(),
         lambda x: x[x > 0],
+        lambda x: x.index_put_((x > 0,), torch.ones((), device=x.device)),
+        lambda x: torch.linalg.solve(x.diag(), x),
     ],
 )
 def test_what_waits_is_seen(look: Callable[[Tensor], object]) -> None:

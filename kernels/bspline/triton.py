@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common import triton_sampling as sampling
+from ..common.constants import numbers
 from ..common.triton_launch import block_of, index_of, launch, real_of, strided
 from ..common.triton_sums import Sums, add
 
@@ -61,7 +62,7 @@ def coefficients_kernel(
         tl.store(result + at, tl.where(k == 0, total / ends, total), mask=valid)
 
 
-def _numbers(size: int, adjoint: bool) -> list[float]:
+def _recursion(size: int, adjoint: bool) -> list[float]:
     """What the recursion multiplies with, as `Recursion` in cubic.h: the pole, the scale of the way back, its start,
     the outer values before, and the first values for the start."""
     scale, ends = -6 * POLE, 2.0 if adjoint else 1.0
@@ -88,7 +89,7 @@ def spline_coefficients(image: Tensor, adjoint: bool) -> Tensor:
         launch(
             coefficients_kernel,
             triton.cdiv(lines, block),
-            (source, image.new_tensor(_numbers(size, adjoint)), result, size, inner, lines, min(size, STARTS)),
+            (source, numbers(_recursion(size, adjoint), image), result, size, inner, lines, min(size, STARTS)),
             REAL=real_of(image.dtype),
             INDEX=index_of(image),
             BLOCK=block,

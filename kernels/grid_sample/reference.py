@@ -6,10 +6,10 @@ Component j of the grid moves along spatial axis ndim - 1 - j; -1 and 1 are the 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..common import sampling
+from ..common.constants import numbers
 
 
 def _scales(image: Tensor, align_corners: bool) -> list[float]:
@@ -18,7 +18,7 @@ def _scales(image: Tensor, align_corners: bool) -> list[float]:
 
 
 def _positions(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
-    scales = torch.tensor(_scales(image, align_corners), dtype=sampling.arithmetic_dtype(grid), device=grid.device)
+    scales = numbers(_scales(image, align_corners), grid, sampling.arithmetic_dtype(grid))
     return ((grid.to(scales.dtype) + 1) * scales - (0 if align_corners else 0.5)).flip(-1).movedim(-1, 1)
 
 
@@ -42,5 +42,5 @@ def grid_sample_backward(
     grad_image, by_position = sampling.sample_backward(grad, image, positions, mode, padding, to_image, to_grid)
     if not to_grid:
         return grad_image, by_position.to(grid.dtype)
-    scales = torch.tensor(_scales(image, align_corners), dtype=by_position.dtype, device=grid.device)
+    scales = numbers(_scales(image, align_corners), by_position)
     return grad_image, (by_position.movedim(1, -1).flip(-1) * scales).to(grid.dtype)

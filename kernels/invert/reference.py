@@ -21,16 +21,17 @@ LEAST, SHORT, LONG = 0.05, 2.0, 64.0
 def invert(disp: Tensor, start: Tensor, tries: int) -> Tensor:
     """disp and start (N, ndim, *spatial), of one shape, to the inverse field of that shape."""
     ndim = disp.shape[1]
+    one = torch.eye(ndim, dtype=disp.dtype, device=disp.device)
     w, best, least = start, start, torch.full_like(start[:, :1], torch.inf)
     for k in range(tries):
         value, slope = warp_with_gradient(disp, w, "border")
         r = w + value
         size = r.square().sum(1, keepdim=True)
         best, least = torch.where(size < least, w, best), torch.fmin(size, least)
-        matrix = (slope.movedim((1, 2), (-2, -1)) + torch.eye(ndim, dtype=disp.dtype, device=disp.device)).contiguous()
+        matrix = (slope.movedim((1, 2), (-2, -1)) + one).contiguous()
         invertible = torch.linalg.det(matrix) > LEAST
-        matrix[~invertible] = 2 * torch.eye(ndim, dtype=disp.dtype, device=disp.device)
-        step = torch.linalg.solve(matrix, r.movedim(1, -1)).movedim(-1, 1)
+        matrix = torch.where(invertible[..., None, None], matrix, 2 * one)
+        step = torch.linalg.solve_ex(matrix, r.movedim(1, -1)).result.movedim(-1, 1)
         longest = max(SHORT, LONG / 2**k)
         w = w - step.clamp(-longest, longest)
     return best

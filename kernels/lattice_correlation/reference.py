@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..common.constants import numbers
 from ..common.sampling import arithmetic_dtype
 
 
@@ -49,7 +50,7 @@ def _axes(
     """For each axis, the taps of every displacement along it."""
     axes = []
     for at, by, size in zip(_split(points, grid), _split(shifts, search), moving.shape[2:], strict=True):
-        centres = torch.tensor(at, dtype=moving.dtype, device=moving.device)
+        centres = numbers(at, moving)
         axes.append([_taps(centres + s, size) for s in by])
     return axes
 

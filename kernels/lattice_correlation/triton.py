@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.constants import numbers
 from ..common.sampling import arithmetic_dtype
 from ..common.triton_launch import block_of, index_of, launch, real_of
 from ..common.triton_sums import Sums, add
@@ -139,18 +140,18 @@ class Lattice(NamedTuple):
         fixed: Tensor, moving: Tensor, points: Sequence[float], shifts: Sequence[float], search: Sequence[int]
     ) -> Lattice:
         grid, size, absent = fixed.shape[2:], moving.shape[2:], 5 - fixed.ndim
-        bases, weights = [torch.zeros(absent, dtype=torch.int32)], [torch.zeros(absent, dtype=torch.float64)]
-        places, moves = (torch.tensor(list(values), dtype=torch.float64) for values in (points, shifts))
+        real = arithmetic_dtype(fixed)
+        bases, weights = ([fixed.new_zeros(absent, dtype=dtype)] for dtype in (torch.int32, real))
+        places, moves = (numbers(values, fixed, torch.float64) for values in (points, shifts))
         for at, by, s in zip(torch.split(places, list(grid)), torch.split(moves, list(search)), size, strict=True):
-            position = (at + by[:, None]).to(arithmetic_dtype(fixed)).double().clamp(0, s - 1).flatten()
+            position = (at + by[:, None]).to(real).double().clamp(0, s - 1).flatten()
             base = position.floor().clamp(max=max(s - 2, 0))
             bases.append(base.int())
-            weights.append(position - base)
-        real = arithmetic_dtype(fixed)
+            weights.append((position - base).to(real))
         three = [tuple([1] * absent + list(values)) for values in (search, grid, size)]
         return Lattice(
-            torch.cat(bases).to(fixed.device),
-            torch.cat(weights).to(fixed.device, real),
+            torch.cat(bases),
+            torch.cat(weights),
             (three[0], three[1], three[2]),
             prod(search),
             prod(grid),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from l2rfast import affine_warp
 from l2rfast.correlation import lattice
+from l2rfast.kernels.common.constants import numbers
 
 THIRD = 3
 PAIRS = 48  # of places that OBELISK subtracts
@@ -56,11 +57,11 @@ class Obelisk(nn.Module):
         sides = coarse.shape[2:]
         # Control points are all of the lattice; the displacements do not count.
         points = lattice(sides, size, 1, 0.0, self.align_corners).points
-        start = torch.tensor([p[0] for p in points])
-        step = torch.tensor([p[1] - p[0] if len(p) > 1 else 0.0 for p in points])
-        unit = torch.tensor([(s - 1) / 2 if self.align_corners else s / 2 for s in sides])
-        linear = torch.diag(step).to(self.offsets)
-        places = start.to(self.offsets) + unit.to(self.offsets) * self.offsets.flip(-1)
+        start = numbers([p[0] for p in points], self.offsets)
+        step = numbers([p[1] - p[0] if len(p) > 1 else 0.0 for p in points], self.offsets)
+        unit = numbers([(s - 1) / 2 if self.align_corners else s / 2 for s in sides], self.offsets)
+        linear = torch.diag(step)
+        places = start + unit * self.offsets.flip(-1)
 
         def sampled(place: Tensor) -> Tensor:
             matrix = torch.cat([linear, place[:, None]], 1).to(coarse.dtype)

@@ -14,6 +14,7 @@ from l2rfast import _check, compose, discrete_displacement, shift_labels, warp
 from l2rfast.correlation import at_control_points, lattice
 from l2rfast.discrete import ALPHAS
 from l2rfast.errors import InputError
+from l2rfast.kernels.common.constants import numbers
 from l2rfast.regularisation import METHODS
 
 from .. import weights
@@ -125,7 +126,7 @@ class PDDNet(nn.Module):
         at, to = (self.features(x).to(x.dtype) for x in (fixed, moving))  # which autocast may have narrowed
         coarse = at.shape[2:]
         ratio = [(s - 1) / max(c - 1, 1) if a.align_corners else s / c for s, c in zip(size, coarse, strict=True)]
-        scale = torch.tensor(ratio).to(at).view(-1, 1, 1, 1)  # voxels of the image in one of the features
+        scale = numbers(ratio, at).view(-1, 1, 1, 1)  # voxels of the image in one of the features
         total: Tensor | None = None
         choices = []
         for on in a.lattices:

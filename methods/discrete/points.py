@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from l2rfast import affine_warp
 from l2rfast.errors import InputError
+from l2rfast.kernels.common.constants import numbers
 
 
 class Choice(NamedTuple):
@@ -57,19 +58,21 @@ def smooth(points: Tensor, weight: float) -> Tensor:
     """
     if weight == 0:
         return points
-    bases = [_cosines(n).to(points) for n in points.shape[2:]]
+    bases = [_cosines(n, points) for n in points.shape[2:]]
     spectrum = _transformed(points, bases)
-    squares = [2 - 2 * torch.cos(math.pi * torch.arange(n).to(points) / n) for n in points.shape[2:]]
+    of: dict[str, Any] = {"dtype": points.dtype, "device": points.device}
+    squares = [2 - 2 * torch.cos(math.pi * torch.arange(n, **of) / n) for n in points.shape[2:]]
     total = torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0)
     return _transformed(spectrum / (1 + weight * total), [basis.T for basis in bases])
 
 
-def _cosines(n: int) -> Tensor:
-    """(n, n), orthonormal: the discrete cosine transform of type II."""
-    k, x = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+def _cosines(n: int, like: Tensor) -> Tensor:
+    """(n, n), orthonormal, beside a tensor: the discrete cosine transform of type II."""
+    x = torch.arange(n, dtype=torch.float64, device=like.device)
+    k = x[:, None]
     basis = torch.cos(math.pi * k * (x + 0.5) / n) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
-    return basis
+    return basis.to(like)
 
 
 def _transformed(values: Tensor, bases: Sequence[Tensor]) -> Tensor:
@@ -93,8 +96,8 @@ def spread(field: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     else:
         steps = [g / s for g, s in zip(given, size, strict=True)]
         starts = [(step - 1) / 2 for step in steps]
-    matrix = torch.cat([torch.diag(torch.tensor(steps)), torch.tensor(starts)[:, None]], 1)[None]
-    return affine_warp(field, matrix.to(field), list(size))
+    matrix = torch.cat([numbers(steps, field).diag(), numbers(starts, field)[:, None]], 1)[None]
+    return affine_warp(field, matrix, list(size))
 
 
 def check_images(fixed: Tensor, moving: Tensor, ndim: int, least: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from l2rfast import affine_warp
 from l2rfast.errors import InputError
+from l2rfast.kernels.common.constants import numbers
 
 from .. import weights
 from ..options import make_plain
@@ -87,10 +88,10 @@ class LabelReg(nn.Module):
             )
         if a.kind == "moments":
             return self.aligned(self.maps(moving, fixed), size)
-        offset = torch.zeros(a.plan.ndim)
+        offset = moving.new_zeros(a.plan.ndim)
         if a.start == "centre":
-            offset = torch.tensor([(m - f) / 2 for m, f in zip(moving.shape[2:], size, strict=True)])
-            shift = torch.cat([torch.eye(len(size)), offset[:, None]], 1)[None].to(moving)
+            offset = numbers([(m - f) / 2 for m, f in zip(moving.shape[2:], size, strict=True)], moving)
+            shift = torch.cat([torch.ones_like(offset).diag(), offset[:, None]], 1)[None]
             moving = affine_warp(moving, shift, size, padding="zeros")
         field = self._full(self.network(pool(moving, a.level), pool(fixed, a.level)), size)
         return field + offset.to(field).view(-1, *[1] * len(size))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from l2rfast import _check, affine_warp, warp
 from l2rfast.errors import InputError
+from l2rfast.kernels.common.constants import numbers
 
 from ..options import make_plain
 
@@ -63,8 +64,8 @@ def resized(image: Tensor, size: Sequence[int]) -> Tensor:
     if list(image.shape[2:]) == list(size):
         return image
     ndim = image.ndim - 2
-    steps = torch.tensor([old / new for old, new in zip(image.shape[2:], size, strict=True)])
-    matrix = torch.cat([torch.diag(steps), torch.zeros(ndim, 1)], 1).to(image)
+    steps = numbers([old / new for old, new in zip(image.shape[2:], size, strict=True)], image)
+    matrix = torch.cat([torch.diag(steps), steps.new_zeros(ndim, 1)], 1)
     return affine_warp(image, matrix[None], size)
 
 
