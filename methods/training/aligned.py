@@ -17,11 +17,12 @@ from l2rfast.errors import InputError
 from ..intensities import from_zero_to_one
 from ..method import Method, apply, image_on_grid_of, on_grid_of
 from ..metrics import measures
+from ..names import some
 from ..padding import Padding
 from ..result import Registration
 from ..stages import Stages
 from .augmentation import Shared, deformed, random_intensities
-from .cases import Pair, Pairs, Scan, cases_of, check_axes, read, some
+from .cases import Pair, Pairs, Scan, cases_of, check_axes, read
 from .options import TrainerOptions
 from .trainer import Batch, Task
 

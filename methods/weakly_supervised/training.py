@@ -21,9 +21,10 @@ from l2rfast.label_losses import label_loss, multiscale_loss
 from l2rfast.metrics import folding_fraction
 
 from ..intensities import from_zero_to_one
+from ..names import some
 from ..refine import pool
 from ..training.augmentation import Shared, deformed, random_intensities
-from ..training.cases import KINDS, Case, Pair, Pairs, cases_of, check_axes, find_pairs, kept, some
+from ..training.cases import KINDS, Case, Pair, Pairs, cases_of, check_axes, find_pairs, kept
 from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, Task, train

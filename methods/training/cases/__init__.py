@@ -25,7 +25,6 @@ from .case import (
     names_of,
     read,
     say_what_one_lacks,
-    some,
 )
 from .folder import of_folder, of_roles, roles_of
 from .learn2reg import of_learn2reg
@@ -45,7 +44,6 @@ __all__ = [
     "names_of",
     "read",
     "say_what_one_lacks",
-    "some",
 ]
 
 

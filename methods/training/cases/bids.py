@@ -12,14 +12,13 @@ from pathlib import Path
 
 from l2rfast.errors import notice
 
-from .case import Case, Pairs, say_what_is_not_used, say_what_some_lack, some, stem, visible
+from ...names import parts, some
+from .case import Case, Pairs, say_what_is_not_used, say_what_some_lack, visible
 from .folder import split
 
 IMAGES = (".nii", ".nii.gz")  # BIDS has no others
 PREFERRED, LABELS = "T1w", "dseg"
 OF_LABELS = (LABELS, "probseg", "mask")  # of which the others are not used
-
-Entities = dict[str, str]
 
 
 def is_bids(root: Path) -> bool:
@@ -32,14 +31,14 @@ def of_bids(root: Path, atlas: str | None, hold_out: int) -> Pairs:
         InputError: an atlas that is not there, or too few cases.
     """
     images = [file for file in _images(root, "sub-*/**/anat/*") if file.name[0] != "."]
-    maps = [file for file in images if _parts(file)[1] == LABELS]
-    maps += [file for file in _images(root, "derivatives/**/*") if _parts(file)[1] in OF_LABELS]
-    suffixes = Counter(_parts(file)[1] for file in images if file not in maps)
+    maps = [file for file in images if parts(file)[1] == LABELS]
+    maps += [file for file in _images(root, "derivatives/**/*") if parts(file)[1] in OF_LABELS]
+    suffixes = Counter(parts(file)[1] for file in images if file not in maps)
     chosen = max(suffixes, key=lambda suffix: (suffix == PREFERRED, suffixes[suffix]), default=PREFERRED)
     others = sorted(suffixes.keys() - {chosen})
     if others:
         notice(f"data: of {root} only images {chosen} are used, none of {', '.join(others)}")
-    cases = [Case(file, _labels_of(file, maps)) for file in images if _parts(file)[1] == chosen]
+    cases = [Case(file, _labels_of(file, maps)) for file in images if parts(file)[1] == chosen]
     without = [case.image for case in cases if case.labels is None]
     others = [file.name for file in maps if any(_is_of_another_kind(file, image) for image in without)]
     say_what_is_not_used(root, others, f"as labels are {LABELS} in the space of their image")
@@ -52,8 +51,8 @@ def _images(root: Path, pattern: str) -> list[Path]:
 
 
 def _labels_of(image: Path, maps: list[Path]) -> Path | None:
-    own = _parts(image)[0]
-    among = {file: _parts(file)[0] for file in maps if _parts(file)[1] == LABELS}
+    own = parts(image)[0]
+    among = {file: parts(file)[0] for file in maps if parts(file)[1] == LABELS}
     fits = [f for f, e in among.items() if own.items() <= e.items() and e.get("space") == own.get("space")]
     plain = [file for file in fits if "desc" not in among[file]]
     found = plain if len(plain) == 1 else fits
@@ -64,11 +63,5 @@ def _labels_of(image: Path, maps: list[Path]) -> Path | None:
 
 def _is_of_another_kind(file: Path, image: Path) -> bool:
     """Whether a file is made of an image, but not as its label map."""
-    (own, _), (entities, suffix) = _parts(image), _parts(file)
+    (own, _), (entities, suffix) = parts(image), parts(file)
     return own.items() <= entities.items() and (suffix != LABELS or entities.get("space") != own.get("space"))
-
-
-def _parts(file: Path) -> tuple[Entities, str]:
-    """The entities in a name, as ``sub-01`` and ``ses-2``, and the suffix behind them."""
-    *entities, suffix = stem(file).split("_")
-    return dict(part.split("-", 1) for part in entities if "-" in part), suffix

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, wraps
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from warnings import catch_warnings, simplefilter
@@ -17,7 +16,7 @@ from torch import Tensor
 from l2rfast.errors import InputError, notice
 from l2rfast.io import FORMATS, Volume, as_volume, read_labels, read_landmarks, read_shape
 
-NAMED = 3  # of the names that a sentence is about, the others are counted
+from ...names import some, stem
 
 
 @dataclass(frozen=True)
@@ -186,13 +185,6 @@ def _size(image: Path) -> tuple[int, ...] | None:
         return None
 
 
-def stem(file: Path) -> str:
-    """The name without .nii, .nii.gz, .csv or what else an image's ends with, in letters of any case."""
-    name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
-    known = [suffix for suffix in (*chain(*FORMATS), ".csv") if name.lower().endswith(suffix)]
-    return name[: -len(known[0])] if known else name
-
-
 def images_among(files: Sequence[Path]) -> list[Path]:
     """Those of one format: in a folder a picture beside a scan is of the scan, and a second format holds copies."""
     by_format = [[file for file in files if file.name.lower().endswith(suffixes)] for suffixes in FORMATS]
@@ -214,27 +206,6 @@ def existing(file: Path) -> Path:
         if found.exists():
             return found
     raise InputError(f"data: expected the file {file}, which is not there")
-
-
-def text_of(path: Path) -> str:
-    """Of a UTF-8 or UTF-16 file, with or without a byte order mark.
-
-    Raises:
-        InputError: it cannot be read, or is of another encoding.
-    """
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"data: cannot read {path}: {error}") from error
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few, and how many there are more."""
-    rest = iter(names)
-    first = ", ".join(islice(rest, NAMED))
-    more = sum(1 for _ in rest)
-    return f"{first} and {more} more" if more else first
 
 
 def say_what_is_not_used(where: Path, names: Sequence[str], why: str = "") -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from l2rfast.errors import InputError
 
+from ...names import stem
 from .case import (
     AllPairs,
     Case,
@@ -28,7 +29,6 @@ from .case import (
     images_among,
     say_what_is_not_used,
     say_what_some_lack,
-    stem,
     visible,
 )
 

@@ -20,7 +20,9 @@ from typing import Any
 
 from l2rfast.errors import InputError, notice
 
-from .case import KINDS, AllPairs, Case, Pair, Pairs, cases_of, existing, say_what_is_not_used, stem, text_of
+from ...names import stem
+from ...tables import text_of
+from .case import KINDS, AllPairs, Case, Pair, Pairs, cases_of, existing, say_what_is_not_used
 
 TRAINING, IMAGES = "training_paired_images", ("training", "test")
 VALIDATION, TEST = ("registration_val", "validation"), ("registration_test", "test_paired_images")
@@ -42,7 +44,7 @@ def of_learn2reg(path: Path) -> Pairs:
         InputError: a file that cannot be read or is not of such a form, or files of it that are not there.
     """
     try:
-        content = json.loads(text_of(path))
+        content = json.loads(text_of("data", path))
         if not isinstance(content, dict):
             raise TypeError(f"expected an object, got {str(content)[:80]}")
         files = _Files(path.parent, [entry for entry in _entries(content, IMAGES) if "image" in entry])
