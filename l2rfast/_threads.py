@@ -15,21 +15,18 @@ import re
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from . import _check
+from ._cgroups import groups
 from .errors import InputError
 
 SAYING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which a user says it to PyTorch
 MOST = 1024  # threads that may be asked for: PyTorch takes any number, and dies of very many
 _ROOT = Path("/")
-
-# See Linux's manual pages cgroups(7) and proc_pid_mountinfo(5).
-_GROUP = re.compile(r"^\d+:(.*?):(/.*)$", re.MULTILINE)  # controllers, of version 2 none, and path
-_MOUNT = re.compile(r"^\S+ \S+ \S+ (/\S*) (/\S*) .*- (cgroup2?) \S+ (\S+)$", re.MULTILINE)  # root, place, type, options
 
 
 class Limit(NamedTuple):
@@ -60,7 +57,7 @@ def cpu_quota(root: Path = _ROOT) -> int | None:
     Returns:
         1 or more; None where there is no limit, or none that can be read.
     """
-    return min((cores for group in _groups(root) if (cores := _quota(group)) is not None), default=None)
+    return min((cores for group in groups("cpu", root) if (cores := _quota(group)) is not None), default=None)
 
 
 def by_default() -> int:
@@ -143,29 +140,6 @@ def _cores(processors: Collection[int]) -> int:
         path = Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list")
         found.add(path.read_text() if path.exists() else str(n))
     return len(found)
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """The folders of the control groups that may limit this process: its own and all around them."""
-    with suppress(OSError, ValueError):
-        places = {
-            "cgroup" if controllers else "cgroup2": PurePosixPath(path)
-            for controllers, path in re.findall(_GROUP, (root / "proc/self/cgroup").read_text())
-            if not controllers or "cpu" in controllers.split(",")
-        }
-        for top, where, kind, options in re.findall(_MOUNT, (root / "proc/self/mountinfo").read_text()):
-            if kind not in places or (kind == "cgroup" and "cpu" not in options.split(",")):
-                continue
-            place, top = places[kind], _unescaped(top)
-            # Where another part of the tree is mounted, all that is seen of the group is that.
-            seen = place.is_relative_to(top) and ".." not in place.parts
-            inner = place.relative_to(top) if seen else PurePosixPath()
-            yield from (root / _unescaped(where)[1:] / part for part in (inner, *inner.parents))
-
-
-def _unescaped(field: str) -> str:
-    """As mountinfo has it: a space is \\040."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def _quota(group: Path) -> int | None:
