@@ -21,7 +21,8 @@ from l2rfast import _threads
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, voxel_to_voxel
 
-from .intensities import in_range
+from .intensities import in_range, robust_range
+from .kept import Made
 from .landmarks import Landmarks, fitted
 from .poses import METRICS, Level, World
 from .stages import Stages
@@ -96,6 +97,7 @@ def initialise(
     device: torch.device,
     stages: Stages,
     landmarks: Landmarks | None = None,
+    made: Made | None = None,
 ) -> Initial:
     """Find where a registration is to start.
 
@@ -109,6 +111,7 @@ def initialise(
         stages: times it.
         landmarks: each in voxels of its image. The rigid map by which they fit best, if there are enough, is one of
             those from which a rigid or affine one is searched.
+        made: of ``fixed`` before.
 
     Raises:
         InputError: an unknown kind or metric, or images that it cannot align.
@@ -121,7 +124,7 @@ def initialise(
     # Its images are small, so that it is of many short calls.
     alone = _threads.threads(_threads.free())
     with stages.stage("initialisation"), alone, torch.inference_mode(False), torch.no_grad():
-        pair, why = _Images(fixed, moving, device, landmarks), "asked for"
+        pair, why = _Images(fixed, moving, device, landmarks, made or Made()), "asked for"
         if kind != AUTO:
             return Initial(kind, why, pair.found(kind, metric, stages))
         if apart := _disagreement(fixed, moving) or pair.disagreement():
@@ -185,15 +188,17 @@ class _Images:
     Args:
         fixed, moving: as they were read.
         device: where to compute.
-        landmarks: see `initialise`.
+        landmarks, made: see `initialise`.
     """
 
-    def __init__(self, fixed: Volume, moving: Volume, device: torch.device, landmarks: Landmarks | None = None) -> None:
+    def __init__(
+        self, fixed: Volume, moving: Volume, device: torch.device, landmarks: Landmarks | None, made: Made
+    ) -> None:
         ndim, self.frame = fixed.data.ndim, np.eye(4)
         if axes_in_itk(fixed) > ndim:  # a slice: its plane is turned into the first two axes of the world
             self.frame[:3, :3] = _directions(fixed)
             fixed, moving = (replace(v, affine=self.frame.T @ v.affine) for v in (fixed, moving))
-        self.images = [_placed(v, device) for v in (fixed, moving)]
+        self.images = [_placed(fixed, device, made), _placed(moving, device, Made())]
         if ndim == 2:  # seen from the plane of fixed
             area = abs(float(torch.linalg.det(self.images[1].affine[:-1, :-1])))
             if area < LEAST_COSINE * math.prod(moving.spacing):
@@ -321,13 +326,14 @@ def _cut(placed: Placed, matrix: Tensor, size: Sequence[int]) -> Placed:
     return Placed(image, affine @ shift, mask)
 
 
-def _placed(volume: Volume, device: torch.device) -> Placed:
+def _placed(volume: Volume, device: torch.device, made: Made) -> Placed:
     """The robust range from 0 to 1, what lies outside cut off; 0 where it is constant."""
     image = volume.data.to(device, torch.float32)[None, None]
     mask = None if volume.mask is None else volume.mask.to(device)[None, None]
     keep = [*range(volume.data.ndim), 3]
     affine = torch.from_numpy(volume.affine[np.ix_(keep, keep)]).double()
-    return Placed(in_range(image, mask), affine, None if mask is None else mask.float())
+    known = made.once("range", None, lambda: robust_range(image, mask))
+    return Placed(in_range(image, mask, known), affine, None if mask is None else mask.float())
 
 
 def _centre(placed: Placed) -> Tensor:

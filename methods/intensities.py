@@ -36,16 +36,17 @@ def robust_range(image: Tensor, mask: Tensor | None = None) -> tuple[float, floa
     return _range(_scanned(image, mask))
 
 
-def in_range(image: Tensor, mask: Tensor | None = None) -> Tensor:
+def in_range(image: Tensor, mask: Tensor | None = None, known: tuple[float, float] | None = None) -> Tensor:
     """The robust range from 0 to 1, what lies beyond cut off; 0 where the image is constant.
 
     Args:
         image, mask: as in `robust_range`.
+        known: what that gives, where it was called before.
 
     Returns:
         The same shape and dtype.
     """
-    low, high = robust_range(image, mask)
+    low, high = known or robust_range(image, mask)
     return (image - low).div_(high - low if high > low else 1.0).clamp_(0, 1)
 
 

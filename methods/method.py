@@ -19,6 +19,7 @@ from l2rfast.world.inverse import inverted
 
 from .folds import unfolded
 from .intensities import without_strays
+from .kept import Made
 from .landmarks import FEWEST, Landmarks
 from .result import Registration, through
 from .stages import Stages
@@ -38,6 +39,7 @@ class Pair(NamedTuple):
             `methods.masks.filled` has them.
         landmarks: that guide the field, both in voxels of the fixed grid; None where there are none.
         near: whether a rigid or affine start was found in the images.
+        made: of ``fixed`` before; None where nothing is kept.
     """
 
     fixed: Tensor
@@ -47,6 +49,7 @@ class Pair(NamedTuple):
     moving_mask: Tensor | None = None
     landmarks: Landmarks | None = None
     near: bool = False
+    made: Made | None = None
 
 
 class Found(NamedTuple):
@@ -154,6 +157,7 @@ def apply(
     *,
     near: bool = False,
     without_folds: bool = True,
+    made: Made | None = None,
 ) -> Registration:
     """Register a moving image to a fixed one.
 
@@ -168,6 +172,7 @@ def apply(
         near: see `Pair`.
         without_folds: whether a field that comes without its inverse, as a network's, is smoothed where it folds;
             else it is as the method gives it.
+        made: of ``fixed`` before.
 
     Raises:
         InputError: images that the method cannot take, or that do not overlap where that counts.
@@ -187,13 +192,18 @@ def apply(
             else:
                 covered, image = None, _channels(moving).to(device)
             inside = None if fixed.mask is None else fixed.mask[None, None].to(device)
+            made = made or Made()
             prepared = (
-                _prepared(method, "fixed", _channels(fixed).to(device), inside),
+                made.once(
+                    "prepared",
+                    (method.prepared, device),
+                    lambda: _prepared(method, "fixed", _channels(fixed).to(device), inside),
+                ),
                 _prepared(method, "moving", image, None if moving.mask is None else covered),
             )
             masks = [None if mask is None else mask.float() for mask in (inside, covered)]
             guides = _guides(method, landmarks, fixed, moving, start)
-            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides, near)
+            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides, near, made)
             del image, prepared, masks
         found = method.run(pair, stages)
     displacement, inverse = found.displacement.cpu(), None if found.inverse is None else found.inverse.cpu()

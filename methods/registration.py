@@ -21,6 +21,7 @@ from .discrete.method import discrete
 from .discrete.register import pddnet
 from .initial import AUTO, GIVEN, NONE, SEARCHED, initialise
 from .initial import checked as checked_metric
+from .kept import Made, made_of
 from .landmarks import Landmarks, checked
 from .linear import TRANSFORMS, linear
 from .masks import filled
@@ -65,7 +66,8 @@ def register(
     Args:
         fixed, moving: 3-D images, or 2-D ones, each a path, a nibabel image, an `l2rfast.io.Volume`, or a tensor or
             array of shape ([1, 1,] [D,] H, W), whose voxels are then taken as 1 mm. Grids may differ: moving is
-            resampled to the fixed grid through both affines. An image of one slice counts as 2-D. Or of several
+            resampled to the fixed grid through both affines. An image of one slice counts as 2-D. Of a fixed `Volume`
+            that comes again, what was made of it alone is kept (`methods.kept`). Or of several
             contrasts of the same, a list each, as many in the same order, for the method discrete: one field is found
             by all of them, the start by the first, which is what is warped and reported.
         method: ``"discrete"``, which needs no training (`methods.discrete`), or a trained network: ``"unsupervised"``
@@ -113,7 +115,8 @@ def register(
         start = None
         if initial is not None:
             start = read_transform(initial, fixed=volumes[0], moving=volumes[1], name="initial")
-        found = registered(chosen, *volumes, init, init_metric, place, stages, start, guides)
+        made = made_of(fixed, volumes[0])
+        found = registered(chosen, *volumes, init, init_metric, place, stages, start, guides, made)
         return found if initial is None else replace(found, options={**found.options, "initial": os.fspath(initial)})
 
 
@@ -127,6 +130,7 @@ def registered(
     stages: Stages,
     start: Transform | None = None,
     landmarks: Landmarks | None = None,
+    made: Made | None = None,
 ) -> Registration:
     """Start as `methods.initial.initialise` has it, and go on from there by a method.
 
@@ -138,6 +142,7 @@ def registered(
         stages: times it.
         start: before that, see ``initial`` of `register`.
         landmarks: that guide it, each in voxels of its image.
+        made: of ``fixed`` before, see `methods.kept`.
 
     Raises:
         InputError: as `register`.
@@ -158,25 +163,26 @@ def registered(
         raise InputError(f"fixed, moving: expected as many contrasts of one as of the other, got {numbers}")
     method.check_contrasts(1 + len(fixed.contrasts))
     checked_metric(metric)
-    images, (fixed, moving) = (fixed, moving), (filled(fixed), filled(moving))
+    made, images = made or Made(), (fixed, moving)
+    fixed, moving = made.once("filled", None, lambda: filled(images[0])), filled(moving)
     matrix = None if start is None else start.matrix
     if start is not None and matrix is None:
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
-        found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks)
+        found = apply(method, fixed, moving, device, stages, _on_grid(start, fixed), landmarks, made=made)
         _unused(metric, "a displacement field is given")
         initial = replace(GIVEN, why="a displacement field, which the displacement includes")
         return replace(found, initial=initial, fixed=images[0], moving=images[1])
     if matrix is None:
-        initial = initialise(fixed, moving, init, metric, device, stages, landmarks)
+        initial = initialise(fixed, moving, init, metric, device, stages, landmarks, made)
     else:
         given = replace(GIVEN, matrix=matrix)
         onward = NONE if init == AUTO else init
-        initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks))
+        initial = given.then(initialise(fixed, given.moved(moving), onward, metric, device, stages, landmarks, made))
     near = initial.kind in SEARCHED
     if not near:
         _unused(metric, initial.why)
-    found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks, near=near)
+    found = apply(method, fixed, initial.moved(moving), device, stages, landmarks=landmarks, near=near, made=made)
     return replace(found, initial=initial, fixed=images[0], moving=initial.moved(images[1]))
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume
+from l2rfast.io.nifti import MGH, NIFTI
 
 from .masks import counted
 from .method import image_on_grid_of, on_grid_of
+
+# By name of the argument: of which files, the volume, and what was noticed.
+_LAST: dict[str, tuple[tuple[Any, ...], Volume, list[warnings.WarningMessage]]] = {}
 
 
 def joined(name: str, value: Any, option: str, mask: Any, *, nan_outside: bool = False) -> Volume:
@@ -52,3 +60,31 @@ def joined(name: str, value: Any, option: str, mask: Any, *, nan_outside: bool =
     if there is not None and not there.any():
         raise InputError(f"{name}: expected contrasts that overlap where they count")
     return replace(first, mask=there, contrasts=tuple(contrasts))
+
+
+def read_once(name: str, paths: Sequence[Path], option: str, mask: Path | None, *, nan_outside: bool) -> Volume:
+    """`joined`, or the volume that it gave last under this name, where all its files are as they were.
+
+    Those are known by path, size, time of change and number; only of formats in which an image is one file.
+    """
+    files = [_state(path) for path in (*paths, mask) if path is not None]
+    key = (*files, mask is None, nan_outside)
+    known = _LAST.get(name)
+    if known is None or known[0] != key:
+        _LAST.pop(name, None)  # no two at a time
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            known = key, joined(name, list(paths), option, mask, nan_outside=nan_outside), said
+        if all(files):
+            _LAST[name] = known
+    for one in known[2]:  # as often as it is asked for
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return known[1]
+
+
+def _state(path: Path) -> tuple[Any, ...] | None:
+    """None where that does not tell whether it is as it was."""
+    if not (path.name.lower().endswith(NIFTI + MGH) and os.path.isfile(path)):
+        return None
+    file = path.stat()
+    return os.path.abspath(path), file.st_size, file.st_mtime_ns, file.st_ino

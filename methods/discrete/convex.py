@@ -22,6 +22,7 @@ from l2rfast import correlation, coupled_convex, inverse_consistency, mind_ssc, 
 from ..contrast import one_contrast
 from ..diffusion import stiffened
 from ..folds import settled
+from ..kept import Made
 from ..landmarks import AROUND, both_sides, guided, toward
 from ..method import Found, Pair
 from ..refine import Fields, pool, refine, resampled
@@ -85,7 +86,10 @@ def register_discrete(pair: Pair, options: DiscreteOptions, stages: Stages) -> F
 
     stages.voxels = math.prod(size)
     with stages.stage("features"):
-        features = [_searched(compared, side, o, grid) for side in range(2)]
+        made = pair.made or Made()
+        of_fixed = made.once("features", (o, *grid, pair.fixed.device), lambda: _searched(compared, 0, o, grid))
+        features = [of_fixed, _searched(compared, 1, o, grid)]
+        del of_fixed, made
 
     with stages.stage("discrete search"):
         sides = [g * mm / min(pair.spacing) for g, mm in zip(grid, pair.spacing, strict=True)]
