@@ -1,0 +1,92 @@
+"""The folder of a cohort: what is where in it, and how far each pair has come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from l2rfast.errors import InputError
+from l2rfast.output import written_whole
+
+JOBS, REPORT = "cohort.json", "report.json"
+_TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
+
+
+class Study:
+    """A folder: ``cohort.json`` has the command line of each pair, by its id; ``pairs/ID`` what ``l2rfast register``
+    wrote, all of which comes at once; ``errors/ID.txt`` why a pair failed, in one sentence.
+
+    Args:
+        folder: which may not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pair(self, id: str) -> Path:
+        """The folder of a pair."""
+        return self.folder / "pairs" / id
+
+    def finished(self, id: str) -> bool:
+        """Whether a pair is registered."""
+        return (self.pair(id) / REPORT).is_file()
+
+    def error(self, id: str) -> str | None:
+        """Why a pair failed; None where it did not, or was not tried."""
+        file = self._error(id)
+        return file.read_text(**_TEXT).strip() if file.is_file() and not self.finished(id) else None
+
+    def failed(self, id: str, why: str) -> None:
+        """Write down that a pair failed, and why, in one sentence.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        file = self._error(id)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as part:
+            part.write_text(why + "\n", **_TEXT)
+
+    def _error(self, id: str) -> Path:
+        return self.folder / "errors" / f"{id}.txt"
+
+    def begin(self, jobs: dict[str, list[str]], *, resume: bool) -> None:
+        """Write down what is to be done for every pair, in ``cohort.json``.
+
+        Args:
+            jobs: the command line of each pair, by its id.
+            resume: go on with what was begun there.
+
+        Raises:
+            InputError: the folder holds a cohort and ``resume`` does not say to go on, or a pair that is finished in it
+                was registered otherwise; or nothing can be written there.
+        """
+        file = self.folder / JOBS
+        if file.exists():
+            if not resume:
+                raise InputError(f"--out {self.folder}: holds a cohort; expected --resume to go on with it, or another")
+            begun = _begun(file)
+            changed = [id for id in jobs if self.finished(id) and begun.get(id, jobs[id]) != jobs[id]]
+            if changed:
+                id = changed[0]
+                raise InputError(
+                    f"--resume: {self.folder}: expected the options that {id} was registered with, "
+                    f"{' '.join(begun[id])}, got {' '.join(jobs[id])}"
+                )
+            jobs = begun | jobs
+            if begun == jobs:
+                return
+        with written_whole(file) as whole:
+            whole.write_text(json.dumps({"pairs": jobs}, indent=1) + "\n")
+
+
+def _begun(file: Path) -> dict[str, list[str]]:
+    """The command line of each pair, as a study has it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_text())["pairs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: expected the pairs of a study, but the file is damaged") from error
