@@ -142,6 +142,35 @@ def _hidden(folder: Path, others: Collection[Path] = ()) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Inside, this process alone has a folder, which is made if absent: others that ask for it have to wait, or fail.
+
+    Args:
+        shared: with others that say so too.
+        wait: until it is free.
+
+    Raises:
+        InputError: the folder cannot be made, or another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be written ({error.strerror})") from error
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder}: expected a folder in which no other process works, but one does") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _locked(folder: Path, *, wait: bool) -> int | None:
     """A descriptor that holds the lock of a folder; None where there is none, as it has gone or another holds it.
 

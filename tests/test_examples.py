@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from l2rfast.cli import lines
 
 FOLDER = Path(__file__).parent.parent / "methods"
 
@@ -88,9 +91,19 @@ def test_pddnet(example: Any) -> None:
     assert (found["inner"] - torch.tensor([6.0, -4.0, -8.0])).norm() < 0.5 * 116**0.5
 
 
+def test_snakemake_gives_options_that_there_are() -> None:
+    """Snakemake itself, which brings dozens of packages, is not run here."""
+    text = (FOLDER / "cohort/examples/Snakefile").read_text()
+    (words,) = re.findall(r'"l2rfast register (.*)"\n +"(.*)"', text)
+    given = set(re.findall(r"--([a-z-]+)", " ".join(words)))
+    assert given
+    assert given <= {"out", "quiet", *(option.name for option in lines.options().values())}
+
+
 def test_every_example_is_run() -> None:
     tests = Path(__file__).read_text()
-    examples = sorted(FOLDER.glob("*/examples/*.py"))
+    examples = sorted(FOLDER.glob("*/examples/[!_]*"))
     assert examples
     for file in examples:
-        assert f'example("{file.relative_to(FOLDER)}")' in tests
+        name = file.relative_to(FOLDER)
+        assert (f'example("{name}")' if file.suffix == ".py" else str(name)) in tests

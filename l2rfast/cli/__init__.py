@@ -1,4 +1,4 @@
-"""The command line: ``l2rfast register``, ``apply``, ``invert``, ``convert``, ``train``, ``evaluate`` and more.
+"""The command line: ``l2rfast register``, ``cohort``, ``apply``, ``invert``, ``convert``, ``train`` and more.
 
 What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback; an interrupt in
 one of 130, as in shells.
@@ -6,7 +6,6 @@ one of 130, as in shells.
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from importlib import metadata
@@ -17,13 +16,14 @@ from typer.core import TyperGroup
 
 from .. import _interrupt, _threads, data
 from .._info import info
-from ..errors import BackendError, InputError
 from .apply import apply
+from .cohort import cohort
 from .evaluate import evaluate
 from .names import Command
 from .notices import notices
 from .points import apply_points
 from .register import register
+from .sentence import sentence
 from .train import train_app
 from .transforms import compose, convert, describe, invert, jacobian
 
@@ -39,26 +39,11 @@ class _Commands(TyperGroup):
             typer.echo(_interrupt.SAID, err=True)
             raise typer.Exit(_interrupt.exit_code(error)) from error
         except BaseException as error:
-            sentence = _sentence(error)
-            if sentence is None:
+            told = sentence(error)
+            if told is None:
                 raise
-            typer.echo(f"l2rfast: error: {sentence}", err=True)
+            typer.echo(f"l2rfast: error: {told}", err=True)
             raise typer.Exit(2) from error
-
-
-# What RuntimeErrors say: PyTorch's, on the CPU and the GPU, and a kernel's of what it could not get from PyTorch.
-_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", '"aten::new_empty"')
-
-
-def _sentence(error: BaseException) -> str | None:
-    """What to tell a user about an error; None for those that only a defect of l2rfast can cause."""
-    if isinstance(error, InputError | BackendError):
-        return str(error)
-    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
-        return "not enough memory for images of this size"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the device of {error.filename or 'the output'}"
-    return None
 
 
 app = typer.Typer(
@@ -125,6 +110,7 @@ def main() -> None:
 
 
 app.command("register", cls=Command)(register)
+app.command("cohort", cls=Command)(cohort)
 app.command("evaluate", cls=Command)(evaluate)
 app.command("apply", cls=Command)(apply)
 app.command("apply-points", cls=Command)(apply_points)

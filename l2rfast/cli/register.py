@@ -20,7 +20,19 @@ from ..errors import InputError, notice
 from .bars import bars
 from .notices import notices
 from .report import Report
-from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
+from .shared_options import (
+    OF_METHODS,
+    Device,
+    Finetune,
+    Init,
+    InitMetric,
+    MethodName,
+    Preset,
+    Quiet,
+    Transform,
+    Weights,
+    choice,
+)
 
 # What a run may leave in its folder.
 FILES = (
@@ -99,26 +111,7 @@ def register(
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
     report."""
-    if weight and weights is not None:
-        raise InputError("--weight: of contrasts, which a network with --weights has not; expected one of the two")
-    if weight and method != "discrete":
-        raise InputError(f"--weight: of contrasts, which only --method discrete has, got it with {method}")
-    options = {
-        "weights": weight or weights,
-        "finetune": finetune,
-        "metric": metric[0] if metric and len(metric) == 1 else metric or None,
-        "mind_radius": mind_radius,
-        "mind_dilation": mind_dilation,
-        "grid_spacing": grid_spacing,
-        "search_radius": search_radius,
-        "window": window,
-        "refine_spacing": refine_spacing,
-        "step_spacing": step_spacing,
-        "coarse_iterations": coarse_iterations,
-        "iterations": iterations,
-        "full_iterations": full_iterations,
-        "rate": rate,
-    }
+    given = locals().copy()
     fixed, *fixed_others = _contrasts("FIXED", fixed, fixed_contrasts)
     moving, *moving_others = _contrasts("MOVING", moving, moving_contrasts)
     run(
@@ -139,16 +132,13 @@ def register(
         fixed_warped=fixed_warped,
         jacobian=jacobian,
         quiet=quiet,
-        method=method,
-        preset=preset,
-        transform=transform,
         initial=initial,
         init=init,
         init_metric=init_metric,
         device=device,
         threads=threads,
         time_budget=time_budget,
-        **{name: value for name, value in options.items() if value is not None},
+        **choice(method, preset, transform, {name: given[name] for name in OF_METHODS}),
     )
 
 
@@ -207,7 +197,7 @@ def run(
     from ..methods.metrics import distances, in_both
     from ..methods.registration import register as compute
     from ..methods.result import check_outside
-    from ..methods.several import joined
+    from ..methods.several import joined, read_once
     from ..methods.stages import Stages
     from ..output import OutputFolder
 
@@ -225,7 +215,7 @@ def run(
         stages = Stages(progress)
         with stages.stage("reading"):
             images = (
-                joined("FIXED", [fixed, *fixed_contrasts], "--fixed-mask", fixed_mask, nan_outside=nan_outside),
+                read_once("FIXED", [fixed, *fixed_contrasts], "--fixed-mask", fixed_mask, nan_outside=nan_outside),
                 joined("MOVING", [moving, *moving_contrasts], "--moving-mask", moving_mask, nan_outside=nan_outside),
             )
             if outside is not None:

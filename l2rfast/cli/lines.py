@@ -1,0 +1,139 @@
+"""The options of ``l2rfast register`` as other commands have them, and its command lines, one for each pair of scans.
+
+A pair is passed on as a command line: processes and clusters take it as it is, a study keeps it, and a user can give it
+by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, get_args
+
+import typer
+
+from ..errors import InputError
+from .names import Command, as_typed
+from .register import register
+from .sentence import sentence
+from .shared_options import OF_METHODS, choice
+
+OWN = ("out", "quiet", "fixed", "moving")  # a command that has the options of register says these otherwise
+
+
+class Option(NamedTuple):
+    """One of register.
+
+    Attributes:
+        name: as it is typed, without the dashes before it.
+        kind: of its values: ``bool`` of a flag, which has none.
+        several: whether it may be given more than once.
+    """
+
+    name: str
+    kind: type
+    several: bool
+
+
+def parameters() -> list[inspect.Parameter]:
+    """Of register, those that hold for all pairs of a cohort."""
+    return [parameter for name, parameter in _signature().items() if name not in OWN]
+
+
+def options() -> dict[str, Option]:
+    """Of all these parameters, by their names in Python."""
+    found = {}
+    for parameter in parameters():
+        hint, info = get_args(parameter.annotation)[:2]
+        kinds = [kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint]) if kind is not type(None)]
+        several = typing.get_origin(kinds[0]) is list
+        # Typer takes the first of the names that an annotation declares for the default.
+        names = [name for name in (info.default, *(info.param_decls or ())) if str(name).startswith("--")]
+        name = names[0] if names else parameter.name
+        kind = get_args(kinds[0])[0] if several else kinds[0]
+        found[parameter.name] = Option(name.lstrip("-").replace("_", "-"), kind, several)
+    return found
+
+
+def given(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Options as text, by the names that are typed, of values by their names in Python: those that are not what they
+    are unless told. Paths become absolute, as another process may stand elsewhere."""
+    text: dict[str, tuple[str, ...]] = {}
+    usual = {parameter.name: parameter.default for parameter in parameters()}
+    for name, option in options().items():
+        value = values[name]
+        if value in (usual[name], [], ()):
+            continue
+        each = value if option.several else (value,)
+        text[option.name] = tuple(os.path.abspath(one) if option.kind is Path else _said(one) for one in each)
+    return text
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def line(given: Mapping[str, Sequence[str]]) -> list[str]:
+    """The command line of options as text; a flag is ``"true"`` or ``"false"``."""
+    flags = {option.name for option in options().values() if option.kind is bool}
+    return [
+        f"--{name}" if name in flags else f"--{name}={value}"
+        for name, values in given.items()
+        for value in values
+        if name not in flags or value == "true"
+    ]
+
+
+def check(words: Sequence[str]) -> None:
+    """See whether register takes a command line, as far as that is known before images are read.
+
+    Raises:
+        InputError: it does not.
+    """
+    from ..methods.registration import choose
+
+    try:
+        values = _command().make_context("register", [*words, "--out=."]).params
+        of_methods = {name: values[name] for name in OF_METHODS}
+        choose(**choice(values["method"], values["preset"], values["transform"], of_methods))
+    except Exception as error:
+        raise InputError(as_typed(_told(error))) from error
+
+
+def run(words: Sequence[str]) -> str | None:
+    """Register by a command line: None, or one sentence that says why that failed.
+
+    Of many pairs nobody reads warnings as they come: reports keep them.
+    """
+    try:
+        with redirect_stderr(io.StringIO()):
+            _command().main([*words, "--quiet"], standalone_mode=False)
+    except Exception as error:
+        return _told(error)
+    return None
+
+
+@cache
+def _command() -> Any:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command("register", cls=Command)(register)
+    return typer.main.get_command(app)
+
+
+@cache
+def _signature() -> dict[str, inspect.Parameter]:
+    hints = typing.get_type_hints(register, include_extras=True)
+    every = inspect.signature(register).parameters
+    return {name: parameter.replace(annotation=hints[name]) for name, parameter in every.items()}
+
+
+def _told(error: Exception) -> str:
+    usage = getattr(error, "format_message", None)  # of what Typer says of a command line
+    return str(usage()) if usage else sentence(error) or f"{type(error).__name__}: {error}"

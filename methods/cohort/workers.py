@@ -1,0 +1,114 @@
+"""Work on many pairs by several processes: of this machine (Pebble), or the workers of a cluster (Dask).
+
+Pebble and not ``concurrent.futures``, whose pool is lost with one process that is killed: there that costs a pair.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from multiprocessing import get_context
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from l2rfast.errors import InputError
+
+Words = Sequence[str]
+Work = Callable[[Words], str | None]
+Outcome = tuple[str, str | None]
+TRIES = 2  # of a pair whose process ends before it does
+
+
+def on_processes(work: Work, lines: Mapping[str, Words], workers: int) -> Generator[Outcome]:
+    """Work on every line, by so many processes of this machine, which start afresh ("spawn").
+
+    Yields:
+        Of each id, as it is done: what ``work`` returned, or that its process ended too often.
+    """
+    pool = ProcessPool(workers, context=get_context("spawn"))
+    tried, left = dict.fromkeys(lines, 0), iter(lines)
+    waiting: dict[Future[str | None], str] = {}
+
+    def begin(id: str) -> None:
+        tried[id] += 1
+        waiting[pool.schedule(work, args=[lines[id]])] = id
+
+    try:
+        while True:
+            while len(waiting) < 2 * workers and (id := next(left, None)) is not None:
+                begin(id)
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                id = waiting.pop(future)
+                try:
+                    yield id, future.result()
+                except ProcessExpired as error:
+                    if tried[id] < TRIES:
+                        begin(id)
+                    else:
+                        yield id, f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def on_dask(
+    work: Work, lines: Mapping[str, Words], workers: int, where: str, *, threads: int, memory: int
+) -> Generator[Outcome]:
+    """As `on_processes`, by Dask's workers: ``where`` is ``"local"`` for processes here, ``"slurm"`` for jobs of Slurm,
+    or a scheduler's address.
+
+    Args:
+        threads: of one worker.
+        memory: that a job of Slurm asks for, in bytes; the rest of what it asks for is in dask-jobqueue's own
+            configuration.
+
+    Raises:
+        InputError: Dask is not installed, or there is no scheduler.
+    """
+    try:
+        from dask.distributed import as_completed
+    except ImportError as error:
+        raise InputError("--dask: expected dask.distributed, which is not installed: l2rfast[dask]") from error
+    with ExitStack() as stack:
+        client = stack.enter_context(_client(stack, where, workers, threads, memory))
+        run = uuid.uuid4().hex  # a scheduler gives the outcome of a task that it knows by its name
+        futures = {client.submit(work, words, key=f"{id}-{run}", pure=False): id for id, words in lines.items()}
+        for future in as_completed(futures):
+            told = future.exception()
+            yield futures.pop(future), future.result() if told is None else f"{type(told).__name__}: {told}"
+
+
+def _client(stack: ExitStack, where: str, workers: int, threads: int, memory: int) -> Any:
+    from dask.distributed import Client, LocalCluster
+
+    if where == "local":
+        cluster: Any = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=None,  # what a pair takes is known before, and a worker that pauses never ends
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+    elif where == "slurm":
+        try:
+            from dask_jobqueue import SLURMCluster
+        except ImportError as error:
+            raise InputError(
+                "--dask: expected dask-jobqueue for slurm, which is not installed: l2rfast[dask]"
+            ) from error
+        cluster = SLURMCluster(cores=threads, processes=1, worker_extra_args=["--nthreads=1"], memory=f"{memory}B")
+        cluster.scale(workers)
+    else:
+        try:
+            return Client(where, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--dask: expected local, slurm or the address of a scheduler that answers, got {where!r}"
+            ) from error
+    return Client(stack.enter_context(cluster))

@@ -1,0 +1,188 @@
+"""Many pairs: a folder each, whatever happens to the processes that register them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+import torch
+from runs import invoke
+
+from l2rfast.methods.cohort.study import Study
+from l2rfast.output import held
+
+IDS = [f"s{i}" for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slice to register to, others that are like it, and one that is not there."""
+    folder, noise = tmp_path_factory.mktemp("scans"), torch.rand(1, 1, 6, 6)
+    smooth = torch.nn.functional.interpolate(noise, size=(26, 24), mode="bicubic")[0, 0, ..., None].numpy()
+    nib.save(nib.Nifti1Image(smooth, np.eye(4)), folder / "fixed.nii.gz")
+    for i, id in enumerate(IDS):
+        nib.save(nib.Nifti1Image(np.roll(smooth, i % 3, 0), np.eye(4)), folder / f"{id}.nii.gz")
+    rows = [f"{id},{id}.nii.gz,{7 if id == 's1' else ''}" for id in [*IDS, "gone"]]
+    (folder / "pairs.csv").write_text("\n".join(["id,moving,window", *rows]) + "\n")
+    return folder
+
+
+def words(scans: Path, out: Path, *options: str) -> list[str]:
+    every = (f"--fixed={scans / 'fixed.nii.gz'}", "--preset=fast", "--init=none", "--quiet")
+    return ["cohort", str(scans / "pairs.csv"), f"--out={out}", *every, *options]
+
+
+def begun(scans: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """In a process of its own, which can be killed."""
+    line = [sys.executable, "-c", "from l2rfast.cli import main; main()", *words(scans, out, *options)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def gone(scans: Path) -> tuple[int, str]:
+    """How a cohort ends of which one image is not there."""
+    why = f"MOVING ({scans / 'gone.nii.gz'}): expected a NIfTI image, but there is no such file"
+    return 1, f"l2rfast: error: gone: {why}\n"
+
+
+def finished(out: Path) -> list[str]:
+    return [id for id in IDS if Study(out).finished(id)]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that takes seconds."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Of all files that do not tell what registering cost."""
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith("report.")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def serial(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study by one process."""
+    out = tmp_path_factory.mktemp("serial") / "study"
+    assert invoke(*words(scans, out, "--workers=1")) == gone(scans)
+    return out
+
+
+def test_each_has_a_folder_and_a_row(serial: Path) -> None:
+    assert finished(serial) == IDS
+    rows = list(csv.DictReader((serial / "summary.csv").read_text().splitlines()))
+    assert [row["id"] for row in rows] == [*IDS, "gone"]
+    assert [row["status"] for row in rows] == ["finished"] * len(IDS) + ["failed"]
+    windows = [json.loads((serial / "pairs" / id / "report.json").read_text())["options"]["window"] for id in IDS[:2]]
+    assert windows[1] == 7 != windows[0]
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that register: those that have imported the kernels."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    found = []
+    for child in children:
+        with suppress(psutil.Error):
+            if any("_cpp_" in file.path for file in child.memory_maps()):
+                found.append(child)
+    return found
+
+
+@pytest.mark.parametrize("how", [(), ("--dask=local",)], ids=["processes", "dask"])
+def test_a_worker_that_is_killed_costs_nothing(scans: Path, serial: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    out = tmp_path / "study"
+    process = begun(scans, out, "--workers=2", *how)
+    until(lambda: finished(out))
+    workers_of(process)[0].kill()
+    killed_with = finished(out)
+    assert ended(process) == gone(scans)
+    assert len(killed_with) < len(IDS)  # else it came too late to tell
+    assert contents(out) == contents(serial)
+
+
+def test_after_a_kill_it_goes_on(scans: Path, serial: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    process = begun(scans, out, "--workers=2")
+    until(lambda: finished(out))
+    process.kill()
+    process.communicate(timeout=60)  # until its workers have ended as well
+    before = {id: (out / "pairs" / id / "report.json").stat().st_mtime_ns for id in finished(out)}
+    code, said = invoke(*words(scans, out))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "--resume" in said
+    assert invoke(*words(scans, out, "--resume")) == gone(scans)
+    assert contents(out) == contents(serial)
+    assert before == {id: (out / "pairs" / id / "report.json").stat().st_mtime_ns for id in before}
+
+
+def test_tasks_of_an_array_share_a_study(scans: Path, serial: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    tasks = [words(scans, out, f"--array-index={index}", "--chunk=3", "--workers=1") for index in range(2)]
+    assert [invoke(*task) for task in tasks] == [(0, ""), gone(scans)]
+    assert contents(out) == contents(serial)
+
+
+def test_an_interrupt_ends_it_and_all_its_processes(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    process = begun(scans, out, "--workers=2", "--iterations=99999")
+    until(lambda: workers_of(process))
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    code, said = ended(process)
+    assert (code, said.splitlines()[-1:]) == (
+        130,
+        ["l2rfast: interrupted: the pairs that are finished stay, and --resume goes on"],
+    )
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert finished(out) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--window=4",), "window"),
+        (("--chunk=2", "--array-index=3"), "--array-index: expected a number from 0 to 2"),
+        (("--chunk=0",), "--chunk: expected a positive number of pairs, got 0"),
+        (("--workers=0",), "--workers: expected"),
+        (("--memory=much",), "--memory: expected a size"),
+        (("--dask=nowhere",), "--dask: expected local, slurm or the address"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_it_begins(
+    scans: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, text = invoke(*words(scans, tmp_path / "study", *options))
+    assert code == 2
+    assert said in text
+    assert not finished(tmp_path / "study")
+
+
+def test_two_do_not_write_into_one_study(scans: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "study"):
+        code, text = invoke(*words(scans, tmp_path / "study"))
+    assert code == 2
+    assert "expected a folder in which no other process works" in text
+
+
+def test_without_a_fixed_image_nothing_begins(scans: Path, tmp_path: Path) -> None:
+    code, text = invoke("cohort", scans / "pairs.csv", f"--out={tmp_path / 'study'}")
+    assert code == 2
+    assert "pairs.csv, line 2: expected a fixed image" in text
