@@ -147,7 +147,7 @@ def discrete_displacement(
     _check.choice("memory", memory, MEMORY)
     on = lattice(moving.shape[2:], grid_size, search_size, search_extent, align_corners)
     real = _check.arithmetic_dtype(moving)
-    factors = alphas if isinstance(alphas, Tensor) else numbers([float(a) for a in alphas], moving, real)
+    factors = alphas if isinstance(alphas, Tensor) else numbers([float(a) for a in alphas], moving, torch.float32)
     if factors.shape not in ((3,), (6,)) or not factors.is_floating_point():
         raise InputError(f"alphas: expected 3 or 6 floating numbers, got {alphas!r}")
     factors = factors.to(real)

@@ -19,6 +19,8 @@ AT, AT_V1, GB = "sys/fs/cgroup", "sys/fs/cgroup/memory", 10**9
 TOLD = {"proc/meminfo": "MemTotal:       32000000 kB\nMemFree:         1000000 kB\nMemAvailable:   16000000 kB"}
 ALL = 16_384_000_000
 
+pytestmark = pytest.mark.usefixtures("same_locale")
+
 
 def v2(folder: str, limit: str, used: int, cached: int = 0, limited: str = "max") -> dict[str, str]:
     stat = f"anon 7\nfile {cached}\ninactive_file {cached}\nactive_file 3"
