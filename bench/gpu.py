@@ -87,7 +87,7 @@ def parts(out: Path) -> dict[str, Part]:
     tune = [PYTHON, "-m", "bench.tune"]
     bench = [PYTHON, "-m", "bench"]
     values = "test_values_and_gradients"
-    interpreted = [*PYTEST, *workers, "tests/test_operators.py", *junit]
+    interpreted = ["tests/test_operators.py", *junit]
     on_host = [*PYTEST, "tests/test_cuda.py"]
     tiny = [*bench, "--size=tiny", "--rounds=1", f"--out={out}"]
     tuned = [*tune, "--size=tiny", "--device=cpu", "--shapes=2", "--rounds=1", f"--out={out / TUNED.name}"]
@@ -116,11 +116,11 @@ def parts(out: Path) -> dict[str, Part]:
             150,
             [
                 [*PYTEST, "--collect-only", *TESTS],
-                [*interpreted, "-k", f"{values} and triton and float32"],
+                [*PYTEST, *workers, *interpreted, "-k", f"{values} and triton and float32"],
                 [*on_host, "-k", f"{values} and float32"],
             ],
             "launches kernels: atomics, races, memory that is not ours, and all other tests",
-            [[*interpreted, "-k", f"{values} and soft_argmin and triton and float32"]],
+            [[*PYTEST, *interpreted, "-k", f"{values} and soft_argmin and triton and float32"]],
         ),
         "sanitize": Part(
             [
