@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from l2rfast import _threads
+from l2rfast import _interrupt, _threads
 from l2rfast.errors import InputError, notice
 
 from .options import TrainerOptions
@@ -243,7 +243,8 @@ class _Trainer:
                 self._checkpoint()
         if self.folder is not None and self.board is not None:
             self.folder.draw_curves()
-            self.board.close()
+            with _interrupt.later():
+                self.board.close()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         try:
@@ -274,8 +275,9 @@ class _Trainer:
         if self.folder is not None and self.board is not None:
             values["seconds"] = time.perf_counter() - start
             self.folder.log("training", self.step, values)
-            for name, value in values.items():
-                self.board.add_scalar(f"training/{name}", value, self.step)
+            with _interrupt.later():
+                for name, value in values.items():
+                    self.board.add_scalar(f"training/{name}", value, self.step)
             self.progress(self.step, f"loss {values['loss']:.4f}")
 
     def _checkpoint(self) -> None:
@@ -312,10 +314,11 @@ class _Trainer:
         means = {name: fmean(known[name]) if known.get(name) else math.nan for name in {self.score: None} | known}
         if self.folder is not None and self.board is not None:
             self.folder.log("validation", self.step, means)
-            for name, value in means.items():
-                if math.isfinite(value):
-                    self.board.add_scalar(f"validation/{name}", value, self.step)
-            self.board.add_image("validation", shown, self.step, dataformats="HW")
+            with _interrupt.later():
+                for name, value in means.items():
+                    if math.isfinite(value):
+                        self.board.add_scalar(f"validation/{name}", value, self.step)
+                self.board.add_image("validation", shown, self.step, dataformats="HW")
         return means[self.score] if self.task.scores[self.score] else -means[self.score]
 
     def _chosen(self, known: Mapping[str, Sequence[float]]) -> str:
