@@ -43,6 +43,7 @@ PYTHON = sys.executable
 TESTS = ["tests/test_operators.py", "tests/test_local_ncc.py", "tests/test_discrete_layers.py"]
 TESTS += ["tests/test_discrete_displacement.py", "tests/test_warp.py", "tests/test_warp_many.py"]
 TESTS += ["tests/test_grid_sample.py", "tests/test_fields.py"]
+OF_OPERATIONS = ("test_operators", "test_triton")  # whose parameters begin with one
 PIP = [PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
 # Another PyTorch than the tests' own may warn of what theirs does not.
 PYTEST = [PYTHON, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark", "-q"]
@@ -87,7 +88,7 @@ def parts(out: Path) -> dict[str, Part]:
     tune = [PYTHON, "-m", "bench.tune"]
     bench = [PYTHON, "-m", "bench"]
     values = "test_values_and_gradients"
-    interpreted = ["tests/test_operators.py", *junit]
+    interpreted = ["tests/test_triton.py", *junit]
     on_host = [*PYTEST, "tests/test_cuda.py"]
     tiny = [*bench, "--size=tiny", "--rounds=1", f"--out={out}"]
     tuned = [*tune, "--size=tiny", "--device=cpu", "--shapes=2", "--rounds=1", f"--out={out / TUNED.name}"]
@@ -116,11 +117,11 @@ def parts(out: Path) -> dict[str, Part]:
             150,
             [
                 [*PYTEST, "--collect-only", *TESTS],
-                [*PYTEST, *workers, *interpreted, "-k", f"{values} and triton and float32"],
+                [*PYTEST, *workers, *interpreted, "-k", f"{values} and float32"],
                 [*on_host, "-k", f"{values} and float32"],
             ],
             "launches kernels: atomics, races, memory that is not ours, and all other tests",
-            [[*PYTEST, *interpreted, "-k", f"{values} and soft_argmin and triton and float32"]],
+            [[*PYTEST, *interpreted, "-k", f"{values} and soft_argmin and float32"]],
         ),
         "sanitize": Part(
             [
@@ -274,7 +275,7 @@ def failures(junit: Path) -> str:
         name, _, parameters = case.get("name", "").partition("[")
         of = (
             parameters.rstrip("]").partition("-")[0]
-            if parameters and "test_operators" in case.get("classname", "")
+            if parameters and any(file in case.get("classname", "") for file in OF_OPERATIONS)
             else name
         )
         wrong = [child for child in case if child.tag in ("failure", "error")]

@@ -63,7 +63,7 @@ def cohort(
         try:
             with those.at_work(dask) as team, Bar(console=console, disable=quiet) as bar:
                 task = bar.add_task("pairs", total=len(mine), completed=len(mine) - len(todo))
-                crew.register(study, todo, those, team, lambda: bar.advance(task))
+                crew.register(lines.run, study, todo, those, team, lambda: bar.advance(task))
         except KeyboardInterrupt as error:
             typer.echo("l2rfast: interrupted: the pairs that are finished stay, and --resume goes on", err=True)
             raise typer.Exit(_interrupt.exit_code(error)) from error

@@ -19,7 +19,7 @@ from ..methods.cohort.bids import find_pairs
 from ..methods.cohort.listed import Listed
 from ..methods.cohort.study import Study
 from ..methods.cohort.table import read_table
-from ..methods.cohort.workers import Team, dask_workers, processes
+from ..methods.cohort.workers import Team, Work, dask_workers, processes
 from . import lines
 
 Options = Mapping[str, tuple[str, ...]]
@@ -147,19 +147,22 @@ def jobs(listed: Sequence[Listed], every: Options, needed: Sequence[str]) -> dic
     return found
 
 
-def register(study: Study, jobs: Mapping[str, Options], crew: Crew, team: Team, each: Callable[[], None]) -> None:
+def register(
+    work: Work, study: Study, jobs: Mapping[str, Options], crew: Crew, team: Team, each: Callable[[], None]
+) -> None:
     """Register pairs, and write down which fail, and why.
 
     Args:
+        work: what is called with the command line of each.
         jobs: what register is to be given for each, by its id.
         crew: whose share of the threads each gets, which is not a part of what it is: its bits are the same.
         each: called as one is done.
     """
-    work = {
+    todo = {
         id: lines.line({"threads": (str(crew.threads),), **options, "out": (str(study.pair(id).absolute()),)})
         for id, options in jobs.items()
     }
-    with closing(team(lines.run, work)) as outcomes:
+    with closing(team(work, todo)) as outcomes:
         for id, error in outcomes:
             if error is not None:
                 study.failed(id, error)

@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
@@ -91,6 +91,22 @@ def line(given: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """The values of a command line, by their names in Python."""
+    values: dict[str, Any] = _command().make_context("register", [*words]).params
+    return values
+
+
+def method(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `methods.registration.register` is given of these that says how to register.
+
+    Raises:
+        InputError: as of `choice`.
+    """
+    options = {name: values[name] for name in OF_METHODS}
+    return choice(values["method"], values["preset"], values["transform"], options)
+
+
 def check(words: Sequence[str]) -> None:
     """See whether register takes a command line, as far as that is known before images are read.
 
@@ -100,21 +116,24 @@ def check(words: Sequence[str]) -> None:
     from ..methods.registration import choose
 
     try:
-        values = _command().make_context("register", [*words, "--out=."]).params
-        of_methods = {name: values[name] for name in OF_METHODS}
-        choose(**choice(values["method"], values["preset"], values["transform"], of_methods))
+        choose(**method(parsed([*words, "--out=."])))
     except Exception as error:
         raise InputError(as_typed(_told(error))) from error
 
 
 def run(words: Sequence[str]) -> str | None:
-    """Register by a command line: None, or one sentence that says why that failed.
+    """Register by a command line: None, or one sentence that says why that failed."""
+    return outcome(lambda: _command().main([*words, "--quiet"], standalone_mode=False))
+
+
+def outcome(job: Callable[[], object]) -> str | None:
+    """Of a job: None, or one sentence that says why it failed.
 
     Of many pairs nobody reads warnings as they come: reports keep them.
     """
     try:
         with redirect_stderr(io.StringIO()):
-            _command().main([*words, "--quiet"], standalone_mode=False)
+            job()
     except Exception as error:
         return _told(error)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from .. import _check, _interrupt, _threads
 from ..errors import InputError
 from ..methods.cohort.listed import Listed, checked
 from ..methods.cohort.table import ids
+from ..methods.cohort.workers import Team
 from ..methods.template.members import Member
 from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, TemplateFolder
 from ..output import held
@@ -24,27 +25,23 @@ from .shared_options import Quiet
 
 TABLES = (".csv", ".tsv", ".txt")
 # Of register: what the rounds say themselves, and what a template has not, or would not keep.
-WITHOUT: tuple[str, ...] = (
-    "transform",
-    "initial",
-    "init",
-    "fixed_mask",
-    "fixed_labels",
-    "moving_labels",
-    "time_budget",
-)
+WITHOUT: tuple[str, ...] = ("transform", "initial", "init", "fixed_mask", "fixed_labels", "moving_labels")
 WITHOUT += ("fixed_landmarks", "moving_landmarks", "landmark_weight", "outside", "fixed_warped", "jacobian")
+WITHOUT += ("time_budget",)
 # And what affine maps have.
 OF_AFFINE = ("moving", "moving-mask", "nan-outside", "init-metric", "device", "threads")
 
 
-@crew.with_register_options((*WITHOUT, "moving_contrasts"))
+@crew.with_register_options((*WITHOUT, "fixed_contrasts", "moving_contrasts"))
 def template(
     *,
     images: Annotated[
         list[Path], typer.Argument(help="Images; or a table of them, .csv or .tsv; or the folder of a BIDS data set.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the template, created if absent.")],
+    fixed: Annotated[
+        list[Path] | None, typer.Option(help="What to begin with, repeated for further contrasts; the first image.")
+    ] = None,
     affine_rounds: Annotated[int, typer.Option(help="By affine maps; 0: the headers bring the images together.")] = 2,
     rounds: Annotated[int, typer.Option(help="By deformations, then.")] = 4,
     sharpen: Annotated[float, typer.Option(help="How much of an unsharp mask each round adds; 0: nothing.")] = 0.25,
@@ -59,17 +56,21 @@ def template(
     """Build a template of IMAGES: in every round all are registered to it, and it becomes the mean of their intensities
     in the mean of their shapes.
 
-    It begins as --fixed, or the first image, and has its grid. An image that cannot be registered is left out, and the
+    It has the grid of what it begins with. An image that cannot be registered is left out, and the
     exit code is 1.
     """
     kinds, sharpen = _kinds(affine_rounds, rounds), _check.not_negative("sharpen", sharpen)
     jobs = crew.jobs(_listed(images, bids_suffix), lines.given(common), ("moving",))
     folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
-    asked = {"rounds": kinds, "sharpen": sharpen, "members": {id: lines.line(given) for id, given in jobs.items()}}
+    asked: dict[str, Any] = {
+        "rounds": kinds,
+        "sharpen": sharpen,
+        "fixed": [os.path.abspath(image) for image in fixed or ()],
+    }
+    asked |= {"members": {id: lines.line(given) for id, given in jobs.items()}}
     with held(out), _threads.threads(common["threads"]):
         folder.begin(asked, resume=resume)
-        one = next(iter(jobs.values()))
-        folder.first(one.get("fixed", one["moving"]))
+        folder.first("--fixed", fixed) if fixed else folder.first("IMAGES", folder.members[0].images)
         those = crew.assembled([_given(folder, 1, id, kinds[-1], given) for id, given in jobs.items()], workers, memory)
         console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
         try:
@@ -77,18 +78,12 @@ def template(
                 for number, kind in enumerate(kinds, 1):
                     if not folder.mean(number).exists():
                         with Bar(console=console, disable=quiet) as bar:
-                            task = bar.add_task(f"round {number} of {len(kinds)}, {kind}", total=len(jobs))
-                            todo = {id: _given(folder, number, id, kind, given) for id, given in jobs.items()}
-                            study = folder.round(number)
-                            todo = {id: given for id, given in todo.items() if not study.finished(id)}
-                            bar.advance(task, len(jobs) - len(todo))
-                            crew.register(study, todo, those, team, partial(bar.advance, task))
+                            _register(folder, number, kind, jobs, those, team, bar)
                         folder.average(number, kind, sharpen)
                     folder.tidy(number)
                     done = folder.done(number)
-                    console.print(
-                        f"round {number}, {done.kind}: {done.moved:.3g} mm to the mean shape", highlight=False
-                    )
+                    moved = f"the template moved by {done.moved:.3g} mm to the mean shape"
+                    console.print(f"round {number} of {len(kinds)}, {kind}: {moved}", highlight=False)
         except KeyboardInterrupt as error:
             typer.echo("l2rfast: interrupted: what is finished stays, and --resume goes on", err=True)
             raise typer.Exit(_interrupt.exit_code(error)) from error
@@ -96,6 +91,38 @@ def template(
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     if done.left_out:
         raise typer.Exit(1)
+
+
+def _register(
+    folder: TemplateFolder,
+    number: int,
+    kind: str,
+    jobs: Mapping[str, crew.Options],
+    those: crew.Crew,
+    team: Team,
+    bar: Bar,
+) -> None:
+    """All members to the template of the round before, but those that are."""
+    study = folder.round(number)
+    todo = {id: _given(folder, number, id, kind, given) for id, given in jobs.items() if not study.finished(id)}
+    task = bar.add_task(f"round {number}, {kind}", total=len(jobs), completed=len(jobs) - len(todo))
+    crew.register(align_member, study, todo, those, team, partial(bar.advance, task))
+
+
+def align_member(words: Sequence[str]) -> str | None:
+    """As `lines.run`, of a member: nothing is kept but the maps. A process that works finds it by its name."""
+    return lines.outcome(partial(_align, words))
+
+
+def _align(words: Sequence[str]) -> None:
+    from ..methods.several import read_once
+    from ..methods.template.rounds import align
+
+    values = lines.parsed(words)
+    template = read_once("template", values["fixed_contrasts"], "fixed_mask", None, nan_outside=False)
+    member = Member("", values["moving_contrasts"], values["moving_mask"], values["nan_outside"])
+    rest = {name: values[name] for name in ("initial", "init", "init_metric", "device", "threads")}
+    align(template, member, values["out"], **rest, **lines.method(values))
 
 
 def _member(id: str, given: crew.Options) -> Member:
@@ -106,11 +133,11 @@ def _member(id: str, given: crew.Options) -> Member:
 
 def _given(folder: TemplateFolder, number: int, id: str, kind: str, options: crew.Options) -> crew.Options:
     """What register is to be given for a member in a round."""
-    fixed = tuple(map(str, folder.images(number - 1)))
+    fixed = tuple(str(image.absolute()) for image in folder.images(number - 1))
     start = folder.start(number - 1, id)
     if kind == AFFINE:
         options = {name: values for name, values in options.items() if name in OF_AFFINE}
-    initial = {} if start is None else {"initial": (str(start),)}
+    initial = {} if start is None else {"initial": (str(start.absolute()),)}
     if kind == DEFORMABLE:
         # A member that no round before could bring near is tried once more.
         initial = initial or {"init": ("none" if number == 1 else "affine",)}

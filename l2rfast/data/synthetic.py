@@ -43,6 +43,7 @@ def anatomies(
     contrasts: int = 1,
     deformation: float = 0.05,
     noise: float = 0.02,
+    centred: bool = False,
     seed: int = 0,
 ) -> list[Anatomy]:
     """Subjects of one random anatomy, the same for the same arguments.
@@ -54,6 +55,8 @@ def anatomies(
         contrasts: how many ways to paint them, which the subjects take in turns.
         deformation: standard deviation of the components of the velocities, as a fraction of the shortest side.
         noise: standard deviation of that added to the images.
+        centred: whether the mean of the velocities of the others is taken from each, so that the template has the mean
+            of their shapes.
         seed: of the random numbers.
 
     Raises:
@@ -76,14 +79,20 @@ def anatomies(
     palettes = [
         torch.cat([torch.zeros(1), levels[torch.randperm(structures, generator=random)]]) for _ in range(contrasts)
     ]
+    drawn = [
+        (
+            _smooth_noise((1, len(size), *size), coarse, random) * (deformation * min(size) if i else 0),
+            torch.randn(template.shape, generator=random),
+        )
+        for i in range(count)
+    ]
+    mean = sum(velocity for velocity, _ in drawn) / (count - 1) if centred and count > 1 else 0
     subjects = []
-    for i in range(count):
-        velocity = _smooth_noise((1, len(size), *size), coarse, random) * (deformation * min(size) if i else 0)
-        displacement = integrate_velocity(velocity)
+    for i, (velocity, grain) in enumerate(drawn):
+        displacement = integrate_velocity(velocity - mean if i else velocity)
         labels = warp(template, displacement, mode="nearest")
         painted = box_average(palettes[i % contrasts][labels.long()], 1)
-        image = painted + noise * torch.randn(painted.shape, generator=random)
-        subjects.append(Anatomy(image, labels, displacement))
+        subjects.append(Anatomy(painted + noise * grain, labels, displacement))
     return subjects
 
 

@@ -18,10 +18,11 @@ class Study:
 
     Args:
         folder: which may not exist yet.
+        proof: the file by which a pair's folder is known to be finished.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, proof: str = REPORT) -> None:
+        self.folder, self.proof = folder, proof
 
     def pair(self, id: str) -> Path:
         """The folder of a pair."""
@@ -29,7 +30,7 @@ class Study:
 
     def finished(self, id: str) -> bool:
         """Whether a pair is registered."""
-        return (self.pair(id) / REPORT).is_file()
+        return (self.pair(id) / self.proof).is_file()
 
     def error(self, id: str) -> str | None:
         """Why a pair failed; None where it did not, or was not tried."""

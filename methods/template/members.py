@@ -30,12 +30,22 @@ class Member:
         images: the file of each contrast.
         mask: where they count; everywhere when None.
         nan_outside: whether voxels that are NaN do not.
+        name: of the argument, for messages.
     """
 
     id: str
     images: Sequence[Path]
     mask: Path | None = None
     nan_outside: bool = False
+    name: str = "IMAGES"
+
+    def volume(self) -> Volume:
+        """As it is.
+
+        Raises:
+            InputError: an image that cannot be used.
+        """
+        return joined(self.name, list(self.images), "moving_mask", self.mask, nan_outside=self.nan_outside)
 
     def read(self) -> Volume:
         """Of each contrast the robust range (`methods.intensities.robust_range`) is 0 to 1; beyond it is cut.
@@ -43,7 +53,7 @@ class Member:
         Raises:
             InputError: an image that cannot be used.
         """
-        volume = joined(self.id, list(self.images), "moving_mask", self.mask, nan_outside=self.nan_outside)
+        volume = self.volume()
         whole = filled(volume)
         data, *contrasts = (
             in_range(image, None, robust_range(own, volume.mask))

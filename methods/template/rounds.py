@@ -20,17 +20,28 @@ from pathlib import Path
 from typing import Any, cast
 
 from l2rfast.errors import InputError
-from l2rfast.io import Volume, read_transform, write_image, write_transform
+from l2rfast.io import (
+    Volume,
+    axes_in_itk,
+    onto_plane,
+    read_transform,
+    write_affine,
+    write_displacement,
+    write_image,
+    write_transform,
+)
 from l2rfast.output import OutputFolder, written_whole
 from l2rfast.world import Affine, Displacement, compose
 
 from ..cohort.study import Study
+from ..registration import register
 from ..several import joined
 from .members import MeanImage, Member, grid_of, sharpness
 from .shape import MeanMap, length
 
 AFFINE, DEFORMABLE = "affine", "deformable"
 BEGUN, ROUND = "template.json", "round.json"
+MAPS = ("displacement.nii", "inverse_displacement.nii", "affine.txt")  # of a member; kept for a round only
 FEWEST = 2  # members
 
 
@@ -94,7 +105,7 @@ class TemplateFolder:
 
     def round(self, number: int) -> Study:
         """Where members are registered to the template of the round before."""
-        return Study(self.folder / "rounds" / str(number))
+        return Study(self.folder / "rounds" / str(number), MAPS[-1])
 
     def mean(self, number: int) -> Path:
         """The folder of the template after a round; it is there when that is done."""
@@ -109,18 +120,19 @@ class TemplateFolder:
         file = self.mean(number) / f"{id}.txt"
         return file if file.is_file() else None
 
-    def first(self, images: Sequence[str]) -> None:
+    def first(self, name: str, images: Sequence[Path]) -> None:
         """The template to begin with: an image, or the contrasts of it.
+
+        Args:
+            name: of the argument, for messages.
 
         Raises:
             InputError: it cannot be used, or has another number of contrasts than the members.
         """
         if len(images) != self.contrasts:
-            raise InputError(f"--fixed: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
+            raise InputError(f"{name}: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
         if not self.mean(0).exists():
-            self._write(
-                0, Member("--fixed", [Path(image) for image in images]).read(), Round("none", 0, (), 0.0, 0.0), {}
-            )
+            self._write(0, Member("", images, name=name).read(), Round("none", 0, (), 0.0, 0.0), {})
 
     def average(self, number: int, kind: str, sharpen: float) -> Round:
         """The template after a round, of the members that are registered to the one before.
@@ -187,14 +199,31 @@ class TemplateFolder:
             folder.path(ROUND).write_text(json.dumps(asdict(done), indent=1) + "\n")
 
 
+def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
+    """Register a member to a template, and keep nothing but the maps.
+
+    Args:
+        fixed: the template.
+        out: the folder for them.
+        options: as of `methods.registration.register`.
+
+    Raises:
+        InputError: an image that cannot be used, or a folder that cannot be written.
+    """
+    moving = member.volume()
+    found = register(fixed, moving, **options)
+    with OutputFolder(out, MAPS) as folder:
+        for name, field in zip(MAPS, (found.displacement, found.inverse), strict=False):
+            write_displacement(folder.path(name), field, fixed.affine, fixed.flat)
+        place = onto_plane(found.initial.matrix, fixed, moving)
+        write_affine(folder.path(MAPS[-1]), place, axes_in_itk(fixed))
+
+
 def _found(pair: Path) -> tuple[Displacement, Displacement, Affine]:
-    """What the registration of a member found: the displacement, its inverse, and the affine map after it.
+    """What `align` wrote: the displacement, its inverse, and the affine map after it.
 
     Raises:
         InputError: a file that cannot be read.
     """
-    disp, inverse, affine = (
-        read_transform(pair / name, format="itk")
-        for name in ("displacement.nii.gz", "inverse_displacement.nii.gz", "affine.txt")
-    )
+    disp, inverse, affine = (read_transform(pair / name, format="itk") for name in MAPS)
     return cast("Displacement", disp), cast("Displacement", inverse), cast("Affine", affine)
