@@ -42,8 +42,8 @@ def template(
     fixed: Annotated[
         list[Path] | None, typer.Option(help="What to begin with, repeated for further contrasts; the first image.")
     ] = None,
-    affine_rounds: Annotated[int, typer.Option(help="By affine maps; 0: the headers bring the images together.")] = 2,
-    rounds: Annotated[int, typer.Option(help="By deformations, then.")] = 4,
+    affine_rounds: Annotated[int, typer.Option(help="By affine maps; 0: the headers bring the images together.")] = 1,
+    rounds: Annotated[int, typer.Option(help="By deformations, then.")] = 3,
     sharpen: Annotated[float, typer.Option(help="How much of an unsharp mask each round adds; 0: nothing.")] = 0.25,
     resume: Annotated[bool, typer.Option("--resume", help="Go on: what is finished stays.")] = False,
     workers: crew.Workers = None,
