@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> Made:
 
 def names(root: Path, **options: str) -> dict[str, tuple[str, ...]]:
     """By id: the names of moving, and of fixed where it is told."""
-    pairs = find_pairs(root, **options)
+    pairs = find_pairs("PAIRS", root, **options)
     assert all(Path(file).is_file() for pair in pairs for files in pair.options.values() for file in files)
     return {
         pair.id: tuple(Path(pair.options[k][0]).name for k in ("moving", "fixed") if k in pair.options)
@@ -53,10 +53,10 @@ def test_every_image_to_a_template(made: Made, monkeypatch: pytest.MonkeyPatch) 
     }
     assert list(names(root).items()) == list(every.items())
     assert names(root, suffix="T2w") == {"sub-9": ("sub-9_T2w.nii",)}
-    pairs = find_pairs(root)
+    pairs = find_pairs("PAIRS", root)
     assert pairs[2].where == pairs[2].options["moving"][0] == str(root / "sub-10" / "anat" / "sub-10_T1w.nii.gz")
     monkeypatch.chdir(root)
-    assert find_pairs(Path()) == pairs
+    assert find_pairs("PAIRS", Path()) == pairs
 
 
 def test_later_sessions_to_the_first(made: Made) -> None:
@@ -72,7 +72,7 @@ def test_later_sessions_to_the_first(made: Made) -> None:
 
 def test_any_two_subjects_once(made: Made) -> None:
     root = made(*(f"sub-{i}_FLAIR.nii.gz" for i in range(1, 5)))
-    found = find_pairs(root, suffix="FLAIR", pairs="all")
+    found = find_pairs("PAIRS", root, suffix="FLAIR", pairs="all")
     assert [pair.id for pair in found] == [
         f"from-sub{b}_to-sub{a}" for a, b in ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))
     ]
@@ -86,14 +86,14 @@ def test_links_to_what_is_not_here_are_images(made: Made) -> None:
     root = made("sub-1_T1w.nii.gz")
     (root / "sub-1" / "anat" / "sub-1_T1w.nii.gz").unlink()
     (root / "sub-1" / "anat" / "sub-1_T1w.nii.gz").symlink_to(".git/annex/objects/x")
-    assert [pair.id for pair in find_pairs(root)] == ["sub-1"]
+    assert [pair.id for pair in find_pairs("PAIRS", root)] == ["sub-1"]
 
 
 def test_no_description_is_said(made: Made) -> None:
     root = made("sub-1_T1w.nii.gz")
     (root / "dataset_description.json").unlink()
     with pytest.warns(InputWarning, match=f"no dataset_description.json in {root}"):
-        find_pairs(root)
+        find_pairs("PAIRS", root)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_no_description_is_said(made: Made) -> None:
 def test_what_is_refused(files: tuple[str, ...], options: dict[str, str], said: str, made: Made) -> None:
     root = made(*files)
     with pytest.raises(InputError, match=said.replace("{}", str(root))):
-        find_pairs(root, **options)
+        find_pairs("PAIRS", root, **options)

@@ -17,7 +17,12 @@ NAMES = ("fixed", "moving", "fixed-labels", "weight", "window", "rate", "outside
 
 def listed(file: Path) -> list[Listed]:
     return read_table(
-        file, NAMES, ("fixed", "moving", "weight"), flags=("jacobian",), paths=("fixed", "moving", "fixed-labels")
+        "PAIRS",
+        file,
+        NAMES,
+        ("fixed", "moving", "weight"),
+        flags=("jacobian",),
+        paths=("fixed", "moving", "fixed-labels"),
     )
 
 

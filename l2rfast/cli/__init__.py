@@ -1,4 +1,4 @@
-"""The command line: ``l2rfast register``, ``cohort``, ``apply``, ``invert``, ``convert``, ``train`` and more.
+"""The command line: ``l2rfast register``, ``cohort``, ``template``, ``apply``, ``convert``, ``train`` and more.
 
 What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback; an interrupt in
 one of 130, as in shells.
@@ -24,6 +24,7 @@ from .notices import notices
 from .points import apply_points
 from .register import register
 from .sentence import sentence
+from .template import template
 from .train import train_app
 from .transforms import compose, convert, describe, invert, jacobian
 
@@ -111,6 +112,7 @@ def main() -> None:
 
 app.command("register", cls=Command)(register)
 app.command("cohort", cls=Command)(cohort)
+app.command("template", cls=Command)(template)
 app.command("evaluate", cls=Command)(evaluate)
 app.command("apply", cls=Command)(apply)
 app.command("apply-points", cls=Command)(apply_points)

@@ -68,7 +68,7 @@ def given(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     text: dict[str, tuple[str, ...]] = {}
     usual = {parameter.name: parameter.default for parameter in parameters()}
     for name, option in options().items():
-        value = values[name]
+        value = values.get(name, usual[name])
         if value in (usual[name], [], ()):
             continue
         each = value if option.several else (value,)

@@ -22,10 +22,11 @@ from .listed import Listed, checked
 PAIRS = {"template": None, "sessions": "ses", "all": "sub"}
 
 
-def find_pairs(root: Path, *, suffix: str = "T1w", pairs: str = "template") -> list[Listed]:
+def find_pairs(name: str, root: Path, *, suffix: str = "T1w", pairs: str = "template") -> list[Listed]:
     """The pairs of a BIDS data set, in the order of subjects, sessions and so on, numbers in names by their size.
 
     Args:
+        name: of the argument, for messages.
         root: of the data set; of derivatives a folder of them, as ``derivatives/fmriprep``.
         suffix: of the images: T1w, T2w, FLAIR, ...
         pairs: which there are. Entities are what stands in a name before the suffix, as ``sub-01`` and ``run-1``.
@@ -44,16 +45,16 @@ def find_pairs(root: Path, *, suffix: str = "T1w", pairs: str = "template") -> l
     """
     if pairs not in PAIRS:
         raise InputError(f"--bids-pairs: expected one of {', '.join(PAIRS)}, got {pairs!r}")
-    images = _images(root, suffix)
+    images = _images(name, root, suffix)
     if not (root / "dataset_description.json").is_file():
-        notice(f"PAIRS: no dataset_description.json in {root}, which a BIDS data set has; taken for one all the same")
+        notice(f"{name}: no dataset_description.json in {root}, which a BIDS data set has; taken for one all the same")
     # That no two have the same name, before they are paired.
     single = checked([Listed(_id(file), {"moving": (str(file),)}, str(file)) for file in images])
     entity = PAIRS[pairs]
-    return single if entity is None else _paired(root, images, entity)
+    return single if entity is None else _paired(name, root, images, entity)
 
 
-def _images(root: Path, suffix: str) -> list[Path]:
+def _images(name: str, root: Path, suffix: str) -> list[Path]:
     """Sorted; those that are links to nothing, as of DataLad, too.
 
     Raises:
@@ -63,7 +64,9 @@ def _images(root: Path, suffix: str) -> list[Path]:
     if not found:
         others = sorted({parts(file)[1] for file in _files(root, "*")})
         if not others:
-            raise InputError(f"PAIRS: expected a BIDS data set, with images sub-*/*/sub-*.nii.gz, found none in {root}")
+            raise InputError(
+                f"{name}: expected a BIDS data set, with images sub-*/*/sub-*.nii.gz, found none in {root}"
+            )
         raise InputError(f"--bids-suffix: expected what images in {root} have ({', '.join(others)}), got {suffix!r}")
     return sorted(found, key=lambda file: (_by_size(file.name), file))
 
@@ -84,7 +87,7 @@ def _id(file: Path) -> str:
     return stem(file).rpartition("_")[0]
 
 
-def _paired(root: Path, images: list[Path], entity: str) -> list[Listed]:
+def _paired(name: str, root: Path, images: list[Path], entity: str) -> list[Listed]:
     """Images of the same entities but for one; of sessions the first and each other, of subjects any two."""
     alike: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for file in images:
@@ -99,9 +102,9 @@ def _paired(root: Path, images: list[Path], entity: str) -> list[Listed]:
             name = "_".join(filter(None, (others, f"from-{source}", f"to-{to}")))
             found.append(Listed(name, {"fixed": (str(fixed),), "moving": (str(moving),)}, str(moving)))
     if not found:
-        raise InputError(f"PAIRS: expected two images that differ in {entity}- alone in {root}, got {some(alone)}")
+        raise InputError(f"{name}: expected two images that differ in {entity}- alone in {root}, got {some(alone)}")
     if alone:
-        notice(f"PAIRS: not used of {root}, as no other image differs in {entity}- alone: {some(alone)}")
+        notice(f"{name}: not used of {root}, as no other image differs in {entity}- alone: {some(alone)}")
     return checked(found)
 
 

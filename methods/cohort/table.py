@@ -29,11 +29,18 @@ DIGITS = 4  # of a number as an id, or more
 
 
 def read_table(
-    path: Path, names: Collection[str], several: Collection[str], *, flags: Collection[str], paths: Collection[str]
+    name: str,
+    path: Path,
+    names: Collection[str],
+    several: Collection[str],
+    *,
+    flags: Collection[str],
+    paths: Collection[str],
 ) -> list[Listed]:
     """The pairs of a CSV or TSV file in UTF-8 or UTF-16, in order. Whether their files are there is not looked at.
 
     Args:
+        name: of the argument, for messages.
         path: of the table. Paths in it are relative to its folder.
         names: of all options that a row may have, as they are typed without the dashes before them. ``moving`` has to
             be a column, with a value in every row.
@@ -49,10 +56,10 @@ def read_table(
         InputError: the file cannot be read, or what is in it cannot be meant.
     """
     expected = f"columns called as options of register, {MOVING} among them"
-    table = read("PAIRS", path, lambda columns: MOVING in map(_called, columns), expected)
-    _check_columns(path, table, names, several)
+    table = read(name, path, lambda columns: MOVING in map(_called, columns), expected)
+    _check_columns(name, path, table, names, several)
     if not table.rows:
-        raise InputError(f"PAIRS: expected a row for each pair, got none in {path}")
+        raise InputError(f"{name}: expected a row for each pair, got none in {path}")
     called = [_called(column) for column in table.columns]
     folder = os.path.join(os.path.abspath(path.parent), "")
     columns = [
@@ -63,8 +70,8 @@ def read_table(
     where = [f"{path}, line {line}" for line, _ in table.rows]
     rows = [row for _, row in table.rows]
     given = [_given(place, columns, row, len(called)) for place, row in zip(where, rows, strict=True)]
-    ids = [_cell(row, called.index(ID)) for row in rows] if ID in called else _ids(given)
-    return checked([Listed(*pair) for pair in zip(ids, given, where, strict=True)])
+    called_by = [_cell(row, called.index(ID)) for row in rows] if ID in called else ids(given)
+    return checked([Listed(*pair) for pair in zip(called_by, given, where, strict=True)])
 
 
 def _called(column: str) -> str:
@@ -76,18 +83,18 @@ def _cell(row: Row, at: int) -> str:
     return row[at] if at < len(row) else ""
 
 
-def _check_columns(path: Path, table: Table, names: Collection[str], several: Collection[str]) -> None:
+def _check_columns(name: str, path: Path, table: Table, names: Collection[str], several: Collection[str]) -> None:
     known, where = {ID, *names}, f"{path}, line {table.line}"
-    for name, count in Counter(map(_called, table.columns)).items():
-        if count > 1 and name in known and name not in several:
-            raise InputError(f"{where}: expected each column once, got {name} {count} times")
+    for column, count in Counter(map(_called, table.columns)).items():
+        if count > 1 and column in known and column not in several:
+            raise InputError(f"{where}: expected each column once, got {column} {count} times")
     own = table.own(lambda column: _called(column) in known)
     for column in own:
         close = get_close_matches(_called(column), names, n=1, cutoff=CLOSE)
         if close:
             raise InputError(f"{where}: expected columns called as options, got {column!r}; did you mean {close[0]}?")
     if own:
-        notice(f"PAIRS: not used of {path}: {some(own)}")
+        notice(f"{name}: not used of {path}: {some(own)}")
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,8 @@ def _given(where: str, columns: Sequence[_Column], row: Row, cells: int) -> Mapp
     return given
 
 
-def _ids(given: Sequence[Mapping[str, tuple[str, ...]]]) -> list[str]:
-    """What pairs are called that have no names."""
+def ids(given: Sequence[Mapping[str, tuple[str, ...]]]) -> list[str]:
+    """What pairs are called that have no names: see `read_table`."""
     names = [stem(Path(options[MOVING][0])) for options in given]
     if all(map(is_id, names)) and len({name.casefold() for name in names}) == len(names):
         return names

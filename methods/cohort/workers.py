@@ -9,7 +9,8 @@ import logging
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,16 +21,24 @@ from l2rfast.errors import InputError
 Words = Sequence[str]
 Work = Callable[[Words], str | None]
 Outcome = tuple[str, str | None]
+# Those who work on every line: of each id, as it is done, what the work returned, or why there is nothing.
+Team = Callable[[Work, Mapping[str, Words]], Generator[Outcome]]
 TRIES = 2  # of a pair whose process ends before it does
 
 
-def on_processes(work: Work, lines: Mapping[str, Words], workers: int) -> Generator[Outcome]:
-    """Work on every line, by so many processes of this machine, which start afresh ("spawn").
-
-    Yields:
-        Of each id, as it is done: what ``work`` returned, or that its process ended too often.
-    """
+@contextmanager
+def processes(workers: int) -> Generator[Team]:
+    """So many processes of this machine, which start afresh ("spawn"), and end with this."""
     pool = ProcessPool(workers, context=get_context("spawn"))
+    try:
+        yield partial(_on_processes, pool, workers)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[str, Words]) -> Generator[Outcome]:
+    """See `Team`; a line whose process ends too often has failed."""
     tried, left = dict.fromkeys(lines, 0), iter(lines)
     waiting: dict[Future[str | None], str] = {}
 
@@ -37,31 +46,26 @@ def on_processes(work: Work, lines: Mapping[str, Words], workers: int) -> Genera
         tried[id] += 1
         waiting[pool.schedule(work, args=[lines[id]])] = id
 
-    try:
-        while True:
-            while len(waiting) < 2 * workers and (id := next(left, None)) is not None:
-                begin(id)
-            if not waiting:
-                return
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                id = waiting.pop(future)
-                try:
-                    yield id, future.result()
-                except ProcessExpired as error:
-                    if tried[id] < TRIES:
-                        begin(id)
-                    else:
-                        yield id, f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
-    finally:
-        pool.stop()
-        pool.join()
+    while True:
+        while len(waiting) < 2 * workers and (id := next(left, None)) is not None:
+            begin(id)
+        if not waiting:
+            return
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            id = waiting.pop(future)
+            try:
+                yield id, future.result()
+            except ProcessExpired as error:
+                if tried[id] < TRIES:
+                    begin(id)
+                else:
+                    yield id, f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
 
 
-def on_dask(
-    work: Work, lines: Mapping[str, Words], workers: int, where: str, *, threads: int, memory: int
-) -> Generator[Outcome]:
-    """As `on_processes`, by Dask's workers: ``where`` is ``"local"`` for processes here, ``"slurm"`` for jobs of Slurm,
-    or a scheduler's address.
+@contextmanager
+def dask_workers(where: str, workers: int, *, threads: int, memory: int) -> Generator[Team]:
+    """Dask's workers: ``where`` is ``"local"`` for processes here, ``"slurm"`` for jobs of Slurm, or a scheduler's
+    address.
 
     Args:
         threads: of one worker.
@@ -72,16 +76,22 @@ def on_dask(
         InputError: Dask is not installed, or there is no scheduler.
     """
     try:
-        from dask.distributed import as_completed
+        import dask.distributed  # noqa: F401
     except ImportError as error:
         raise InputError("--dask: expected dask.distributed, which is not installed: l2rfast[dask]") from error
     with ExitStack() as stack:
-        client = stack.enter_context(_client(stack, where, workers, threads, memory))
-        run = uuid.uuid4().hex  # a scheduler gives the outcome of a task that it knows by its name
-        futures = {client.submit(work, words, key=f"{id}-{run}", pure=False): id for id, words in lines.items()}
-        for future in as_completed(futures):
-            told = future.exception()
-            yield futures.pop(future), future.result() if told is None else f"{type(told).__name__}: {told}"
+        yield partial(_on_dask, stack.enter_context(_client(stack, where, workers, threads, memory)))
+
+
+def _on_dask(client: Any, work: Work, lines: Mapping[str, Words]) -> Generator[Outcome]:
+    """See `Team`."""
+    from dask.distributed import as_completed
+
+    run = uuid.uuid4().hex  # a scheduler gives the outcome of a task that it knows by its name
+    futures = {client.submit(work, words, key=f"{id}-{run}", pure=False): id for id, words in lines.items()}
+    for future in as_completed(futures):
+        told = future.exception()
+        yield futures.pop(future), future.result() if told is None else f"{type(told).__name__}: {told}"
 
 
 def _client(stack: ExitStack, where: str, workers: int, threads: int, memory: int) -> Any:

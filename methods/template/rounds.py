@@ -1,0 +1,200 @@
+"""The rounds of building a template, and its folder.
+
+In every round all members are registered to the template, and the next one is the mean of their intensities in the mean
+of their shapes: at a place y of it stands the mean of what the members have at
+
+    a_k(u_k(m^-1(y))),        m = exp(mean_k log a) o exp(mean_k log u)
+
+with u_k the displacement from the template to member k and a_k the affine map after it, so that the mean of the maps
+from the next template is the identity (Guimond et al., CVIU 2000; Avants et al., NeuroImage 2010; the logarithms of
+Arsigny et al., MICCAI 2006). Members are interpolated once, whatever the number of rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from l2rfast.errors import InputError
+from l2rfast.io import Volume, read_transform, write_image, write_transform
+from l2rfast.output import OutputFolder, written_whole
+from l2rfast.world import Affine, Displacement, compose
+
+from ..cohort.study import Study
+from ..several import joined
+from .members import MeanImage, Member, grid_of, sharpness
+from .shape import MeanMap, length
+
+AFFINE, DEFORMABLE = "affine", "deformable"
+BEGUN, ROUND = "template.json", "round.json"
+FEWEST = 2  # members
+
+
+def image_name(contrast: int) -> str:
+    """The file of a contrast of a template, from 0."""
+    return "template.nii.gz" if contrast == 0 else f"template_{contrast + 1}.nii.gz"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of a round.
+
+    Attributes:
+        kind: ``"affine"`` or ``"deformable"``.
+        members: how many were averaged.
+        left_out: the ids of those that could not be registered.
+        moved: root mean square of how far the template's voxels moved to the mean shape, in millimetres.
+        sharpness: of the new template, see `methods.template.members.sharpness`.
+    """
+
+    kind: str
+    members: int
+    left_out: tuple[str, ...]
+    moved: float
+    sharpness: float
+
+
+class TemplateFolder:
+    """A folder: ``template.nii.gz``, ``template_2.nii.gz`` of a second contrast, and so on, once all is done;
+    ``template.json``, what was asked for; ``rounds/N``, from 0, each with its ``mean``: the template after it,
+    ``round.json``, and where each member lies, ``ID.txt``. What the registrations of a round write is in ``pairs``, and
+    goes when the mean is there.
+
+    Args:
+        folder: which may not exist yet.
+        members: in order.
+    """
+
+    def __init__(self, folder: Path, members: Sequence[Member]) -> None:
+        self.folder, self.members = folder, members
+        self.contrasts = len(members[0].images)
+
+    def begin(self, asked: Mapping[str, Any], *, resume: bool) -> None:
+        """Write down what is asked for, or see that it is what was.
+
+        Raises:
+            InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there; or
+                nothing can be written there.
+        """
+        file, text = self.folder / BEGUN, json.dumps(asked, indent=1) + "\n"
+        if file.exists():
+            if not resume:
+                raise InputError(
+                    f"--out {self.folder}: holds a template; expected --resume to go on with it, or another"
+                )
+            if file.read_text() != text:
+                raise InputError(f"--resume: {file}: expected the members and options that it was begun with")
+            return
+        with written_whole(file) as whole:
+            whole.write_text(text)
+
+    def round(self, number: int) -> Study:
+        """Where members are registered to the template of the round before."""
+        return Study(self.folder / "rounds" / str(number))
+
+    def mean(self, number: int) -> Path:
+        """The folder of the template after a round; it is there when that is done."""
+        return self.folder / "rounds" / str(number) / "mean"
+
+    def images(self, number: int) -> list[Path]:
+        """Of the template after a round, a file for each contrast."""
+        return [self.mean(number) / image_name(contrast) for contrast in range(self.contrasts)]
+
+    def start(self, number: int, id: str) -> Path | None:
+        """The affine map, fixed to moving, from the template after a round to a member; None where none is known."""
+        file = self.mean(number) / f"{id}.txt"
+        return file if file.is_file() else None
+
+    def first(self, images: Sequence[str]) -> None:
+        """The template to begin with: an image, or the contrasts of it.
+
+        Raises:
+            InputError: it cannot be used, or has another number of contrasts than the members.
+        """
+        if len(images) != self.contrasts:
+            raise InputError(f"--fixed: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
+        if not self.mean(0).exists():
+            self._write(
+                0, Member("--fixed", [Path(image) for image in images]).read(), Round("none", 0, (), 0.0, 0.0), {}
+            )
+
+    def average(self, number: int, kind: str, sharpen: float) -> Round:
+        """The template after a round, of the members that are registered to the one before.
+
+        Raises:
+            InputError: fewer than two are; or a file that cannot be read, or written.
+        """
+        study = self.round(number)
+        there = [member for member in self.members if study.finished(member.id)]
+        if len(there) < FEWEST:
+            raise InputError(f"--out {self.folder}: expected {FEWEST} members that can be registered, got {len(there)}")
+        before = joined("template", self.images(number - 1), "fixed_mask", None)
+        grid = grid_of(before)
+        shape, image = MeanMap(grid), MeanImage(before)
+        for member in there:
+            shape.add(*_found(study.pair(member.id)))
+        starts = {}
+        for member in there:  # again, and not kept: there may be thousands
+            disp, _, affine = _found(study.pair(member.id))
+            image.add(member.read(), compose(shape.back, disp, affine))
+            starts[member.id] = Affine(affine.array @ shape.affine_back.array, affine.ndim)
+        volume = image.volume(sharpen)
+        left_out = tuple(member.id for member in self.members if member not in there)
+        done = Round(kind, len(there), left_out, length(shape.back, grid), sharpness(volume))
+        self._write(number, volume, done, starts)
+        return done
+
+    def tidy(self, number: int) -> None:
+        """Remove what the registrations of a round wrote, which has been averaged."""
+        shutil.rmtree(self.round(number).folder / "pairs", ignore_errors=True)
+
+    def last(self, number: int) -> None:
+        """The template after a round is the one.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        names = [image_name(contrast) for contrast in range(self.contrasts)]
+        with OutputFolder(self.folder, names) as folder:
+            for name, file in zip(names, self.images(number), strict=True):
+                shutil.copyfile(file, folder.path(name))
+
+    def done(self, number: int) -> Round:
+        """What came of a round.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        file = self.mean(number) / ROUND
+        try:
+            told = json.loads(file.read_text())
+            return Round(**{**told, "left_out": tuple(told["left_out"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}: expected what came of a round, but the file is damaged") from error
+
+    def _write(self, number: int, volume: Volume, done: Round, starts: Mapping[str, Affine]) -> None:
+        images = [replace(volume, data=data, contrasts=()) for data in (volume.data, *volume.contrasts)]
+        names = [image_name(contrast) for contrast in range(len(images))]
+        with OutputFolder(self.mean(number), [*names, *(f"{id}.txt" for id in starts), ROUND]) as folder:
+            for name, image in zip(names, images, strict=True):
+                write_image(folder.path(name), image)
+            for id, start in starts.items():
+                write_transform(folder.path(f"{id}.txt"), start)
+            folder.path(ROUND).write_text(json.dumps(asdict(done), indent=1) + "\n")
+
+
+def _found(pair: Path) -> tuple[Displacement, Displacement, Affine]:
+    """What the registration of a member found: the displacement, its inverse, and the affine map after it.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    disp, inverse, affine = (
+        read_transform(pair / name, format="itk")
+        for name in ("displacement.nii.gz", "inverse_displacement.nii.gz", "affine.txt")
+    )
+    return cast("Displacement", disp), cast("Displacement", inverse), cast("Affine", affine)
