@@ -22,30 +22,35 @@ def tiles(at: Sequence[slice], sides: Sequence[int]) -> list[At]:
     return list(product(*axes))
 
 
-def sides(shape: Sequence[int], unit: int, memory: int, per_voxel: float) -> list[int]:
+def sides(shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: int = 0) -> list[int]:
     """Of the largest blocks that one process has room for, in multiples of a unit.
 
     Args:
         shape: of the grid.
         unit: voxels along each axis.
         memory: bytes of the process, Python and PyTorch among them.
-        per_voxel: bytes.
+        per_voxel: bytes, of voxels of the halo too.
+        halo: voxels to each side.
 
     Raises:
         InputError: there is no room for one unit.
     """
     room = (memory - PROCESS) / per_voxel
+
+    def taken(of: Sequence[int]) -> int:
+        return math.prod(min(n, side + 2 * halo) for n, side in zip(shape, of, strict=True))
+
     found = [min(unit, n) for n in shape]
-    if math.prod(found) > room:
+    if taken(found) > room:
         raise InputError(
-            f"--memory: expected {(PROCESS + per_voxel * math.prod(found)) / 1e9:.2g} GB or more for blocks of "
+            f"--memory: expected {(PROCESS + per_voxel * taken(found)) / 1e9:.2g} GB or more for blocks of "
             f"{' x '.join(map(str, found))} voxels, got {memory / 1e9:.2g} GB"
         )
     while True:
         # The shortest first: blocks that are about cubes have the least around them.
         for axis in sorted(range(len(shape)), key=lambda k: found[k]):
             wider = [min(n + unit, shape[k]) if k == axis else n for k, n in enumerate(found)]
-            if wider != found and math.prod(wider) <= room:
+            if wider != found and taken(wider) <= room:
                 found = wider
                 break
         else:
