@@ -59,7 +59,7 @@ def register_in_blocks(
     images = blocks.opened(fixed, moving)
     plan = blocks.planned(images, bytes, text)
     options = choice("discrete", given["preset"], "deformable", {name: given[name] for name in OF_METHODS})
-    start = {name: given[name] for name in ("init", "init_metric", "threads")}
+    start = {name: given[name] for name in ("init", "init_metric")}
     for name in ("method", "transform"):
         del options[name]
     limit = _threads.limit()
@@ -68,12 +68,17 @@ def register_in_blocks(
     number = max(1, min(wanted, plan.together))
     if workers is not None and number < workers:
         notice(f"--workers: {number}, not {workers}, as {plan.together} blocks fit {memory}")
-    threads = max(1, cores // number)
+    threads = max(1, (given["threads"] or cores) // number)
     team = partial(processes, number)
     if dask is not None:
         team = partial(dask_workers, dask, number, threads=threads, memory=plan.memory)
     level, grid = images.moving[0], images.fixed[0].grid
-    with bars(quiet) as (console, progress), folder_whole(out) as folder, torch.no_grad():
+    with (
+        _threads.threads(given["threads"]),
+        bars(quiet) as (console, progress),
+        folder_whole(out) as folder,
+        torch.no_grad(),
+    ):
         scratch = folder.parent / "scratch"
         scratch.mkdir()
         report = blocks.register(
@@ -87,10 +92,7 @@ def register_in_blocks(
             options=options,
             **start,
         )
-        with (
-            zarr.written(folder / WARPED, [grid], level.dtype, images.fixed[0].units) as (array,),
-            _threads.threads(None),
-        ):
+        with zarr.written(folder / WARPED, [grid], level.dtype, images.fixed[0].units) as (array,):
             resample(
                 level,
                 zarr.read_field("displacement", folder / FIELD),

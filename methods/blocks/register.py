@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def register(
         progress: called with the name of a resolution and the fraction of it that is done.
         unit, halo: see `planned`.
         options: the preset and options of the method discrete.
-        start: ``init``, ``init_metric``, ``threads``: see `methods.registration.register`.
+        start: ``init``, ``init_metric``: see `methods.registration.register`.
 
     Returns:
         What was done, for a report.
@@ -163,7 +164,9 @@ def register(
     fixed, moving = images.fixed[first[0]], images.moving[first[1]]
     name = f"resolution {first[0]}, whole"
     volumes = [level.volume(zarr.whole(level.grid.shape)) for level in (fixed, moving)]
-    result = whole(*volumes, progress=lambda stage, done: progress(f"{name}: {stage}", done), **start, **options)
+    result = whole(
+        volumes[0], volumes[1], progress=lambda stage, done: progress(f"{name}: {stage}", done), **start, **options
+    )
     report: dict[str, Any] = {
         "levels": [{"fixed": first[0], "moving": first[1], "blocks": 1}],
         "options": result.options,
@@ -184,15 +187,16 @@ def register(
         files = [scratch / f"{number}-{i}.npy" for i in range(len(cores))]
         jobs = {
             str(i): Job(
-                *map(str, images.paths),
-                (number, other),
-                str(before),
-                [(part.start, part.stop) for part in wider(core, halo, shape)],
-                str(files[i]),
-                chosen,
-                threads,
+                fixed=str(images.paths[0]),
+                moving=str(images.paths[1]),
+                levels=(number, other),
+                field=str(before),
+                at=[(part.start, part.stop) for part in wider(core, halo, shape)],
+                out=str(file),
+                options=chosen,
+                threads=threads,
             ).words()
-            for i, core in enumerate(cores)
+            for i, (core, file) in enumerate(zip(cores, files, strict=True))
         }
         name = f"resolution {number}, {len(cores)} blocks"
         progress(name, 0.0)
@@ -203,13 +207,16 @@ def register(
                 progress(name, done / len(cores))
         with zarr.written_field(path, level.grid, level.units) as writer:
             for core in cores:
-                writer.write(
-                    core, blended(core, cores, halo, shape, lambda i, files=files: np.load(files[i], mmap_mode="r"))
-                )
+                writer.write(core, blended(core, cores, halo, shape, partial(_stored, files)))
         for file in files:
             file.unlink()
         report["levels"].append({"fixed": number, "moving": other, "blocks": len(cores), "side": side})
     return report
+
+
+def _stored(files: Sequence[Path], number: int) -> np.ndarray:
+    field: np.ndarray = np.load(files[number], mmap_mode="r")
+    return field
 
 
 def _write(path: Path, level: zarr.Level, transform: Transform) -> None:
