@@ -123,6 +123,42 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
+def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> Iterator[Path]:
+    """Where to write a folder that comes as a whole or not at all, as a file of `written_whole`.
+
+    Args:
+        target: the folder; its parent is made if absent.
+        like: of the one whose place it takes, if there is any, one of these files: no other is touched, but an empty
+            one.
+
+    Raises:
+        InputError: it cannot be written, or what is there is another.
+    """
+    place = Path(os.path.realpath(target))
+    if place.exists() and not (
+        place.is_dir() and (not any(place.iterdir()) or any((place / n).is_file() for n in like))
+    ):
+        raise InputError(f"{target}: expected a new folder, but it is there and holds something else")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _hidden(place.parent) as work:
+            part = work / place.name
+            part.mkdir()
+            yield part
+            for file in part.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as stream:
+                        os.fsync(stream)
+            if place.exists():
+                place.rename(work / "before")
+            part.rename(place)
+    except OSError as error:
+        if error.errno in (*_UNWRITABLE, *_NO_PLACE):
+            raise InputError(f"{target}: expected a folder that can be written ({error.strerror})") from error
+        raise
+
+
+@contextmanager
 def _hidden(folder: Path, others: Collection[Path] = ()) -> Iterator[Path]:
     """A hidden folder in another, whose lock is held until it goes; here and in others, what the dead left goes.
 

@@ -27,7 +27,7 @@ class Resampler:
     """Takes images from the grid of moving to that of fixed; the places are computed once, for a whole series.
 
     Args:
-        transform: from fixed to moving.
+        transform: from fixed to moving; or where it takes the voxels of fixed, which is known already.
         fixed: the grid of the result.
         moving: the grid of the images.
         interpolation: one of `INTERPOLATIONS`, see `l2rfast.warp`.
@@ -41,7 +41,7 @@ class Resampler:
 
     def __init__(
         self,
-        transform: Transform,
+        transform: Transform | Map,
         fixed: Grid,
         moving: Grid,
         *,
@@ -51,7 +51,7 @@ class Resampler:
     ) -> None:
         _check.choice("interpolation", interpolation, INTERPOLATIONS)
         self.fixed, self.moving, self.mode, self.outside = fixed, moving, interpolation, outside
-        went = transform.carried(Map.of(fixed))
+        went = transform if isinstance(transform, Map) else transform.carried(Map.of(fixed))
         matrix = torch.from_numpy(np.linalg.solve(moving.affine, went.frame)[:3])
         if len(moving.shape) == 2 or moving.size[2] == 1 == fixed.size[2]:
             matrix[2] = 0  # a slice is resampled in its plane, wherever that lies

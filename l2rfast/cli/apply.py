@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
-from .shared_options import Quiet
+from .shared_options import Memory, Quiet
 from .transforms import parse_transforms
 
+_NOTHING = "image: nothing of it reaches the reference: is the direction of the transforms right, and its header?"
 _LABEL = 1002  # NIfTI's intent
 _DIRECTED = {1005: "tensors", 1006: "displacements", 1007: "vectors"}  # NIfTI's intents
 
@@ -28,7 +29,7 @@ Transforms = Annotated[
 def apply(
     image: Annotated[Path, typer.Argument(help="Image, label map or series, of any kind of numbers.")],
     reference: Annotated[Path, typer.Option(help="Image whose grid the result gets.")],
-    out: Annotated[Path, typer.Option(help="NIfTI to write, in the dtype of the image.")],
+    out: Annotated[Path, typer.Option(help="NIfTI to write, in the dtype of the image; or .zarr, of one that is.")],
     transform: Transforms = None,
     interpolation: Annotated[
         str, typer.Option(help="linear, nearest, cubic (B-spline) or sinc; of label maps vote, or nearest.")
@@ -42,13 +43,14 @@ def apply(
     outside: Annotated[
         float | None, typer.Option(help="Value where the image does not reach: 0, or the nearest that the file holds.")
     ] = None,
+    memory: Memory = None,
     quiet: Quiet = False,
 ) -> None:
     """Resample an image to the grid of another, through transforms, interpolating once."""
     import torch
     from torch import Tensor
 
-    from ..io import read_grid
+    from ..io import read_grid, zarr
     from ..io.nifti import check_suffix
     from ..io.series import open_series, write_series
     from ..output import written_whole
@@ -56,7 +58,9 @@ def apply(
     from ..resampling import LABELS, Resampler, rounded
     from ..world import within
 
-    check_suffix(out)
+    blocks = zarr.is_zarr(out)
+    if not blocks:
+        check_suffix(out)
     series, fixed = open_series("image", image), read_grid("--reference", reference)
     convention = _convention(series, vectors, tensors)
     stored = series.number
@@ -70,9 +74,27 @@ def apply(
     beyond = _beyond(series, outside, real, labels)
     through = parse_transforms(transform or [], reference, image)
     places = torch.float64 if real == torch.float64 else torch.float32
+    if blocks:
+        if convention or not zarr.is_zarr(image):
+            raise InputError(f"image: expected one in .zarr, of no vectors, for {out}")
+        _in_blocks(
+            image,
+            through,
+            reference,
+            out,
+            memory,
+            taken=lambda voxels: _tensor(voxels, real),
+            stored=lambda numbers: numbers.astype(stored) if labels else rounded(numbers, stored),
+            interpolation=interpolation,
+            outside=beyond,
+            dtype=places,
+        )
+        if not quiet:
+            typer.echo(out)
+        return
     resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=beyond, dtype=places)
     if not resampler.reaches:
-        notice("image: nothing of it reaches the reference: is the direction of the transforms right, and its header?")
+        notice(_NOTHING)
     reached = float(within(through, fixed).double().mean())
     if reached < 1:
         notice(f"--transform: fields cover {100 * reached:.0f} % of the reference, and go on beyond as at their border")
@@ -88,6 +110,19 @@ def apply(
         write_series(part, series, fixed, map(series.joined, stores))
     if not quiet:
         typer.echo(out)
+
+
+def _in_blocks(image: Path, through: Any, reference: Path, out: Path, memory: str | None, **how: Any) -> None:
+    """See `methods.blocks.resample.resample`. The result has the units of the reference, if that is in Zarr."""
+    from ..io import read_grid, zarr
+    from ..methods.blocks.resample import resample
+    from ..methods.cohort.memory import room
+
+    source, grid = zarr.open_levels(f"image ({image})", image)[0], read_grid("--reference", reference)
+    like = zarr.open_levels(f"--reference ({reference})", reference)[0] if zarr.is_zarr(reference) else source
+    with zarr.written(out, [grid], source.dtype, like.units) as (array,):
+        if not resample(source, through, grid, array, memory=room(memory), **how):
+            notice(_NOTHING)
 
 
 def _told(series: Any) -> str:

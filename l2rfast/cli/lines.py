@@ -25,7 +25,8 @@ from .register import register
 from .sentence import sentence
 from .shared_options import OF_METHODS, choice
 
-OWN = ("out", "quiet", "fixed", "moving")  # a command that has the options of register says these otherwise
+# A command that has the options of register says these otherwise.
+OWN = ("out", "quiet", "fixed", "moving", "memory", "workers", "dask")
 
 
 class Option(NamedTuple):

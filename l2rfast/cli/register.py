@@ -108,12 +108,24 @@ def register(
     ] = None,
     fixed_warped: Annotated[bool, typer.Option("--fixed-warped", help="Write FIXED on the grid of MOVING.")] = False,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write the log Jacobian determinant.")] = False,
+    memory: Annotated[str | None, typer.Option(help="Of images in .zarr: by blocks that fit it, as 4GB.")] = None,
+    workers: Annotated[int | None, typer.Option(help="With --memory: processes for blocks; as many as cores.")] = None,
+    dask: Annotated[str | None, typer.Option(help="With --memory: local, slurm, or a scheduler's address.")] = None,
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
     report."""
     given = locals().copy()
     fixed, *fixed_others = _contrasts("FIXED", fixed, fixed_contrasts)
     moving, *moving_others = _contrasts("MOVING", moving, moving_contrasts)
+    if memory is not None:
+        from .blocks import register_in_blocks
+
+        if fixed_others or moving_others:
+            raise InputError("--fixed, --moving: expected one contrast with --memory")
+        register_in_blocks(fixed, moving, out, memory, workers, dask, given)
+        return
+    if workers is not None or dask is not None:
+        raise InputError("--workers, --dask: expected --memory as well, as blocks are what they work on")
     run(
         fixed,
         moving,

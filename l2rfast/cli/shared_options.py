@@ -24,6 +24,7 @@ Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
 Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
 InitMetric = Annotated[str | None, typer.Option(help="Of a rigid or affine start: mi, if not given; lncc, mind.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Memory = Annotated[str | None, typer.Option(help="Of results in .zarr: what may be taken, as 4GB; what is free.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 
 # Of register, what chooses and changes a method beside its name, preset and transform.

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
+from .shared_options import Memory
 
 INVERSE = "inverse:"
 
@@ -101,29 +102,52 @@ def jacobian(
     fixed: Fixed = None,
     moving: Moving = None,
     log: Annotated[bool, typer.Option("--log/--no-log", help="The logarithm of the determinant, or itself.")] = True,
+    memory: Memory = None,
 ) -> None:
     """Write the local change of volume, of moving over fixed, at the voxels of fixed, or of the field."""
-    import torch
-
     from .. import jacobian_determinant
-    from ..io import Volume, read_grid, write_image
+    from ..io import Volume, read_grid, write_image, zarr
     from ..io.nifti import check_suffix
+    from ..methods.blocks.jacobian import logarithm
     from ..output import written_whole
 
     read = parse_transforms([transform], fixed, moving, "transform")
+    if zarr.is_zarr(out):
+        _jacobian_in_blocks(read, out, fixed, log, memory)
+        return
     grid = read.grid if fixed is None else read_grid("fixed", fixed)
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels it is written")
     change = jacobian_determinant(read.on(grid).disp)[0]
-    folded = int((change <= 0).sum())
-    if folded:
-        notice(f"{out}: the transform folds at {folded} of {change.numel()} voxels")
+    _tell_folds(out, int((change <= 0).sum()), change.numel())
     if log:
-        change = change.clamp(min=torch.finfo(change.dtype).tiny).log()
+        change = logarithm(change)
     check_suffix(out)
     with written_whole(out) as part:
         write_image(part, Volume(change, grid.affine))
     typer.echo(out)
+
+
+def _jacobian_in_blocks(field: Any, out: Path, fixed: Path | None, log: bool, memory: str | None) -> None:
+    import numpy as np
+
+    from ..io import read_grid, zarr
+    from ..methods.blocks.jacobian import jacobian
+    from ..methods.cohort.memory import room
+
+    if not isinstance(field, zarr.StoredField):
+        raise InputError(f"transform: expected one displacement field in .zarr for {out}, as it is written in blocks")
+    if fixed is not None and not field.grid.agrees(read_grid("fixed", fixed)):
+        raise InputError(f"fixed: expected none, or an image on the grid of the field, for {out}")
+    with zarr.written(out, [field.grid], np.dtype(np.float32), field.level.units) as (array,):
+        folded = jacobian(field, array, log=log, memory=room(memory))
+    _tell_folds(out, folded, array.size)
+    typer.echo(out)
+
+
+def _tell_folds(out: Path, folded: int, voxels: int) -> None:
+    if folded:
+        notice(f"{out}: the transform folds at {folded} of {voxels} voxels")
 
 
 def describe(transform: One, fixed: Fixed = None, moving: Moving = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nibabel.spatialimages import SpatialImage
 
-from . import dicom, itk, nifti, pictures
+from . import dicom, itk, nifti, pictures, zarr
 
 # What names of images end with, in data sets too, but for one file of DICOM: that is a slice.
 FORMATS = (nifti.NIFTI, nifti.MGH, itk.SUFFIXES, pictures.SUFFIXES)
@@ -18,12 +18,15 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
 
     Args:
         name: of the argument, with the path, for messages.
-        path: a folder is a DICOM series; a name that ends like none of these formats is for nibabel, which has more.
+        path: a folder is an OME-Zarr if its name ends with .zarr, else a DICOM series; a name that ends like none of
+            these formats is for nibabel, which has more.
 
     Raises:
         InputError: the file is missing, damaged or of another kind, or a library is missing that reads it.
     """
     file = Path(path)
+    if zarr.is_zarr(file):
+        return zarr.open_zarr(name, file)
     if os.path.isdir(file):  # of a path that is too long pathlib raises
         return dicom.open_series(name, file)
     readers = {

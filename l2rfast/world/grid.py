@@ -32,6 +32,12 @@ class Grid:
         """Between neighbouring voxels along each axis, in millimetres."""
         return tuple(np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0).tolist())
 
+    def part(self, at: Sequence[slice]) -> Grid:
+        """Some of the voxels, from where to where along each axis."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, : len(at)] @ [part.start for part in at]
+        return Grid(tuple(part.stop - part.start for part in at), affine)
+
     def agrees(self, other: Grid, within: float = 1e-3) -> bool:
         """Whether two grids have the same voxels, at the same places but for ``within`` voxels."""
         if self.size != other.size:

@@ -42,6 +42,17 @@ class Map:
             disp = None if self.disp is None else self.disp[:, :, planes]
             yield planes, Map((planes.stop - start, *self.size[1:]), frame, disp)
 
+    def reach(self, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest place along each axis, in voxels of another grid, between which all voxels go that
+        go anywhere: more where axes are mixed."""
+        low, high = np.zeros(3), np.array(self.size) - 1.0
+        if self.disp is not None:
+            found = torch.aminmax(self.disp.nan_to_num(0, 0, 0).flatten(2)[0].double(), dim=1)
+            low, high = low + found.min.cpu().numpy(), high + found.max.cpu().numpy()
+        matrix = np.linalg.solve(affine, self.frame)[:3]
+        ends = np.stack([matrix[:, :3] * low, matrix[:, :3] * high])
+        return ends.min(0).sum(1) + matrix[:, 3], ends.max(0).sum(1) + matrix[:, 3]
+
     def moved(self, matrix: np.ndarray) -> Map:
         """On by a (4, 4) map of the world."""
         return Map(self.size, matrix @ self.frame, self.disp)

@@ -34,7 +34,7 @@ _USES = ("memory.current", "memory.usage_in_bytes")
 _CACHED = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
 
 # Bytes that a registration takes: of a process, of every voxel of fixed by what is done, and of every voxel of moving.
-_PROCESS, _LINEAR, _MOVING = 440e6, 130, 20
+PROCESS, _LINEAR, _MOVING = 440e6, 130, 20
 _METRIC = {"lncc": 110, "ssd": 270, "mi": 170, "mind": 60}
 _CONTRAST, _MASKS = 35, 20  # for every one beside the first, and for masks and labels
 _REGIONS = {"fixed-mask", "moving-mask", "nan-outside", "fixed-labels", "moving-labels"}
@@ -79,7 +79,7 @@ def predicted(fixed: Sequence[int], moving: Sequence[int], options: Mapping[str,
         taken = max(taken, _SEARCHED + _COST * (reach / side) ** axes)
     taken += _CONTRAST * max(0, len(options.get("fixed", ())) - 1)
     taken += _MASKS * bool(_REGIONS & set(options))
-    return int(_PROCESS + taken * voxels + _MOVING * math.prod(moving))
+    return int(PROCESS + taken * voxels + _MOVING * math.prod(moving))
 
 
 def available(root: Path = _ROOT) -> int:
@@ -137,6 +137,11 @@ def workers(asked: int | None, per_pair: int, free: int, cores: int) -> Fit:
     if per_pair > free:
         return Fit(fit, f"a pair may take {takes} of memory, more than the {are} that are free")
     return Fit(fit, "" if fit == wanted else f"{fit}, not {wanted}: a pair may take {takes} of memory, {are} are free")
+
+
+def room(text: str | None) -> int:
+    """Bytes that may be taken: as `parsed`, or what is `available` where nothing is said."""
+    return available() if text is None else parsed(text)
 
 
 def parsed(text: str) -> int:

@@ -10,6 +10,7 @@ from ...errors import InputError, notice
 from ...output import written_whole
 from ...world import Composite, Field, Inverse, Transform
 from ..grids import read_grid
+from ..zarr import is_zarr, read_field
 from . import afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
 
@@ -30,7 +31,7 @@ def read_transform(
     """Read a transform: from places of the fixed world to those of the moving world, in RAS millimetres.
 
     Args:
-        path: of the file.
+        path: of the file, or of the folder of a field in OME-Zarr, which is read where it is needed.
         format: one of `FORMATS`; by what the file is when None.
         fixed, moving: the images between which it goes, for formats in whose voxels it is given: what `read_grid`
             takes.
@@ -43,6 +44,8 @@ def read_transform(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: expected a path, got {path!r}")
     file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
+    if is_zarr(path) and format is None:
+        return read_field(name, path)
     if os.path.isdir(file):  # of a path that is too long pathlib raises
         raise InputError(f"{name}: expected a file, got a folder: name the file in it")
     if not os.path.isfile(file):

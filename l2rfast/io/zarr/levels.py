@@ -1,0 +1,155 @@
+"""The resolutions of an image in OME-Zarr, of which only what is asked for is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel.spatialimages import SpatialImage
+from torch import Tensor
+
+from ...errors import InputError, notice
+from ...world import Grid
+from ..reading import deferred, library, reading
+from ..volume import Volume
+from .axes import MILLIMETRES, Axes, layout, remarked
+
+KIND = "an OME-Zarr image"
+_SUFFIX = ".zarr"
+_VERSIONS = ("0.4", "0.5", "0.6")
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One resolution of an image, whose voxels are not read yet.
+
+    Attributes:
+        name: of the argument, with the path, for messages.
+        array: of Zarr.
+        spatial, components, units, grid: see `l2rfast.io.zarr.axes.Layout`.
+    """
+
+    name: str
+    array: Any
+    spatial: tuple[int, ...]
+    components: int | None
+    units: tuple[str, ...]
+    grid: Grid
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of a stored voxel."""
+        dtype: np.dtype = self.array.dtype
+        return dtype
+
+    def block(self, at: Sequence[slice]) -> Tensor:
+        """Some of the voxels, in their own dtype.
+
+        Args:
+            at: from where to where along each axis of the grid.
+
+        Returns:
+            (D, H, W), or (3, D, H, W) of a field, its components as they are stored.
+
+        Raises:
+            InputError: a chunk is damaged.
+        """
+        index: list[Any] = [0] * self.array.ndim
+        for axis, part in zip(self.spatial, at, strict=True):
+            index[axis] = part
+        if self.components is not None:
+            index[self.components] = slice(None)
+        with reading(self.name, KIND, Exception):
+            values = np.asarray(self.array[tuple(index)])
+        if self.components is not None:
+            values = np.moveaxis(values, sum(axis < self.components for axis in self.spatial), 0)
+        return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+
+    def volume(self, at: Sequence[slice]) -> Volume:
+        """Some of the voxels of an image as float32, and where they lie."""
+        return Volume(self.block(at).float(), self.grid.part(at).affine)
+
+    @property
+    def scales(self) -> list[float]:
+        """Of each axis of the grid, the length of a voxel in its unit."""
+        return [length / MILLIMETRES[unit] for length, unit in zip(self.grid.spacing, self.units, strict=True)]
+
+
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of an OME-Zarr, by its name."""
+    return os.fspath(path).rstrip("/").lower().endswith(_SUFFIX)
+
+
+def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
+    """The resolutions of an image or of a displacement field, the finest first.
+
+    Args:
+        name: of the argument, with the path, for messages.
+        path: of the folder.
+
+    Raises:
+        InputError: it is none, or of a version that is not known; its axes are not z, y and x, beside others of length
+            1; its transformations are not scales and translations; or the package zarr is missing.
+    """
+    zarr = library(name, "zarr", KIND)
+    with reading(name, KIND, Exception):
+        os.stat(path)
+        try:
+            group = zarr.open_group(os.fspath(path), mode="r")
+        except FileNotFoundError as error:  # the folder is there, and holds no Zarr
+            raise ValueError from error
+        attributes = group.attrs.asdict()
+        told = attributes.get("ome", attributes)
+        image, *others = told["multiscales"]
+        version = str(told.get("version", image.get("version")))
+    if not version.startswith(_VERSIONS):
+        raise InputError(f"{name}: expected OME-Zarr of version {', '.join(_VERSIONS)}, got {version}")
+    if others:
+        notice(f"{name}: of its {1 + len(others)} images the first is used")
+    with reading(name, KIND, Exception):
+        axes, more = _axes(image)
+        remarked(name, axes)
+        levels = []
+        for each in image["datasets"]:
+            array, steps = group[each["path"]], each["coordinateTransformations"]
+            levels.append(Level(name, array, *layout(name, array.shape, axes, [*steps, *more])))
+    if not levels:
+        raise InputError(f"{name}: expected {KIND}, but it has no resolution")
+    return levels
+
+
+def open_zarr(name: str, path: Path) -> SpatialImage:
+    """The finest resolution of an image, whose voxels are not read yet.
+
+    Raises:
+        InputError: as `open_levels`, or it is a displacement field.
+    """
+    level = open_levels(name, path)[0]
+    if level.components is not None:
+        raise InputError(f"{name}: expected an image, got a displacement field")
+
+    def read(dtype: np.dtype | None) -> np.ndarray:
+        values: np.ndarray = level.block(whole(level.grid.shape)).numpy()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    return SpatialImage(deferred(level.grid.shape, level.dtype, read), level.grid.affine)
+
+
+def whole(shape: Sequence[int]) -> list[slice]:
+    """All of a grid."""
+    return [slice(0, n) for n in shape]
+
+
+def _axes(image: Mapping[str, Any]) -> tuple[Axes, Axes]:
+    """The axes, and the transformations that follow those of every resolution."""
+    if "axes" in image:
+        return image["axes"], image.get("coordinateTransformations", ())
+    output = image["datasets"][0]["coordinateTransformations"][0]["output"]
+    wanted = output["name"] if isinstance(output, Mapping) else output
+    (axes,) = (system["axes"] for system in image["coordinateSystems"] if system["name"] == wanted)
+    return axes, ()  # of 0.6 those lead on, to other systems

@@ -1,0 +1,94 @@
+"""The registration of one block, by whoever works on it: what it needs is read, and what it finds is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2rfast import _threads
+from l2rfast.errors import InputError
+from l2rfast.io import Volume, zarr
+from l2rfast.resampling import Resampler
+from l2rfast.world import Displacement
+from l2rfast.world.maps import Map
+
+from ..files import write_whole
+from ..initial import NONE
+from ..registration import choose, registered
+from ..stages import Stages
+
+MARGIN = 16  # voxels of moving around where the field so far leads: what is searched, and half a window
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a block is registered by, as text for any process.
+
+    Attributes:
+        fixed, moving: the folders of the images.
+        levels: the resolution of each.
+        field: the folder of the field so far.
+        at: the block with its halo, from where to where along each axis of fixed.
+        out: the file to write, NumPy's, (3, D, H, W) float32 in voxels of fixed: the whole field there.
+        options: of the method discrete, and the preset.
+        threads: of the process.
+    """
+
+    fixed: str
+    moving: str
+    levels: tuple[int, int]
+    field: str
+    at: Sequence[Sequence[int]]
+    out: str
+    options: dict[str, Any]
+    threads: int
+
+    def words(self) -> list[str]:
+        """As a `methods.cohort.workers.Work` is given it."""
+        return [json.dumps(asdict(self))]
+
+
+def work(words: Sequence[str]) -> str | None:
+    """Register a block: None, or one sentence that says why that failed."""
+    job = Job(**json.loads(words[0]))
+    try:
+        with _threads.threads(job.threads):
+            field = found(job)
+        write_whole(Path(job.out), lambda part: save(part, field))
+    except (InputError, OSError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def save(path: Path, field: Tensor) -> None:
+    with path.open("wb") as file:
+        np.save(file, field[0].numpy())
+
+
+def found(job: Job) -> Tensor:
+    """The field of a block, (1, 3, D, H, W). Where there is nothing to see in an image the one so far stays."""
+    levels = [zarr.open_levels(path, path)[k] for path, k in zip((job.fixed, job.moving), job.levels, strict=True)]
+    at = [slice(*ends) for ends in job.at]
+    grid = levels[0].grid.part(at)
+    start = zarr.read_field(job.field, job.field).on(grid).disp
+    map = Map(grid.size, grid.affine, start)
+    region = zarr.around(map, levels[1].grid, MARGIN)
+    reaches = Resampler(map, grid, levels[1].grid.part(region)).reaches
+    fixed, moving = levels[0].volume(at), levels[1].volume(region)
+    if not reaches or _flat(fixed) or _flat(moving):
+        return start
+    method = choose("discrete", **job.options)
+    with torch.inference_mode(False):
+        known = Displacement(start, grid.affine)
+        return registered(method, fixed, moving, NONE, None, torch.device("cpu"), Stages(), known).displacement
+
+
+def _flat(volume: Volume) -> bool:
+    return bool(volume.data.min() == volume.data.max())
