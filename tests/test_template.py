@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -122,6 +123,17 @@ def test_a_member_that_is_not_there_costs_itself_alone(scans: Path, tmp_path: Pa
     assert (told["members"], told["left_out"]) == (2, ["gone"])
 
 
+def test_a_slice_of_a_volume_keeps_its_axis(scans: Path, tmp_path: Path) -> None:
+    """Fields of one are written with another order of axes than its images."""
+    for i in range(2):
+        image = read(scans / f"m{i}.nii.gz")
+        nib.save(nib.Nifti1Image(image.data.numpy()[:, None], np.diag([2.0, 3, 1.5, 1])), tmp_path / f"{i}.nii.gz")
+    files = [str(tmp_path / f"{i}.nii.gz") for i in range(2)]
+    words = ("--affine-rounds=0", "--rounds=1", "--preset=fast", "--workers=1", "--quiet")
+    assert invoke("template", *files, f"--out={tmp_path / 'out'}", *words) == (0, "")
+    assert nib.load(tmp_path / "out" / "template.nii.gz").shape == (SIZE[0], 1, SIZE[1])
+
+
 def test_several_contrasts_are_averaged_alike(scans: Path, tmp_path: Path) -> None:
     rows = [f"s{i};{scans / f'm{i}.nii.gz'};{scans / f'm{i}.nii.gz'}" for i in range(2)]
     (tmp_path / "scans.csv").write_text("\n".join(["id;moving;moving", *rows]) + "\n")
@@ -147,8 +159,11 @@ def test_what_cannot_be_is_refused(scans: Path, tmp_path: Path) -> None:
     assert refused(*every, out, "--sharpen=nan") == "--sharpen: expected a number >= 0, got nan"
     more = refused(*every, out, f"--fixed={every[0]}", f"--fixed={every[0]}")
     assert more == "--fixed: expected 1 contrasts, as the members have, got 2"
-    assert "rigid" not in refused(*every, out, "--window=4")
-    assert not (tmp_path / "out" / "template.nii.gz").exists()
+    assert "window: expected" in refused(*every, out, "--window=4")
+    gone = tmp_path / "gone.nii.gz"
+    said = refused(str(gone), *every, out)
+    assert said == f"IMAGES ({gone}): expected a NIfTI image, but there is no such file"
+    assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_the_mean_of_maps_and_their_inverses_is_nothing() -> None:

@@ -69,8 +69,8 @@ def template(
     }
     asked |= {"members": {id: lines.line(given) for id, given in jobs.items()}}
     with held(out), _threads.threads(common["threads"]):
-        folder.begin(asked, resume=resume)
-        folder.first("--fixed", fixed) if fixed else folder.first("IMAGES", folder.members[0].images)
+        first = ("--fixed", fixed) if fixed else ("IMAGES", folder.members[0].images)
+        folder.begin(asked, *first, resume=resume)
         those = crew.assembled([_given(folder, 1, id, kinds[-1], given) for id, given in jobs.items()], workers, memory)
         console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
         try:

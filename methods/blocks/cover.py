@@ -22,7 +22,9 @@ def tiles(at: Sequence[slice], sides: Sequence[int]) -> list[At]:
     return list(product(*axes))
 
 
-def sides(shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: int = 0) -> list[int]:
+def sides(
+    shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: int = 0, besides: float = 0
+) -> list[int]:
     """Of the largest blocks that one process has room for, in multiples of a unit.
 
     Args:
@@ -31,6 +33,7 @@ def sides(shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: 
         memory: bytes of the process, Python and PyTorch among them.
         per_voxel: bytes, of voxels of the halo too.
         halo: voxels to each side.
+        besides: bytes that others take of what was asked for, for messages.
 
     Raises:
         InputError: there is no room for one unit.
@@ -42,9 +45,10 @@ def sides(shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: 
 
     found = [min(unit, n) for n in shape]
     if taken(found) > room:
+        needed, got = (bytes + besides for bytes in (PROCESS + per_voxel * taken(found), memory))
+        size = " x ".join(map(str, found))
         raise InputError(
-            f"--memory: expected {(PROCESS + per_voxel * taken(found)) / 1e9:.2g} GB or more for blocks of "
-            f"{' x '.join(map(str, found))} voxels, got {memory / 1e9:.2g} GB"
+            f"--memory: expected {needed / 1e9:.2g} GB or more for blocks of {size} voxels, got {got / 1e9:.2g} GB"
         )
     while True:
         # The shortest first: blocks that are about cubes have the least around them.

@@ -103,7 +103,8 @@ def planned(
     for together in (TOGETHER, 1):
         try:
             if len(levels) > 1:
-                sides(images.fixed[0].grid.shape, unit, int(left / together), per_voxel, halo)
+                each = left / together
+                sides(images.fixed[0].grid.shape, unit, int(each), per_voxel, halo, besides=memory - each)
             return Plan(levels, per_voxel, int(left / together), together)
         except InputError:
             if together == 1:

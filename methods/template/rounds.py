@@ -84,12 +84,17 @@ class TemplateFolder:
         self.folder, self.members = folder, members
         self.contrasts = len(members[0].images)
 
-    def begin(self, asked: Mapping[str, Any], *, resume: bool) -> None:
-        """Write down what is asked for, or see that it is what was.
+    def begin(self, asked: Mapping[str, Any], name: str, images: Sequence[Path], *, resume: bool) -> None:
+        """Write down what is asked for, or see that it is what was, and the template to begin with.
+
+        Args:
+            asked: what JSON holds.
+            name: of the argument with the images, for messages.
+            images: that it begins as, a file for each contrast.
 
         Raises:
-            InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there; or
-                nothing can be written there.
+            InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there; an
+                image that cannot be used, or another number of them than the members have; or nothing can be written.
         """
         file, text = self.folder / BEGUN, json.dumps(asked, indent=1) + "\n"
         if file.exists():
@@ -99,9 +104,14 @@ class TemplateFolder:
                 )
             if file.read_text() != text:
                 raise InputError(f"--resume: {file}: expected the members and options that it was begun with")
+        if self.mean(0).exists():
             return
+        if len(images) != self.contrasts:
+            raise InputError(f"{name}: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
+        volume = Member("", images, name=name).read()
         with written_whole(file) as whole:
             whole.write_text(text)
+        self._write(0, volume, Round("none", 0, (), 0.0, sharpness(volume)), {})
 
     def round(self, number: int) -> Study:
         """Where members are registered to the template of the round before."""
@@ -119,20 +129,6 @@ class TemplateFolder:
         """The affine map, fixed to moving, from the template after a round to a member; None where none is known."""
         file = self.mean(number) / f"{id}.txt"
         return file if file.is_file() else None
-
-    def first(self, name: str, images: Sequence[Path]) -> None:
-        """The template to begin with: an image, or the contrasts of it.
-
-        Args:
-            name: of the argument, for messages.
-
-        Raises:
-            InputError: it cannot be used, or has another number of contrasts than the members.
-        """
-        if len(images) != self.contrasts:
-            raise InputError(f"{name}: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
-        if not self.mean(0).exists():
-            self._write(0, Member("", images, name=name).read(), Round("none", 0, (), 0.0, 0.0), {})
 
     def average(self, number: int, kind: str, sharpen: float) -> Round:
         """The template after a round, of the members that are registered to the one before.

@@ -36,13 +36,14 @@ class MeanMap:
         self._velocity = torch.zeros(1, 3, *grid.size, dtype=torch.float64)
 
     def add(self, disp: Displacement, inverse: Displacement, affine: Affine) -> None:
-        """One more: what a displacement adds to the voxels of the grid, its inverse, and the map after it.
+        """One more: a displacement, its inverse, both on the grid in any order of its axes, and the map after it.
 
         Raises:
             InputError: the affine map mirrors, or turns by half a turn.
         """
         self._affine += logarithm(affine.array)
-        self._velocity += (disp.disp - inverse.disp).double() / 2
+        there, back = (field.on(self.grid).disp for field in (disp, inverse))
+        self._velocity += (there - back).double() / 2
         self._count += 1
 
     @cached_property

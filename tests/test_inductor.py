@@ -1,0 +1,31 @@
+"""Inductor's code for a GPU that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import l2rfast
+from bench import inductor
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_kernels_and_calls_of_ours_are_generated_and_compiled(tmp_path: Path) -> None:
+    disp = torch.zeros(1, 2, 8, 9, requires_grad=True)
+
+    def step(image: Tensor) -> Tensor:
+        return (l2rfast.warp(image, disp.tanh()) - image).square().sum()
+
+    found = inductor.graphs_of(step, torch.rand(1, 1, 8, 9))
+    assert len(found) == 2
+    for (module, given), name in zip(found, ("warp", "warp_backward"), strict=True):
+        with inductor.card():
+            code = inductor.code_of(module, given, backward=name == "warp_backward")
+            kernels = inductor.kernels_of(code, tmp_path)
+        assert inductor._CALLED.findall(code) == [f"torch.ops.l2rfast.{name}.default"]
+        built = [inductor.compiled(kernel, "sm_90") for kernel in kernels.values()]
+        assert [one.spills for one in built] == [0] * len(built) != []
+    assert not torch.cuda.is_available()
