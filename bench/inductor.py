@@ -2,8 +2,10 @@
 
 A step of VoxelMorph, forward and backward, is traced by ``torch.compile`` as one graph each on the CPU, put onto a GPU
 that is not there (tensors without memory, and a card's properties made up in the place of those that CUDA would tell),
-and given to Inductor, which writes Python with Triton kernels in it and calls of our operators and of ATen's between
-them. Every kernel is then compiled for several GPUs, in the first configuration that Inductor would try. Nothing runs.
+and lowered by Inductor, which writes Python with Triton kernels in it and calls of our operators and of ATen's between
+them. Its own passes over whole graphs, which come before, are left out, and what is kept for the way back is chosen
+simply; a card would bring convolutions in other layouts as well. So a card gets code like it, not the same. Every
+kernel is then compiled for several GPUs, in the first configuration that Inductor would try. Nothing runs.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ def card() -> Iterator[None]:
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor import scheduler
     from torch._inductor.runtime import triton_helpers
+    from torch._inductor.runtime.hints import DeviceProperties
     from torch.utils import _triton
 
     told: dict[str, Any] = {
@@ -105,6 +108,7 @@ def card() -> Iterator[None]:
         ):
             for name, value in values.items():
                 stack.enter_context(patch.object(owner, name, value))
+        stack.callback(DeviceProperties.create.cache_clear)  # else the card would stay
         yield
 
 
