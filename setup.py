@@ -122,7 +122,10 @@ def extensions() -> list[Extension]:
         )
         for name, flags in INSTRUCTION_SETS.items()
     ]
-    if os.environ.get("L2RFAST_CUDA", "1" if torch.version.cuda else "0") != "1":
+    asked = os.environ.get("L2RFAST_CUDA") or ("1" if torch.version.cuda else "0")
+    if asked not in ("0", "1"):
+        raise SystemExit(f"L2RFAST_CUDA: expected 1 or 0, got {asked!r}")
+    if asked == "0":
         return cpp
     depends = [*headers, *sources_of("kernels/**/*.cuh")]
     return [*cpp, Extension(CUDA, sources_of("kernels/*/cuda.cu"), depends=depends, optional=True)]

@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = build_script().cuda_command(arguments.out, options)
     if arguments.only:
         command = [part for part in command if not part.endswith(".cu") or f"/{arguments.only}/" in part]
-    return subprocess.run(command, cwd=ROOT).returncode
+    try:
+        return subprocess.run(command, cwd=ROOT).returncode
+    except FileNotFoundError:
+        parser.exit(1, f"Error: there is no {command[0]}: expected nvcc on $PATH, or in bin of $CUDA_HOME\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from . import cases, harness, machine
+from . import cases, given, harness, machine
 from .tune import FAMILIES
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def kept(name: str, printed: str) -> Iterator[list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.counters", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the inputs (default: full)")
-    parser.add_argument("--device", default="cuda", help="(default: cuda)")
+    parser.add_argument("--device", type=given.device, default="cuda", help="(default: cuda)")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the report, and of counters.csv")
     parser.add_argument("--dry", action="store_true", help="run what ncu would watch without it")
     parser.add_argument("--drive", choices=FAMILIES, help="only run the first case of a family: what ncu watches")
@@ -83,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.drive:
         drive(arguments.drive, size)
         return 0
-    report = json.loads((arguments.out / f"{machine.device_name()}.json").read_text())
+    file = arguments.out / f"{machine.device_name()}.json"
+    try:
+        report = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --out: expected a folder with the report of python -m bench, got {file} ({error})")
     chosen = furthest(report, FAMILIES, size)
     rows, failed = [list(HEAD)], not chosen
     for family, name in chosen.items():

@@ -39,6 +39,9 @@ TUNED = ROOT / "kernels" / "common" / "triton_tuned.json"
 CARRIED = ("nibabel", "isal", "psutil", "pytest-benchmark", "py-cpuinfo", "pytest-xdist", "execnet")
 GO_ON = "give the command again to go on"
 PYTHON = sys.executable
+IMPORT = "import l2rfast; info = l2rfast.info(); print(info)"
+# Where CUDA kernels cannot be built the package installs all the same, and their tests are skipped.
+FOUND = "found = info.chosen.get('cuda'); assert found and found['warp'] == 'cuda', 'no CUDA kernels, or no GPU'"
 # What has a backend among its parameters.
 TESTS = ["tests/test_operators.py", "tests/test_local_ncc.py", "tests/test_discrete_layers.py"]
 TESTS += ["tests/test_discrete_displacement.py", "tests/test_warp.py", "tests/test_warp_many.py"]
@@ -107,9 +110,9 @@ def parts(out: Path) -> dict[str, Part]:
             [[PYTHON, "-m", "bench.build", "--target=90", f"--out={library}", "--only=sinc"]],
         ),
         "import": Part(
-            [[PYTHON, "-c", "import l2rfast; print(l2rfast.info())"]],
+            [[PYTHON, "-c", f"{IMPORT}; {FOUND}"]],
             60,
-            [[PYTHON, "-c", "import l2rfast; print(l2rfast.info())"]],
+            [[PYTHON, "-c", IMPORT]],
             "finds the CUDA backend",
         ),
         "test": Part(
@@ -207,7 +210,8 @@ class Run:
             log.write(f"=== {name}: {ended.how}\n{ended.printed[-KEPT:]}\n")
 
     def _ended(self, name: str, part: Part) -> Ended:
-        marker = self.out / f"{name}.done"
+        kind = "done" if not self.rehearse else "smallest" if self.smallest else "rehearsed"
+        marker = self.out / f"{name}.{kind}"
         if marker.exists() and not self.again:
             return Ended("done before")
         commands = part.commands
@@ -265,13 +269,20 @@ def _called(command: list[str], seconds: float, rehearse: bool) -> tuple[int | N
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[0]
+    except KeyboardInterrupt:  # which the command, in a session of its own, does not see
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def failures(junit: Path) -> str:
     """Of every operation, or of another test's own name, how many cases failed and what the first says."""
     found: dict[str, list[str]] = {}
     passed: dict[str, int] = {}
-    for case in ET.parse(junit).getroot().iter("testcase"):
+    try:
+        cases = ET.parse(junit).getroot().iter("testcase")
+    except ET.ParseError as error:
+        return f"{junit.name} cannot be read, as of a run that was cut off: {error}.\n"
+    for case in cases:
         name, _, parameters = case.get("name", "").partition("[")
         of = (
             parameters.rstrip("]").partition("-")[0]
@@ -311,8 +322,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.wheels:
         return fetch()
+    if arguments.smallest and not arguments.rehearse:
+        parser.error("argument --smallest: expected together with --rehearse")
     out = (arguments.out or (DONE / "rehearsal" if arguments.rehearse else DONE)).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "log.txt").open("a").close()
+    except OSError as error:
+        parser.error(f"argument --out: expected a folder that can be written, got {out} ({error.strerror})")
     usual_minutes = REHEARSAL_MINUTES if arguments.rehearse else MINUTES
     minutes = usual_minutes if arguments.minutes is None else arguments.minutes
     end = time.monotonic() + 60 * minutes

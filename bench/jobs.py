@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,8 +17,9 @@ import torch
 
 import l2rfast
 from l2rfast.losses import diffusion_energy, local_ncc
+from l2rfast.output import written_whole
 
-from . import cases, machine
+from . import cases, given, machine
 from .report import digits, table
 
 Job = Callable[[], object]
@@ -77,9 +77,9 @@ def measured(make: Callable[[], Job], rounds: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.jobs", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the images (default: full)")
-    parser.add_argument("--device", default="cpu", help="(default: cpu)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"after the first call (default: {ROUNDS})")
-    parser.add_argument("--out", type=Path, required=True, help="file of the figures, JSON")
+    parser.add_argument("--device", type=given.device, default="cpu", help="(default: cpu)")
+    parser.add_argument("--rounds", type=given.times, default=ROUNDS, help=f"after the first call (default: {ROUNDS})")
+    parser.add_argument("--out", type=given.file, required=True, help="file of the figures, JSON")
     arguments = parser.parse_args(argv)
     torch.set_default_device(arguments.device)
     figures: dict[str, Any] = {}
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # the others are wanted all the same
             figures[name] = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         written = {"machine": machine.describe(), "jobs": figures}
-        arguments.out.write_text(json.dumps(written, indent=1) + "\n")  # also for a run that is cut off
+        with written_whole(arguments.out) as file:  # also for a run that is cut off
+            file.write_text(json.dumps(written, indent=1) + "\n")
     rows = [
         [name, f"Error: {of['failed']}", "", ""]
         if "failed" in of

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import l2rfast
 from l2rfast._dispatch import OPERATORS
 from l2rfast.kernels.common.triton_launch import TUNED, USUAL, Shape, flat, shaped, tuned_shape
+from l2rfast.output import written_whole
 
-from . import cases, harness, machine
+from . import cases, given, harness, machine
 from .report import digits, table
 
 SHAPES = (USUAL, Shape(128, 4), Shape(256, 8), Shape(512, 4), Shape(512, 8), Shape(1024, 8))
@@ -89,12 +89,12 @@ def fastest(
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.tune", description=__doc__)
     parser.add_argument("--size", choices=cases.SIZES, default="full", help="of the inputs (default: full)")
-    parser.add_argument("--device", default="cuda", help="(default: cuda)")
+    parser.add_argument("--device", type=given.device, default="cuda", help="(default: cuda)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="tune no further operator after so many")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="try so many alone (default: all)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"(default: {ROUNDS})")
+    parser.add_argument("--shapes", type=given.times, default=len(SHAPES), help="try so many alone (default: all)")
+    parser.add_argument("--rounds", type=given.times, default=ROUNDS, help=f"(default: {ROUNDS})")
     parser.add_argument("--only", action="append", choices=FAMILIES, help="the calls of these cases alone")
-    parser.add_argument("--out", type=Path, default=TUNED, help="where the shapes are kept (default: in the package)")
+    parser.add_argument("--out", type=given.file, default=TUNED, help="file of the shapes (default: in the package)")
     arguments = parser.parse_args(argv)
     start = time.perf_counter()
     torch.set_default_device(arguments.device)
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with l2rfast.backend("triton"):
             best, taken = fastest(partial(OPERATORS[name], *call), SHAPES[: arguments.shapes], arguments.rounds)
         found.setdefault(gpu, {})[name] = [best.block, best.warps]
-        arguments.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")  # also for a run that is cut off
+        with written_whole(arguments.out) as file:  # also for a run that is cut off
+            file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         usual, chosen = (digits(1e3 * taken[shape]) for shape in (USUAL, best))
         rows.append([name, f"{best.block} voxels, {best.warps} warps", chosen, usual])
     print(table([f"operator, on {gpu}", "chosen", "ms", "ms as usual"], rows))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import cases, counters, gpu
+from bench import cases, counters, gpu, jobs, tune
 from bench.gpu import Part
 
 PYTHON = [sys.executable, "-c"]
@@ -55,9 +55,12 @@ def test_a_part_that_is_done_stays_done_and_one_that_fails_leaves_the_others(
     assert (tmp_path / "ran").read_text() == "xx"
     assert gpu.main(["--out", str(tmp_path), "--only", "good", "--again", "--minutes", "0"]) == 1
     assert "stopped for lack of time" in told(tmp_path)["good"]
-    rehearsal = tmp_path / "rehearsal"
-    assert gpu.main(["--out", str(rehearsal), "--rehearse"]) == 0
-    assert "- slow: takes long" in (rehearsal / "summary.md").read_text()
+    for kind in (["--rehearse", "--smallest"], ["--rehearse"]):  # of which neither stands for another, nor for a GPU's
+        assert gpu.main(["--out", str(tmp_path), *kind]) == 0
+        assert "done in" in told(tmp_path)["good"]
+    assert "- slow: takes long" in (tmp_path / "summary.md").read_text()
+    assert "done before" not in told(tmp_path)["bad"]
+    assert gpu.main(["--out", str(tmp_path), "--only", "bad"]) == 1
 
 
 def test_the_first_failure_of_every_operation_is_told(tmp_path: Path) -> None:
@@ -78,6 +81,48 @@ def test_the_first_failure_of_every_operation_is_told(tmp_path: Path) -> None:
     assert lines == ["| warp | 2 | 1 | wrong / by 1 and more |", "| test_shapes | 1 | 0 | odd |"]
     file.write_text(f"<testsuites><testsuite>{cases[2]}</testsuite></testsuites>")
     assert gpu.failures(file) == "All of 1 passed.\n"
+    file.write_text("<testsuites><testsuite>")
+    assert gpu.failures(file).startswith("tests.xml cannot be read")
+
+
+def test_what_runs_ends_with_the_command_that_is_interrupted() -> None:
+    slow = "import os, signal, time; print(os.getpid()); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    script = f"""
+import signal, subprocess
+from bench import gpu
+signal.signal(signal.SIGINT, signal.default_int_handler)
+started, start = [], subprocess.Popen
+subprocess.Popen = lambda *a, **k: started.append(start(*a, **k)) or started[0]
+try:
+    gpu._called([{sys.executable!r}, "-c", {slow!r}], 30, False)
+except KeyboardInterrupt:
+    print(started[0].wait(10))
+"""
+    ended = subprocess.run([*PYTHON, script], cwd=gpu.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert ended.stdout == "-9\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        (gpu, ["--smallest"], "--smallest: expected together with --rehearse"),
+        (gpu, ["--rehearse", "--out", "{file}"], "--out: expected a folder that can be written, got {file}"),
+        (jobs, ["--out", "{file}/jobs.json"], "--out: expected a file in a folder that is there"),
+        (jobs, ["--out", "{file}", "--rounds", "0"], "--rounds: expected a whole number from 1 on, got '0'"),
+        (tune, ["--device", "cpu", "--shapes", "few"], "--shapes: expected a whole number from 1 on, got 'few'"),
+        (tune, ["--device", "gpu"], "--device: cannot use 'gpu' here"),
+        (counters, ["--device", "cpu", "--out", "{file}"], "--out: expected a folder with the report"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(
+    command: Any, given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(SystemExit, match="2"):
+        command.main([each.format(file=file) for each in given])
+    assert said.format(file=file) in capsys.readouterr().err
+    assert file.read_text() == "kept"
 
 
 def test_a_little_of_every_part_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +136,9 @@ def test_a_little_of_every_part_is_rehearsed(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "failures.md").read_text().startswith("All of ")
     shapes = json.loads((tmp_path / "triton_tuned.json").read_text())["interpreted"]
     assert set(shapes) == {"warp"}
-    jobs = json.loads((tmp_path / "jobs.json").read_text())["jobs"]
-    assert len(jobs) == 4
-    assert all("failed" not in job for job in jobs.values()), jobs
+    done = json.loads((tmp_path / "jobs.json").read_text())["jobs"]
+    assert len(done) == 4
+    assert all("failed" not in job for job in done.values()), done
     assert (tmp_path / "cpu.md").exists()
     assert "soft arg-min: ncu " in (tmp_path / "log.txt").read_text()  # and the program it would watch has run
 

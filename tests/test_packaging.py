@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import build as bench_build
 from bench.build import build_script
 
 ROOT = Path(__file__).parent.parent
@@ -220,3 +221,20 @@ def test_with_nvcc_a_wheel_has_the_cuda_kernels(sources: Callable[..., Path]) ->
     assert names(wheel) == INSTALLED.keys() | LIBRARIES | {"l2rfast/_cuda.so"}
     assert NO_CUDA not in log
     assert "manylinux" in wheel.name
+
+
+@pytest.mark.parametrize("asked", ["yes", "2"])
+def test_what_is_asked_of_cuda_is_yes_or_no_in_figures(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("L2RFAST_CUDA", asked)
+    with pytest.raises(SystemExit, match=f"L2RFAST_CUDA: expected 1 or 0, got '{asked}'"):
+        build_script().extensions()
+
+
+def test_without_nvcc_what_is_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    with pytest.raises(SystemExit, match="1"):
+        bench_build.main(["--out", str(tmp_path / "_cuda.so")])
+    assert "there is no /nowhere/bin/nvcc" in capsys.readouterr().err
