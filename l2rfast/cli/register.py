@@ -109,7 +109,7 @@ def register(
     fixed_warped: Annotated[bool, typer.Option("--fixed-warped", help="Write FIXED on the grid of MOVING.")] = False,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write the log Jacobian determinant.")] = False,
     memory: Annotated[str | None, typer.Option(help="Of images in .zarr: by blocks that fit it, as 4GB.")] = None,
-    workers: Annotated[int | None, typer.Option(help="With --memory: processes for blocks; as many as cores.")] = None,
+    workers: Annotated[int | None, typer.Option(help="With --memory: processes for blocks, two at most.")] = None,
     dask: Annotated[str | None, typer.Option(help="With --memory: local, slurm, or a scheduler's address.")] = None,
 ) -> None:
     """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
