@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,7 +116,8 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
     known = float(information[tuple(lag % s for lag, s in zip(still, sizes, strict=True))]) if meet else 0.0
     best: list[Translation] = []
     while len(best) < count and (most := float(information.max())) > 0:
-        index = [int(i) for i in torch.unravel_index(information.argmax(), information.shape)]
+        # NumPy's: for PyTorch's, SymPy is imported.
+        index = [int(i) for i in np.unravel_index(int(information.argmax()), tuple(information.shape))]
         best.append(Translation(spacing * (first + at(index)), most, most / float(overlap[tuple(index)])))
         near = [torch.arange(i - NEAR, i + NEAR + 1) % s for i, s in zip(index, sizes, strict=True)]
         information[torch.meshgrid(*near, indexing="ij")] = 0

@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox, TransformedBbox
 from torch import Tensor
 
 from ..methods.intensities import robust_range
@@ -70,47 +71,100 @@ def draw_overview(
     planes = [(1, 2), (0, 2), (0, 1)]  # the horizontal and the vertical axis of each view
     planes = planes if ndim == 3 else planes[2:]
     heights = [extent[vertical] for _, vertical in planes]
-    columns = _COLUMNS if entropy is None else [*_COLUMNS, f"entropy, up to {float(entropy.max()):.2g} nats"]
+    columns = [*_COLUMNS]
+    if entropy is not None:
+        columns.append(f"entropy, up to {float(entropy.max()):.2g} nats")
     inches = _WIDTH / len(columns) / max(extent[horizontal] for horizontal, _ in planes)  # per mm
     height = float(np.clip(sum(heights) * inches, 5, 16)) + 1
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor=_BACKGROUND)
     grid = figure.add_gridspec(len(planes), len(columns), height_ratios=heights, wspace=0.03, hspace=0.03)
     grid.update(left=0.02, right=0.995, top=1 - 0.45 / height, bottom=0.55 / height)
-    panels: Any = grid.subplots(squeeze=False)
+    # One for all panels: one for each takes twice as long to make and to draw.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height), frame_on=False, xticks=[], yticks=[])
+    cells = [[grid[row, column].get_position(figure) for column in range(len(columns))] for row in range(len(planes))]
 
-    for axis, (plane, row) in enumerate(zip(planes, panels, strict=True), 3 - len(planes)):
+    for axis, (plane, row) in enumerate(zip(planes, cells, strict=True), 3 - len(planes)):
         middle = shape[axis] // 2
-        mm = [spacing[k] for k in plane]
+        size, mm = ([of[k] for k in plane] for of in (shape, spacing))
+        down = affine is not None and _runs_down(affine[:3, plane[1]])
+        panels = [Panel(axes, cell, size, mm, down) for cell in row]
         a, b, c = (
             np.clip((np.take(volume, middle, axis) - low) / max(high - low, _TINY), 0, 1)
             for volume, (low, high) in zip(volumes, windows, strict=True)
         )
-        for panel, pixels in zip(row[:3], (a, b, c), strict=True):
-            _show(panel, pixels, mm)
+        for panel, pixels in zip(panels[:3], (a, b, c), strict=True):
+            panel.show(pixels)
         if labels is not None:
-            _draw_contours(row[0], np.take(labels.cpu().reshape(shape).numpy(), middle, axis))
-        for panel, pixels in zip(row[3:5], (a - b, a - c), strict=True):
-            _show(panel, pixels, mm, _DIFFERENCE, low=-1)
-        _show(row[5], 0.45 * a, mm)
-        _draw_grid(row[5], np.take(field[list(plane)], middle, axis + 1), mm, max(extent) / _LINES)
+            panels[0].draw_contours(np.take(labels.cpu().reshape(shape).numpy(), middle, axis))
+        for panel, pixels in zip(panels[3:5], (a - b, a - c), strict=True):
+            panel.show(pixels, _DIFFERENCE, low=-1)
+        panels[5].show(0.45 * a)
+        panels[5].draw_grid(np.take(field[list(plane)], middle, axis + 1), max(extent) / _LINES)
+        panels[5].mark(np.argwhere(np.take(folded, middle, axis)))
         if entropy is not None:
             uncertain = entropy.detach().cpu().reshape(shape).numpy()
-            _show(row[6], np.take(uncertain, middle, axis) / max(uncertain.max(), _TINY), mm, "inferno")
-        row[5].scatter(*np.nonzero(np.take(folded, middle, axis)), s=6, c=_FOLD, marker="s", linewidths=0)
-        if affine is not None and _runs_down(affine[:3, plane[1]]):
-            for panel in row:
-                panel.invert_yaxis()
-        box = row[0].get_position()
+            panels[6].show(np.take(uncertain, middle, axis) / max(uncertain.max(), _TINY), "inferno")
         label = f"axis {axis}, slice {middle}"
-        figure.text(0.01, (box.y0 + box.y1) / 2, label, rotation=90, ha="center", va="center", **_LABEL)
+        figure.text(0.01, (row[0].y0 + row[0].y1) / 2, label, rotation=90, ha="center", va="center", **_LABEL)
 
-    for panel, title in zip(panels[0], columns, strict=True):
-        panel.set_title(title, color=_TEXT, fontsize=14, pad=8)
     if count := int(folded.sum()):
-        title = f"{_COLUMNS[5]}, {count} folded voxel{'s' if count > 1 else ''}"
-        panels[0, 5].set_title(title, color=_FOLD, fontsize=14, pad=8)
-    _draw_scale(figure, panels[-1, 3].get_position().x0, panels[-1, 4].get_position().x1, height)
+        columns[5] += f", {count} folded voxel{'s' if count > 1 else ''}"
+    for number, (cell, title) in enumerate(zip(cells[0], columns, strict=True)):
+        colour = _FOLD if count and number == 5 else _TEXT
+        figure.text((cell.x0 + cell.x1) / 2, cell.y1 + 0.1 / height, title, color=colour, fontsize=14, ha="center")
+    _draw_scale(figure, cells[-1][3].x0, cells[-1][4].x1, height)
     figure.savefig(path, format="png", pil_kwargs={"compress_level": 3})  # half of the time of 6, for a little more
+
+
+class Panel:
+    """A slice in a part of a picture, in its middle and as large as fits.
+
+    Args:
+        axes: of the whole picture, in inches.
+        cell: the part, in shares of the picture.
+        size: pixels along the two axes of the slice, the second of which runs up.
+        mm: of a pixel along each.
+        down: the second runs down instead.
+    """
+
+    def __init__(self, axes: Axes, cell: Bbox, size: Sequence[int], mm: Sequence[float], down: bool) -> None:
+        self.axes, self.mm = axes, mm
+        whole = np.array([axes.get_xlim()[1], axes.get_ylim()[1]])
+        lengths = np.multiply(size, mm)
+        sides = lengths * (np.array(cell.size) * whole / lengths).min()
+        first = (np.add(cell.min, cell.max) * whole - sides) / 2
+        self.box = Bbox([first, first + sides])
+        if down:
+            first[1], sides[1] = first[1] + sides[1], -sides[1]
+        self.first, self.step = first, sides / size
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in pixels, whose centres are whole numbers: in inches."""
+        inches: np.ndarray = self.first + (points + 0.5) * self.step
+        return inches
+
+    def show(self, pixels: np.ndarray, cmap: Colormap | str = "gray", low: float = 0) -> None:
+        ends = np.stack([self.first, self.first + self.step * pixels.shape], 1).ravel()
+        limits = {"vmin": low, "vmax": 1, "extent": tuple(ends), "aspect": "auto"}
+        self.axes.imshow(pixels.T, cmap=cmap, origin="lower", **limits)
+
+    def draw_grid(self, disp: np.ndarray, distance: float) -> None:
+        """Lines of the regular grid, `distance` mm apart, where a (2, H, W) field takes them."""
+        points = self.at(np.moveaxis(np.indices(disp.shape[1:]) + disp, 0, -1))
+        across, along = (max(1, round(distance / spacing)) for spacing in self.mm)
+        lines = [*points[across // 2 :: across], *points[:, along // 2 :: along].swapaxes(0, 1)]
+        drawn = LineCollection(lines, colors=_GRID, linewidths=0.7, alpha=0.9)
+        self.axes.add_collection(drawn, autolim=False)
+        drawn.set_clip_box(TransformedBbox(self.box, self.axes.transData))
+
+    def draw_contours(self, labels: np.ndarray) -> None:
+        across, up = (self.at(np.arange(max(labels.shape))[:, None])[:n, k] for k, n in enumerate(labels.shape))
+        for label in np.unique(labels[labels > 0]):
+            self.axes.contour(across, up, (labels == label).T, levels=[0.5], colors=_GRID, linewidths=0.7)
+
+    def mark(self, points: np.ndarray) -> None:
+        """Folds at points (M, 2) in pixels."""
+        self.axes.scatter(*self.at(points).T, s=6, c=_FOLD, marker="s", linewidths=0)
 
 
 def _known(image: Tensor) -> Tensor | None:
@@ -123,26 +177,6 @@ def _runs_down(axis: np.ndarray) -> bool:
     """Whether it goes to posterior or inferior, most of all."""
     nearest = np.abs(axis).argmax()
     return bool(nearest > 0 and axis[nearest] < 0)
-
-
-def _show(panel: Axes, pixels: np.ndarray, mm: list[float], cmap: Colormap | str = "gray", low: float = 0) -> None:
-    panel.imshow(pixels.T, cmap=cmap, vmin=low, vmax=1, origin="lower", aspect=mm[1] / mm[0])
-    panel.autoscale(False)
-    panel.set(xticks=[], yticks=[], facecolor=_BACKGROUND)
-    panel.spines[:].set_visible(False)
-
-
-def _draw_grid(panel: Axes, disp: np.ndarray, mm: list[float], distance: float) -> None:
-    """Lines of the regular grid, `distance` mm apart, where a (2, H, W) field takes them."""
-    points = np.moveaxis(np.indices(disp.shape[1:]) + disp, 0, -1)
-    across, along = (max(1, round(distance / spacing)) for spacing in mm)
-    lines = [*points[across // 2 :: across], *points[:, along // 2 :: along].swapaxes(0, 1)]
-    panel.add_collection(LineCollection(lines, colors=_GRID, linewidths=0.7, alpha=0.9), autolim=False)
-
-
-def _draw_contours(panel: Axes, labels: np.ndarray) -> None:
-    for label in np.unique(labels[labels > 0]):
-        panel.contour((labels == label).T, levels=[0.5], colors=_GRID, linewidths=0.7)
 
 
 def _draw_scale(figure: Figure, left: float, right: float, height: float) -> None:

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.linalg import expm, logm
 
 from l2rfast.errors import InputError
 from l2rfast.fields import integrate_velocity
@@ -49,6 +48,8 @@ class MeanMap:
     @cached_property
     def affine_back(self) -> Affine:
         """The inverse of the mean of the affine maps."""
+        from scipy.linalg import expm  # slow to import, as all of SciPy
+
         matrix = expm(self._affine / -max(1, self._count))
         matrix[3] = 0, 0, 0, 1  # but for rounding
         return Affine(matrix)
@@ -66,6 +67,8 @@ def logarithm(matrix: np.ndarray) -> np.ndarray:
     Raises:
         InputError: it has none.
     """
+    from scipy.linalg import logm
+
     values = np.linalg.eigvals(matrix[:3, :3])
     if ((values.real <= 0) & (np.abs(values.imag) <= 1e-6 * np.abs(values))).any():
         raise InputError(
