@@ -19,8 +19,8 @@ from l2rfast.fields import integrate_velocity
 from l2rfast.filters import box_average
 from l2rfast.io import Volume, as_volume, write_image
 from l2rfast.methods.registration import register
-from l2rfast.methods.template.members import MeanImage, Member, sharpness
-from l2rfast.methods.template.shape import MeanMap, length, logarithm
+from l2rfast.methods.template.members import MeanImage, Member, grid_of, sampled, sharpness
+from l2rfast.methods.template.shape import MeanMap, length, logarithm, velocity
 from l2rfast.world import Affine, Displacement, Grid, compose
 
 SIZE, MEMBERS = (44, 40), 4
@@ -173,20 +173,21 @@ def test_the_mean_of_maps_and_their_inverses_is_nothing() -> None:
         [np.array([[0, a, 0, 3], [-a, 0, b, -1], [0, -b, 0.1, 2], [0] * 4]) for a, b in ((0.4, 0.1), (-0.2, 0.3))],
     )
     turns.append(-turns[0] - turns[1])
-    for turn, velocity in zip(turns, velocities(3, 0.7), strict=True):
-        there, back = (Displacement(integrate_velocity(sign * velocity), GRID.affine) for sign in (1, -1))
-        shape.add(there, back, turned(turn))
-    assert length(shape.back, GRID) < 0.06 * length(there, GRID)
-    assert np.allclose(shape.affine_back.array, np.eye(4), atol=1e-12)
+    for turn, one in zip(turns, velocities(3, 0.7), strict=True):
+        there, back = (integrate_velocity(sign * one) for sign in (1, -1))
+        shape.add(velocity(there, back), turned(turn))
+    assert length(shape.back.transform, GRID) < 0.06 * length(Displacement(there, GRID.affine), GRID)
+    assert np.allclose(shape.back.affine.array, np.eye(4), atol=1e-12)
 
 
 def test_the_mean_of_one_map_leads_back() -> None:
     torch.manual_seed(1)
-    shape, (velocity, _) = MeanMap(GRID), velocities(2, 0.7)
-    there, back = (Displacement(integrate_velocity(sign * velocity), GRID.affine) for sign in (1, -1))
+    shape, (one, _) = MeanMap(GRID), velocities(2, 0.7)
+    fields = [integrate_velocity(sign * one) for sign in (1, -1)]
+    there = Displacement(fields[0], GRID.affine)
     turn = turned(np.array([[0, 0.3, 0, 5], [-0.3, 0, 0, 1], [0, 0, 0, 2], [0] * 4]))
-    shape.add(there, back, turn)
-    assert length(compose(shape.back, there, turn), GRID) < 0.06 * length(there, GRID)
+    shape.add(velocity(*fields), turn)
+    assert length(compose(shape.back.transform, there, turn), GRID) < 0.06 * length(there, GRID)
 
 
 @pytest.mark.parametrize("matrix", [np.diag([-1.0, 1, 1, 1]), np.diag([-1.0, -1, 1, 1]), np.diag([0.0, 1, 1, 1])])
@@ -206,7 +207,7 @@ def test_what_is_masked_out_is_not_in_the_mean(tmp_path: Path) -> None:
     one, two = (member.read() for member in images)
     mean, still = MeanImage(one), Affine(np.eye(4))
     for volume in (one, two):
-        mean.add(volume, still)
+        mean.add(sampled(volume, still, grid_of(one)))
     found = mean.volume(0).data
     assert torch.equal(found[:, :, 5:], one.data[:, :, 5:])
     assert torch.allclose(found[:, :, :5], (one.data + two.data)[:, :, :5] / 2)

@@ -85,7 +85,7 @@ def draw_overview(
 
     for axis, (plane, row) in enumerate(zip(planes, cells, strict=True), 3 - len(planes)):
         middle = shape[axis] // 2
-        size, mm = ([of[k] for k in plane] for of in (shape, spacing))
+        size, mm = [shape[k] for k in plane], [spacing[k] for k in plane]
         down = affine is not None and _runs_down(affine[:3, plane[1]])
         panels = [Panel(axes, cell, size, mm, down) for cell in row]
         a, b, c = (
@@ -145,8 +145,9 @@ class Panel:
 
     def show(self, pixels: np.ndarray, cmap: Colormap | str = "gray", low: float = 0) -> None:
         ends = np.stack([self.first, self.first + self.step * pixels.shape], 1).ravel()
-        limits = {"vmin": low, "vmax": 1, "extent": tuple(ends), "aspect": "auto"}
-        self.axes.imshow(pixels.T, cmap=cmap, origin="lower", **limits)
+        left, right, bottom, top = ends.tolist()
+        extent = (left, right, bottom, top)
+        self.axes.imshow(pixels.T, cmap=cmap, vmin=low, vmax=1, origin="lower", aspect="auto", extent=extent)
 
     def draw_grid(self, disp: np.ndarray, distance: float) -> None:
         """Lines of the regular grid, `distance` mm apart, where a (2, H, W) field takes them."""
@@ -164,7 +165,8 @@ class Panel:
 
     def mark(self, points: np.ndarray) -> None:
         """Folds at points (M, 2) in pixels."""
-        self.axes.scatter(*self.at(points).T, s=6, c=_FOLD, marker="s", linewidths=0)
+        across, up = self.at(points).T
+        self.axes.scatter(across, up, s=6, c=_FOLD, marker="s", linewidths=0)
 
 
 def _known(image: Tensor) -> Tensor | None:

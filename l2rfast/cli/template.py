@@ -8,17 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress as Bar
 
 from .. import _check, _interrupt, _threads
 from ..errors import InputError
+from ..io import Volume
 from ..methods.cohort.listed import Listed, checked
 from ..methods.cohort.table import ids
 from ..methods.cohort.workers import Team
 from ..methods.template.members import Member
-from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, TemplateFolder
+from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, MAPS, SAMPLED, TemplateFolder
 from ..output import held
 from . import crew, lines
 from .shared_options import Quiet
@@ -78,7 +80,7 @@ def template(
                 for number, kind in enumerate(kinds, 1):
                     if not folder.mean(number).exists():
                         with Bar(console=console, disable=quiet) as bar:
-                            _register(folder, number, kind, jobs, those, team, bar)
+                            _found(folder, number, kind, jobs, those, team, bar)
                         folder.average(number, kind, sharpen)
                     folder.tidy(number)
                     done = folder.done(number)
@@ -93,7 +95,7 @@ def template(
         raise typer.Exit(1)
 
 
-def _register(
+def _found(
     folder: TemplateFolder,
     number: int,
     kind: str,
@@ -102,11 +104,17 @@ def _register(
     team: Team,
     bar: Bar,
 ) -> None:
-    """All members to the template of the round before, but those that are."""
-    study = folder.round(number)
-    todo = {id: _given(folder, number, id, kind, given) for id, given in jobs.items() if not study.finished(id)}
-    task = bar.add_task(f"round {number}, {kind}", total=len(jobs), completed=len(jobs) - len(todo))
-    crew.register(align_member, study, todo, those, team, partial(bar.advance, task))
+    """Register all members to the template of the round before, but those that are, and sample them in their mean
+    shape."""
+    given = {id: _given(folder, number, id, kind, options) for id, options in jobs.items()}
+    for work, title, proof in ((align_member, f"round {number}, {kind}", MAPS), (sample_member, "mean", SAMPLED)):
+        study = folder.round(number, proof)
+        if proof == SAMPLED:
+            folder.shape(number)
+            given = {id: options for id, options in given.items() if folder.round(number).finished(id)}
+        todo = {id: options for id, options in given.items() if not study.finished(id)}
+        task = bar.add_task(title, total=len(given), completed=len(given) - len(todo))
+        crew.register(work, study, todo, those, team, partial(bar.advance, task))
 
 
 def align_member(words: Sequence[str]) -> str | None:
@@ -114,15 +122,34 @@ def align_member(words: Sequence[str]) -> str | None:
     return lines.outcome(partial(_align, words))
 
 
+def sample_member(words: Sequence[str]) -> str | None:
+    """Likewise, of one that is registered."""
+    return lines.outcome(partial(_sample, words))
+
+
 def _align(words: Sequence[str]) -> None:
-    from ..methods.several import read_once
     from ..methods.template.rounds import align
+
+    template, member, values = _pair(words)
+    rest = {name: values[name] for name in ("initial", "init", "init_metric", "device", "threads")}
+    align(template, member, values["out"], **rest, **lines.method(values))
+
+
+def _sample(words: Sequence[str]) -> None:
+    from ..methods.template.rounds import sample
+
+    template, member, values = _pair(words)
+    with _threads.threads(values["threads"]), torch.no_grad():
+        sample(template, member, values["out"])
+
+
+def _pair(words: Sequence[str]) -> tuple[Volume, Member, dict[str, Any]]:
+    """A template, a member, and the values of the command line."""
+    from ..methods.several import read_once
 
     values = lines.parsed(words)
     template = read_once("template", values["fixed_contrasts"], "fixed_mask", None, nan_outside=False)
-    member = Member("", values["moving_contrasts"], values["moving_mask"], values["nan_outside"])
-    rest = {name: values[name] for name in ("initial", "init", "init_metric", "device", "threads")}
-    align(template, member, values["out"], **rest, **lines.method(values))
+    return template, Member("", values["moving_contrasts"], values["moving_mask"], values["nan_outside"]), values
 
 
 def _member(id: str, given: crew.Options) -> Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,8 +68,21 @@ def grid_of(volume: Volume) -> Grid:
     return Grid(tuple(volume.data.shape), volume.affine)
 
 
+def sampled(image: Volume, transform: Transform, grid: Grid) -> Tensor:
+    """A member on a grid, where a transform leads from there.
+
+    Returns:
+        (contrasts, *grid) float32; NaN where the image does not reach, or does not count.
+    """
+    own, shape = grid_of(image), image.data.shape
+    mask = torch.ones(shape, dtype=torch.bool) if image.mask is None else image.mask
+    there = Resampler(transform, grid, own, interpolation="nearest", outside=False)(mask[None, None])[0, 0]
+    values = Resampler(transform, grid, own)(torch.stack([image.data, *image.contrasts])[None])[0]
+    return values.masked_fill_(~there, math.nan)
+
+
 class MeanImage:
-    """The mean of images that are resampled to one grid, in every voxel of those that reach it and count there.
+    """The mean of images on one grid, in every voxel of those that reach it and count there.
 
     Sums are in float64 and in the order in which images are added.
 
@@ -77,18 +91,14 @@ class MeanImage:
     """
 
     def __init__(self, like: Volume) -> None:
-        self.like, self.grid = like, grid_of(like)
-        self._total = torch.zeros(1 + len(like.contrasts), *self.grid.shape, dtype=torch.float64)
-        self._count = torch.zeros(self.grid.shape, dtype=torch.int32)
+        self.like = like
+        self._total = torch.zeros(1 + len(like.contrasts), *like.data.shape, dtype=torch.float64)
+        self._count = torch.zeros(like.data.shape, dtype=torch.int32)
 
-    def add(self, image: Volume, transform: Transform) -> None:
-        """One more, sampled where a transform leads from the grid."""
-        own, shape = grid_of(image), image.data.shape
-        mask = torch.ones(shape, dtype=torch.bool) if image.mask is None else image.mask
-        there = Resampler(transform, self.grid, own, interpolation="nearest", outside=False)(mask[None, None])[0, 0]
-        values = Resampler(transform, self.grid, own)(torch.stack([image.data, *image.contrasts])[None])[0]
-        self._total += torch.where(there, values, 0)
-        self._count += there
+    def add(self, values: Tensor) -> None:
+        """One more, see `sampled`."""
+        self._total += values.nan_to_num(0.0)
+        self._count += ~values[0].isnan()
 
     def volume(self, sharpen: float) -> Volume:
         """The mean; 0 where no image reaches.

@@ -17,31 +17,27 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
 
 from l2rfast.errors import InputError
-from l2rfast.io import (
-    Volume,
-    axes_in_itk,
-    onto_plane,
-    read_transform,
-    write_affine,
-    write_displacement,
-    write_image,
-    write_transform,
-)
+from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
 from l2rfast.output import OutputFolder, written_whole
-from l2rfast.world import Affine, Displacement, compose
+from l2rfast.world import Affine, Displacement, Grid, compose
 
 from ..cohort.study import Study
 from ..registration import register
 from ..several import joined
-from .members import MeanImage, Member, grid_of, sharpness
-from .shape import MeanMap, length
+from .members import MeanImage, Member, grid_of, sampled, sharpness
+from .shape import Back, MeanMap, length, logarithm, velocity
 
 AFFINE, DEFORMABLE = "affine", "deformable"
 BEGUN, ROUND = "template.json", "round.json"
-MAPS = ("displacement.nii", "inverse_displacement.nii", "affine.txt")  # of a member; kept for a round only
+# Kept for a round only: of a member the maps to it and its image in the mean shape; and how all are moved to that.
+MAPS, SAMPLED, SHAPE = "maps.npz", "sampled.npy", "shape.npz"
 FEWEST = 2  # members
 
 
@@ -113,9 +109,13 @@ class TemplateFolder:
             whole.write_text(text)
         self._write(0, volume, Round("none", 0, (), 0.0, sharpness(volume)), {})
 
-    def round(self, number: int) -> Study:
-        """Where members are registered to the template of the round before."""
-        return Study(self.folder / "rounds" / str(number), MAPS[-1])
+    def round(self, number: int, proof: str = MAPS) -> Study:
+        """Where members are registered to the template of the round before, and sampled then.
+
+        Args:
+            proof: `MAPS`, or `SAMPLED`: by what a member is known to be finished.
+        """
+        return Study(self.folder / "rounds" / str(number), proof)
 
     def mean(self, number: int) -> Path:
         """The folder of the template after a round; it is there when that is done."""
@@ -130,35 +130,68 @@ class TemplateFolder:
         file = self.mean(number) / f"{id}.txt"
         return file if file.is_file() else None
 
-    def average(self, number: int, kind: str, sharpen: float) -> Round:
-        """The template after a round, of the members that are registered to the one before.
+    def shape(self, number: int) -> None:
+        """Find the mean shape of the members that are registered in a round, for `sample`.
 
         Raises:
             InputError: fewer than two are; or a file that cannot be read, or written.
         """
         study = self.round(number)
-        there = [member for member in self.members if study.finished(member.id)]
-        if len(there) < FEWEST:
-            raise InputError(f"--out {self.folder}: expected {FEWEST} members that can be registered, got {len(there)}")
-        before = joined("template", self.images(number - 1), "fixed_mask", None)
-        grid = grid_of(before)
-        shape, image = MeanMap(grid), MeanImage(before)
-        for member in there:
-            shape.add(*_found(study.pair(member.id)))
+        mean = MeanMap(grid_of(self._before(number)))
+        for member in self._there(study):
+            maps = _loaded(study.pair(member.id) / MAPS)
+            mean.add(torch.from_numpy(maps["velocity"]), Affine(maps["affine"]))
+        back = mean.back
+        found: dict[str, Any] = {"affine": back.affine.array, "displacement": back.displacement.disp.numpy()}
+        file = study.folder / SHAPE
+        if file.exists() and all(np.array_equal(array, found[name]) for name, array in _loaded(file).items()):
+            return
+        for member in self.members:  # sampled in another, of fewer members
+            (study.pair(member.id) / SAMPLED).unlink(missing_ok=True)
+        with written_whole(file) as part:
+            np.savez(part, **found)
+
+    def average(self, number: int, kind: str, sharpen: float) -> Round:
+        """The template after a round, of the members that are sampled.
+
+        Raises:
+            InputError: fewer than two are; or a file that cannot be read, or written.
+        """
+        study, before = self.round(number, SAMPLED), self._before(number)
+        back, image, there = _back(study.folder, grid_of(before)), MeanImage(before), self._there(study)
         starts = {}
-        for member in there:  # again, and not kept: there may be thousands
-            disp, _, affine = _found(study.pair(member.id))
-            image.add(member.read(), compose(shape.back, disp, affine))
-            starts[member.id] = Affine(affine.array @ shape.affine_back.array, affine.ndim)
+        for member in there:
+            pair = study.pair(member.id)
+            image.add(torch.from_numpy(np.load(pair / SAMPLED, allow_pickle=False)))
+            affine = _loaded(pair / MAPS)["affine"]
+            starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
         volume = image.volume(sharpen)
         left_out = tuple(member.id for member in self.members if member not in there)
-        done = Round(kind, len(there), left_out, length(shape.back, grid), sharpness(volume))
+        moved = length(back.transform, grid_of(before))
+        done = Round(kind, len(there), left_out, moved, sharpness(volume))
         self._write(number, volume, done, starts)
         return done
 
+    def _before(self, number: int) -> Volume:
+        """The template before a round."""
+        return joined("template", self.images(number - 1), "fixed_mask", None)
+
+    def _there(self, study: Study) -> list[Member]:
+        """The members that are finished.
+
+        Raises:
+            InputError: fewer than two are.
+        """
+        there = [member for member in self.members if study.finished(member.id)]
+        if len(there) < FEWEST:
+            raise InputError(f"--out {self.folder}: expected {FEWEST} members that can be registered, got {len(there)}")
+        return there
+
     def tidy(self, number: int) -> None:
         """Remove what the registrations of a round wrote, which has been averaged."""
-        shutil.rmtree(self.round(number).folder / "pairs", ignore_errors=True)
+        folder = self.round(number).folder
+        shutil.rmtree(folder / "pairs", ignore_errors=True)
+        (folder / SHAPE).unlink(missing_ok=True)
 
     def last(self, number: int) -> None:
         """The template after a round is the one.
@@ -196,7 +229,8 @@ class TemplateFolder:
 
 
 def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
-    """Register a member to a template, and keep nothing but the maps.
+    """Register a member to a template, and keep nothing but the maps: a displacement and its velocity, (1, 3, *grid) in
+    voxels, and the affine map (4, 4) after it.
 
     Args:
         fixed: the template.
@@ -204,22 +238,48 @@ def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
         options: as of `methods.registration.register`.
 
     Raises:
-        InputError: an image that cannot be used, or a folder that cannot be written.
+        InputError: an image that cannot be used, a map of which there is no mean, or a folder that cannot be written.
     """
     moving = member.volume()
     found = register(fixed, moving, **options)
-    with OutputFolder(out, MAPS) as folder:
-        for name, field in zip(MAPS, (found.displacement, found.inverse), strict=False):
-            write_displacement(folder.path(name), field, fixed.affine, fixed.flat)
-        place = onto_plane(found.initial.matrix, fixed, moving)
-        write_affine(folder.path(MAPS[-1]), place, axes_in_itk(fixed))
+    affine = onto_plane(found.initial.matrix, fixed, moving)
+    logarithm(affine)  # before others depend on it
+    disp, inverse = (Displacement(field, fixed.affine).disp for field in (found.displacement, found.inverse))
+    with OutputFolder(out, [MAPS]) as folder:
+        np.savez(folder.path(MAPS), displacement=disp.numpy(), velocity=velocity(disp, inverse).numpy(), affine=affine)
 
 
-def _found(pair: Path) -> tuple[Displacement, Displacement, Affine]:
-    """What `align` wrote: the displacement, its inverse, and the affine map after it.
+def sample(fixed: Volume, member: Member, out: Path) -> None:
+    """Sample a member in the mean shape, once that is known.
+
+    Args:
+        fixed: the template that it is registered to.
+        out: its folder, with its maps.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: an image or a file that cannot be read, or a folder that cannot be written.
     """
-    disp, inverse, affine = (read_transform(pair / name, format="itk") for name in MAPS)
-    return cast("Displacement", disp), cast("Displacement", inverse), cast("Affine", affine)
+    maps, grid, ndim = _loaded(out / MAPS), grid_of(fixed), axes_in_itk(fixed)
+    there = Displacement(torch.from_numpy(maps["displacement"]), fixed.affine, ndim), Affine(maps["affine"], ndim)
+    values = sampled(member.read(), compose(_back(out.parents[1], grid).transform, *there), grid)
+    with OutputFolder(out, [SAMPLED]) as folder:
+        np.save(folder.path(SAMPLED), values.numpy())
+
+
+def _back(folder: Path, grid: Grid) -> Back:
+    """What `TemplateFolder.shape` wrote."""
+    maps = _loaded(folder / SHAPE)
+    return Back(Affine(maps["affine"]), Displacement(torch.from_numpy(maps["displacement"]), grid.affine))
+
+
+def _loaded(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise InputError(f"{file}: expected maps of a round, but the file is damaged") from error

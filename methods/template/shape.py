@@ -10,10 +10,11 @@ whose even terms cancel: what remains are terms of third order.
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from l2rfast.errors import InputError
 from l2rfast.fields import integrate_velocity
@@ -34,31 +35,41 @@ class MeanMap:
         self._affine = np.zeros((4, 4))
         self._velocity = torch.zeros(1, 3, *grid.size, dtype=torch.float64)
 
-    def add(self, disp: Displacement, inverse: Displacement, affine: Affine) -> None:
-        """One more: a displacement, its inverse, both on the grid in any order of its axes, and the map after it.
+    def add(self, one: Tensor, affine: Affine) -> None:
+        """One more: the `velocity` (1, 3, *grid) of a displacement, in voxels, and the map after it.
 
         Raises:
-            InputError: the affine map mirrors, or turns by half a turn.
+            InputError: see `logarithm`.
         """
         self._affine += logarithm(affine.array)
-        there, back = (field.on(self.grid).disp for field in (disp, inverse))
-        self._velocity += (there - back).double() / 2
+        self._velocity += one
         self._count += 1
 
-    @cached_property
-    def affine_back(self) -> Affine:
-        """The inverse of the mean of the affine maps."""
+    @property
+    def back(self) -> Back:
+        """The inverse of the mean."""
         from scipy.linalg import expm  # slow to import, as all of SciPy
 
         matrix = expm(self._affine / -max(1, self._count))
         matrix[3] = 0, 0, 0, 1  # but for rounding
-        return Affine(matrix)
+        mean = (self._velocity / -max(1, self._count)).float()
+        return Back(Affine(matrix), Displacement(integrate_velocity(mean), self.grid.affine))
 
-    @cached_property
-    def back(self) -> Transform:
-        """The inverse of the mean: from places of the mean shape to those of the grid's space."""
-        velocity = (self._velocity / -max(1, self._count)).float()
-        return compose(self.affine_back, Displacement(integrate_velocity(velocity), self.grid.affine))
+
+class Back(NamedTuple):
+    """From the mean shape to the space of a grid: a map, then a displacement on the grid."""
+
+    affine: Affine
+    displacement: Displacement
+
+    @property
+    def transform(self) -> Transform:
+        return compose(*self)
+
+
+def velocity(disp: Tensor, inverse: Tensor) -> Tensor:
+    """Of a displacement and its inverse, of any shape and in any unit, but for terms of third order."""
+    return (disp - inverse) / 2
 
 
 def logarithm(matrix: np.ndarray) -> np.ndarray:
