@@ -34,7 +34,7 @@ WITHOUT += ("time_budget",)
 OF_AFFINE = ("moving", "moving-mask", "nan-outside", "init-metric", "device", "threads")
 
 
-@crew.with_register_options((*WITHOUT, "fixed_contrasts", "moving_contrasts"))
+@crew.with_register_options((*WITHOUT, "fixed_contrasts", "moving_contrasts", "preset"))
 def template(
     *,
     images: Annotated[
@@ -47,6 +47,7 @@ def template(
     affine_rounds: Annotated[int, typer.Option(help="By affine maps; 0: the headers bring the images together.")] = 1,
     rounds: Annotated[int, typer.Option(help="By deformations, then.")] = 3,
     sharpen: Annotated[float, typer.Option(help="How much of an unsharp mask each round adds; 0: nothing.")] = 0.25,
+    preset: Annotated[str | None, typer.Option(help="Of the method discrete; fast if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on: what is finished stays.")] = False,
     workers: crew.Workers = None,
     memory: crew.Memory = None,
@@ -62,7 +63,9 @@ def template(
     exit code is 1.
     """
     kinds, sharpen = _kinds(affine_rounds, rounds), _check.not_negative("sharpen", sharpen)
-    jobs = crew.jobs(_listed(images, bids_suffix), lines.given(common), ("moving",))
+    if preset is None:  # of what full resolution adds by default hardly anything is seen in a mean
+        preset = "fast" if common["method"] == "discrete" else "default"
+    jobs = crew.jobs(_listed(images, bids_suffix), lines.given({**common, "preset": preset}), ("moving",))
     folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
     asked: dict[str, Any] = {
         "rounds": kinds,
