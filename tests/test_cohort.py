@@ -172,7 +172,15 @@ def test_what_cannot_be_done_is_said_before_it_begins(
     code, text = invoke(*words(scans, tmp_path / "study", *options))
     assert code == 2
     assert said in text
-    assert not finished(tmp_path / "study")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_is_there_is_said_before_dask_is_asked(scans: Path, serial: Path) -> None:
+    before = contents(serial)
+    code, text = invoke(*words(scans, serial, "--dask=nowhere"))
+    assert (code, text.count("\n")) == (2, 1)
+    assert "holds a cohort; expected --resume" in text
+    assert contents(serial) == before
 
 
 def test_two_do_not_write_into_one_study(scans: Path, tmp_path: Path) -> None:

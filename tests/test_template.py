@@ -163,7 +163,9 @@ def test_what_cannot_be_is_refused(scans: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone.nii.gz"
     said = refused(str(gone), *every, out)
     assert said == f"IMAGES ({gone}): expected a NIfTI image, but there is no such file"
-    assert list(tmp_path.rglob("*.*")) == []
+    for option in ("--workers=0", "--memory=much", "--dask=nowhere"):
+        assert f"{option.split('=')[0]}: expected" in refused(*every, out, "--quiet", option)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_mean_of_maps_and_their_inverses_is_nothing() -> None:

@@ -70,11 +70,14 @@ def template(
     asked |= {"members": {id: lines.line(given) for id, given in jobs.items()}}
     with held(out), _threads.threads(common["threads"]):
         first = ("--fixed", fixed) if fixed else ("IMAGES", folder.members[0].images)
-        folder.begin(asked, *first, resume=resume)
-        those = crew.assembled([_given(folder, 1, id, kinds[-1], given) for id, given in jobs.items()], workers, memory)
-        console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
+        folder.check(asked, resume=resume)
+        begun = {"fixed": tuple(map(str, folder.images(0) if folder.mean(0).exists() else first[1]))}
+        sized = [{**_given(folder, 1, id, kinds[-1], given), **begun} for id, given in jobs.items()]
+        those = crew.assembled(sized, workers, memory)
         try:
             with those.at_work(dask) as team:
+                folder.begin(asked, *first)
+                console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
                 for number, kind in enumerate(kinds, 1):
                     if not folder.mean(number).exists():
                         with Bar(console=console, disable=quiet) as bar:
