@@ -17,7 +17,7 @@ from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputError
 from l2rfast.fields import integrate_velocity
 from l2rfast.filters import box_average
-from l2rfast.io import Volume, as_volume, write_image
+from l2rfast.io import Volume, as_volume, write_affine, write_image
 from l2rfast.methods.registration import register
 from l2rfast.methods.template.members import MeanImage, Member, sharpness
 from l2rfast.methods.template.shape import MeanMap, length, logarithm
@@ -121,6 +121,20 @@ def test_a_member_that_is_not_there_costs_itself_alone(scans: Path, tmp_path: Pa
     )
     told = json.loads((out / "rounds" / "1" / "mean" / "round.json").read_text())
     assert (told["members"], told["left_out"]) == (2, ["gone"])
+
+
+def test_a_member_with_whose_map_there_is_no_mean_costs_itself_alone(scans: Path, built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    shutil.rmtree(out / "rounds" / "4")
+    write_affine(out / "rounds" / "3" / "mean" / "m1.txt", np.diag([-1.0, 1, 1, 1]), 2)
+    code, said = invoke("template", *members(scans), f"--out={out}", *ROUNDS, "--resume")
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("l2rfast: error: m1: affine: expected a map that neither mirrors nor turns by half a turn")
+    last = out / "rounds" / "4"
+    assert (last / "errors" / "m1.txt").read_text() in said
+    told = json.loads((last / "mean" / "round.json").read_text())
+    assert (told["members"], told["left_out"]) == (MEMBERS - 1, ["m1"])
 
 
 def test_a_slice_of_a_volume_keeps_its_axis(scans: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from ..cohort.study import Study
 from ..registration import register
 from ..several import joined
 from .members import MeanImage, Member, grid_of, sharpness
-from .shape import MeanMap, length
+from .shape import MeanMap, length, logarithm
 
 AFFINE, DEFORMABLE = "affine", "deformable"
 BEGUN, ROUND = "template.json", "round.json"
@@ -220,7 +220,8 @@ def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
         options: as of `methods.registration.register`.
 
     Raises:
-        InputError: an image that cannot be used, or a folder that cannot be written.
+        InputError: an image that cannot be used, an affine map of which no mean can be made, or a folder that cannot be
+            written.
     """
     moving = member.volume()
     found = register(fixed, moving, **options)
@@ -229,6 +230,7 @@ def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
             write_displacement(folder.path(name), field, fixed.affine, fixed.flat)
         place = onto_plane(found.initial.matrix, fixed, moving)
         write_affine(folder.path(MAPS[-1]), place, axes_in_itk(fixed))
+        logarithm(_affine(folder.path(MAPS[-1])).array)
 
 
 def _found(pair: Path) -> tuple[Displacement, Displacement, Affine]:
@@ -237,5 +239,9 @@ def _found(pair: Path) -> tuple[Displacement, Displacement, Affine]:
     Raises:
         InputError: a file that cannot be read.
     """
-    disp, inverse, affine = (read_transform(pair / name, format="itk") for name in MAPS)
-    return cast("Displacement", disp), cast("Displacement", inverse), cast("Affine", affine)
+    disp, inverse = (cast("Displacement", read_transform(pair / name, format="itk")) for name in MAPS[:-1])
+    return disp, inverse, _affine(pair / MAPS[-1])
+
+
+def _affine(file: Path) -> Affine:
+    return cast("Affine", read_transform(file, format="itk"))
