@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from .. import _check, _interrupt, _threads
 from ..errors import InputError
 from ..methods.cohort.listed import Listed, checked
+from ..methods.cohort.memory import shape as read_shape
 from ..methods.cohort.table import ids
 from ..methods.cohort.workers import Team
 from ..methods.template.members import Member
@@ -60,7 +61,9 @@ def template(
     exit code is 1.
     """
     kinds, sharpen = _kinds(affine_rounds, rounds), _check.not_negative("sharpen", sharpen)
-    jobs = crew.jobs(_listed(images, bids_suffix), lines.given(common), ("moving",))
+    listed, shape = _listed(images, bids_suffix), cache(read_shape)
+    jobs = crew.jobs(listed, lines.given(common), ("moving",))
+    _check_alike(listed, fixed, shape)
     folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
     asked: dict[str, Any] = {
         "rounds": kinds,
@@ -73,7 +76,7 @@ def template(
         folder.check(asked, resume=resume)
         begun = {"fixed": tuple(map(str, folder.images(0) if folder.mean(0).exists() else first[1]))}
         sized = [{**_given(folder, 1, id, kinds[-1], given), **begun} for id, given in jobs.items()]
-        those = crew.assembled(sized, workers, memory)
+        those = crew.assembled(sized, workers, memory, shape)
         try:
             with those.at_work(dask) as team:
                 folder.begin(asked, *first)
@@ -94,6 +97,24 @@ def template(
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     if done.left_out:
         raise typer.Exit(1)
+
+
+def _check_alike(listed: Sequence[Listed], fixed: Sequence[Path] | None, shape: crew.Shape) -> None:
+    """See by their headers whether images can be a template; one that cannot be read costs itself alone.
+
+    Raises:
+        InputError: images of another number of contrasts, or of axes.
+    """
+    places = [(one.where, one.options["moving"]) for one in listed]
+    if fixed:
+        places.append(("--fixed", tuple(map(str, fixed))))
+    first: dict[str, tuple[int, str]] = {}
+    for where, images in places:
+        axes = sum(n > 1 for n in shape(images[0]) or ())
+        for what, number in {"contrasts": len(images), "axes": axes if axes in (2, 3) else 0}.items():
+            expected, alike = first.setdefault(what, (number, where)) if number else (0, "")
+            if number != expected:
+                raise InputError(f"{where}: expected {expected} {what}, as {alike} has, got {number}")
 
 
 def _register(

@@ -112,13 +112,10 @@ class TemplateFolder:
             images: that it begins as, a file for each contrast.
 
         Raises:
-            InputError: an image that cannot be used, or another number of them than the members have; or nothing can
-                be written.
+            InputError: an image that cannot be used; or nothing can be written.
         """
         if self.mean(0).exists():
             return
-        if len(images) != self.contrasts:
-            raise InputError(f"{name}: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
         volume = Member("", images, name=name).read()
         with written_whole(self.folder / BEGUN) as whole:
             whole.write_text(_text(asked))
