@@ -182,6 +182,8 @@ def _hidden(folder: Path, others: Collection[Path] = ()) -> Iterator[Path]:
 def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Inside, this process alone has a folder, which is made if absent: others that ask for it have to wait, or fail.
 
+    After an exception, an interrupt included, a folder that was made and is empty goes again, and so do those above.
+
     Args:
         shared: with others that say so too.
         wait: until it is free.
@@ -189,22 +191,52 @@ def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
     Raises:
         InputError: the folder cannot be made, or another process has it.
     """
+    absent = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        while (descriptor := _taken(folder, how)) is None:  # another one that made it has removed it
+            pass
+    except BlockingIOError:
+        raise InputError(f"{folder}: expected a folder in which no other process works, but one does") from None
     except OSError as error:
         raise InputError(f"{folder}: expected a folder that can be written ({error.strerror})") from error
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"{folder}: expected a folder in which no other process works, but one does") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
         yield
+    except BaseException:
+        with suppress(OSError):  # not empty, or others share it
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for each in absent:
+                each.rmdir()
+        raise
     finally:
         os.close(descriptor)
+
+
+def _taken(folder: Path, how: int) -> int | None:
+    """A descriptor that holds the lock of a folder, which is made if absent; None where it has gone meanwhile. Where a
+    file system has no locks, it holds nothing.
+
+    Raises:
+        OSError: the folder cannot be made.
+        BlockingIOError: another holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _locked(folder: Path, *, wait: bool) -> int | None:

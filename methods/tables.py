@@ -84,17 +84,27 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, Row]]:
         raise csv.Error(f"line {line + 1}: {error}") from error
 
 
-def text_of(name: str, path: Path) -> str:
+def text_of(name: str, path: Path, kind: str = "a table") -> str:
     """Of a file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Args:
+        name: of the argument, for messages.
+        path: of the file.
+        kind: what it is expected to be, for messages.
 
     Raises:
         InputError: it cannot be read, or is of another encoding.
     """
+    expected = f"{name} ({path}): expected {kind}, in UTF-8 or in UTF-16 with a byte order mark"
     try:
         content = path.read_bytes()
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot read {path}: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{expected}, but there is no such file") from error
+    except OSError as error:
+        raise InputError(f"{expected}, but it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{expected}, but the file is of another kind") from error
     if "\0" in text:
-        raise InputError(f"{name}: expected text in UTF-8, or in UTF-16 with a byte order mark, got {path}")
+        raise InputError(f"{expected}, but the file is of another kind")
     return text

@@ -253,7 +253,11 @@ def test_the_identity_of_pairs_is_of_what_they_are_not_of_where(tmp_path: Path) 
     ("data", "options", "begins"),
     [
         ("absent", {}, "data: expected a folder, a CSV file or a dataset.json"),
-        ("absent.csv", {}, "data: cannot read"),
+        (
+            "absent.csv",
+            {},
+            "data ({}): expected a table, in UTF-8 or in UTF-16 with a byte order mark, but there is no",
+        ),
         ("empty", {}, "data: expected at least one pair"),
         ("scans", {"atlas": "case9"}, "atlas: expected one of the cases"),
         ("scans", {"hold_out": -1}, "hold_out: expected"),
@@ -266,7 +270,11 @@ def test_the_identity_of_pairs_is_of_what_they_are_not_of_where(tmp_path: Path) 
         ("long.csv", {}, "data: expected a value for each column"),
         ("none.csv", {}, "data: expected a value for each column"),
         ("twice.csv", {}, "data: expected each column once, got fixed twice"),
-        ("latin.csv", {}, "data: cannot read"),
+        (
+            "latin.csv",
+            {},
+            "data ({}): expected a table, in UTF-8 or in UTF-16 with a byte order mark, but the file is of",
+        ),
         ("roles", {"atlas": "case0"}, "atlas: expected a folder of cases, but"),
         ("split.csv", {"hold_out": 1}, "hold_out: expected 0"),
         ("split.csv", {"atlas": "case0"}, "atlas: expected a folder"),
@@ -297,7 +305,7 @@ def test_what_is_wrong_is_named(data: str, options: dict[str, Any], begins: str,
         (tmp_path / "roles" / f"{role}_images").mkdir(parents=True)
     with pytest.raises(l2rfast.InputError) as caught:
         find_pairs(tmp_path / data, **options)
-    assert str(caught.value).startswith(begins)
+    assert str(caught.value).startswith(begins.format(tmp_path / data))
 
 
 @pytest.mark.parametrize("text", ["", "1,2\n", "1,2,3,4\n", "a,b,c\n", "1,2,nan\n"])

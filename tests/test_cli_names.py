@@ -42,6 +42,7 @@ APPLY = ("apply", "a.nii.gz", "--reference=b.nii.gz", "--out=c.nii.gz")
         ((*REGISTER, "--weight=1", "--method=pddnet"), "--weight: of contrasts, which only --method discrete has"),
         ((*REGISTER, "--weights=no.h5"), "--weights: a network's, and the method discrete has none, got 'no.h5'"),
         ((*REGISTER, "--weight=-1"), "--weight: expected numbers, none below 0"),
+        ((*REGISTER, "--weight=nan"), "--weight: expected numbers, none below 0"),
         ((*REGISTER, "--weight=1", "--weight=2"), "--weight: expected one for each contrast, 1, got 2"),
         (
             (*REGISTER, "--method=unsupervised", "--weights=no.h5"),
@@ -49,6 +50,11 @@ APPLY = ("apply", "a.nii.gz", "--reference=b.nii.gz", "--out=c.nii.gz")
         ),
         ((*REGISTER, "--metric=mi", "--window=9"), "--window: of the metric lncc, got it beside mi"),
         ((*REGISTER, "--metric=mind", "--step-spacing=2"), "--step-spacing: of the metric lncc, got it beside mind"),
+        (
+            (*REGISTER, "--metric=lncc", "--metric=mind", "--step-spacing=2"),
+            "--step-spacing: of the metric lncc, got it beside mind",
+        ),
+        (("register", "no.nii.gz", "b.nii.gz", "--out=out", "--outside=inf"), "--outside: expected a number that"),
         ((*REGISTER, "--outside=inf"), "--outside: expected a number that torch.float32 holds, got inf"),
         (
             (*REGISTER, "--fixed-labels=labels.nii.gz", "--moving-labels=labels.nii.gz"),

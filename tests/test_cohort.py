@@ -158,7 +158,9 @@ def test_an_interrupt_ends_it_and_all_its_processes(scans: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--window=4",), "window"),
+        (("--window=4",), "line 2: --window: expected an odd number, got 4"),
+        (("--outside=inf",), "line 2: --outside: expected a number that torch.float32 holds, got inf"),
+        (("--weight=nan",), "line 2: --weight: expected numbers"),
         (("--chunk=2", "--array-index=3"), "--array-index: expected a number from 0 to 2"),
         (("--chunk=0",), "--chunk: expected a positive number of pairs, got 0"),
         (("--workers=0",), "--workers: expected"),
@@ -172,7 +174,24 @@ def test_what_cannot_be_done_is_said_before_it_begins(
     code, text = invoke(*words(scans, tmp_path / "study", *options))
     assert code == 2
     assert said in text
-    assert not finished(tmp_path / "study")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_is_there_is_said_before_dask_is_asked(scans: Path, serial: Path) -> None:
+    before = contents(serial)
+    code, text = invoke(*words(scans, serial, "--dask=nowhere"))
+    assert (code, text.count("\n")) == (2, 1)
+    assert "holds a cohort; expected --resume" in text
+    assert contents(serial) == before
+
+
+def test_a_weight_of_a_row_is_named_as_it_is_typed(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(f"moving,weight\n{scans / 's0.nii.gz'},nan\n")
+    code, text = invoke(
+        "cohort", tmp_path / "pairs.csv", f"--fixed={scans / 'fixed.nii.gz'}", f"--out={tmp_path / 'o'}"
+    )
+    assert (code, text.count("\n")) == (2, 1)
+    assert "pairs.csv, line 2: --weight: expected numbers, none below 0" in text
 
 
 def test_two_do_not_write_into_one_study(scans: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import warnings
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_own_columns_are_said_once(tmp_path: Path) -> None:
         ("", r"PAIRS: expected columns .*moving among them, got \[\] in {}"),
         ("fixed,source\na,b\n", r"PAIRS: expected columns .*moving among them, got \['fixed,source'\] in {}"),
         ('moving,window\na,1\n"b,1\nc,1\n', "PAIRS: cannot read {}: line 3: unexpected end of data"),
-        ("moving\na\0b\n", "PAIRS: expected text in UTF-8, .*, got {}"),
+        ("moving\na\0b\n", r"PAIRS \({}\): expected a table, in UTF-8 .*, but the file is of another kind"),
         ("id,moving\nx,a\nX,b\n", "{}, line 3: expected an id of its own, got 'X' as {}, line 2"),
         *(
             (f"moving,id\na,{bad}\n", f"{{}}, line 2: expected an id of letters.*, got '{bad}'")
@@ -136,13 +137,24 @@ def test_what_is_refused(text: str, said: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["moving\na\n".encode("utf-16-le"), b"moving\n\xff.nii\n", None])
-def test_what_cannot_be_read_is_said(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("moving\na\n".encode("utf-16-le"), "the file is of another kind"),
+        (b"moving\n\xff.nii\n", "the file is of another kind"),
+        (gzip.compress(b"moving"), "the file is of another kind"),
+        (b"\xff\xfea", "the file is of another kind"),
+        (None, "there is no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_said(content: bytes | None, why: str, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^PAIRS: .*{file}"):
+    with pytest.raises(InputError) as caught:
         listed(file)
+    expected = f"PAIRS ({file}): expected a table, in UTF-8 or in UTF-16 with a byte order mark"
+    assert str(caught.value) == f"{expected}, but {why}"
 
 
 def test_nothing_is_said_of_a_table_that_is_used_as_a_whole(tmp_path: Path) -> None:

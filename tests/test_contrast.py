@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast.data.synthetic import anatomies
+from l2rfast.errors import InputWarning
 from l2rfast.methods.contrast import one_contrast
 from l2rfast.methods.discrete.options import PRESETS, choose
 
@@ -74,3 +76,24 @@ def test_the_metric_is_that_of_the_contrasts(head: Tensor, preset: str, name: st
     asked = l2rfast.register(head, other, preset=preset, init="none", metric=metric)
     assert "metric_because" not in asked.options
     assert torch.equal(found.displacement, asked.displacement)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "said"),
+    [
+        ("brighter", "auto", []),
+        ("inverted", "auto", ["window, step_spacing, full_iterations: not used, as mind is what auto came to"]),
+        ("inverted", ("lncc", "auto"), ["step_spacing: not used, as lncc and mind is what auto came to"]),
+    ],
+)
+def test_what_comes_to_nothing_by_the_metric_that_is_found_is_said(
+    head: Tensor, name: str, metric: str | tuple[str, ...], said: list[str]
+) -> None:
+    fixed, moving = head[::2, ::2, ::2], CONTRASTS[name][0](head[::2, ::2, ::2].roll(1, 0))
+    several = [fixed, fixed], [fixed, moving]
+    pair = (fixed, moving) if isinstance(metric, str) else several
+    options = {"window": 5, "step_spacing": 2, "full_iterations": 1, "iterations": 1}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        l2rfast.register(*pair, init="none", metric=metric, **options)
+    assert [str(one.message) for one in caught if one.category is InputWarning] == said

@@ -17,7 +17,7 @@ from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputError
 from l2rfast.fields import integrate_velocity
 from l2rfast.filters import box_average
-from l2rfast.io import Volume, as_volume, write_image
+from l2rfast.io import Volume, as_volume, write_affine, write_image
 from l2rfast.methods.registration import register
 from l2rfast.methods.template.members import MeanImage, Member, grid_of, sampled, sharpness
 from l2rfast.methods.template.shape import MeanMap, length, logarithm, velocity
@@ -123,6 +123,20 @@ def test_a_member_that_is_not_there_costs_itself_alone(scans: Path, tmp_path: Pa
     assert (told["members"], told["left_out"]) == (2, ["gone"])
 
 
+def test_a_member_with_whose_map_there_is_no_mean_costs_itself_alone(scans: Path, built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    shutil.rmtree(out / "rounds" / "4")
+    write_affine(out / "rounds" / "3" / "mean" / "m1.txt", np.diag([-1.0, 1, 1, 1]), 2)
+    code, said = invoke("template", *members(scans), f"--out={out}", *ROUNDS, "--resume")
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("l2rfast: error: m1: affine: expected a map that neither mirrors nor turns by half a turn")
+    last = out / "rounds" / "4"
+    assert (last / "errors" / "m1.txt").read_text() in said
+    told = json.loads((last / "mean" / "round.json").read_text())
+    assert (told["members"], told["left_out"]) == (MEMBERS - 1, ["m1"])
+
+
 def test_a_slice_of_a_volume_keeps_its_axis(scans: Path, tmp_path: Path) -> None:
     """Fields of one are written with another order of axes than its images."""
     for i in range(2):
@@ -158,12 +172,29 @@ def test_what_cannot_be_is_refused(scans: Path, tmp_path: Path) -> None:
     assert refused(*every, out, "--rounds=-1") == "--rounds: expected an integer >= 0, got -1"
     assert refused(*every, out, "--sharpen=nan") == "--sharpen: expected a number >= 0, got nan"
     more = refused(*every, out, f"--fixed={every[0]}", f"--fixed={every[0]}")
-    assert more == "--fixed: expected 1 contrasts, as the members have, got 2"
+    assert more == f"--fixed: expected 1 contrasts, as {every[0]} has, got 2"
     assert "window: expected" in refused(*every, out, "--window=4")
     gone = tmp_path / "gone.nii.gz"
     said = refused(str(gone), *every, out)
     assert said == f"IMAGES ({gone}): expected a NIfTI image, but there is no such file"
-    assert list(tmp_path.rglob("*.*")) == []
+    for option in ("--workers=0", "--memory=much", "--dask=nowhere"):
+        assert f"{option.split('=')[0]}: expected" in refused(*every, out, "--quiet", option)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_that_are_not_alike_are_refused(scans: Path, tmp_path: Path) -> None:
+    out, every = f"--out={tmp_path / 'out'}", members(scans)
+    for name, shape in (("deep", (8, 9, 7)), ("flat", (8, 1, 9)), ("long", (8, 9, 7, 2))):
+        nib.save(nib.Nifti1Image(np.random.default_rng(0).random(shape), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    deep, flat, long = (str(tmp_path / f"{name}.nii.gz") for name in ("deep", "flat", "long"))
+    assert refused(*every, out, f"--fixed={deep}") == f"--fixed: expected 2 axes, as {every[0]} has, got 3"
+    assert refused(deep, deep, every[0], out) == f"{every[0]}: expected 3 axes, as {deep} has, got 2"
+    rows = tmp_path / "scans.csv"
+    rows.write_text(f"moving\n{flat}\ngone.nii.gz\n{long}\n{every[0]};{every[0]}\n")
+    assert refused(str(rows), out) == f"{rows}, line 5: expected 1 contrasts, as {rows}, line 2 has, got 2"
+    rows.write_text(f"moving\ngone.nii.gz\n{long}\n{flat}\n{deep}\n")
+    assert refused(str(rows), out) == f"{rows}, line 5: expected 2 axes, as {rows}, line 4 has, got 3"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_mean_of_maps_and_their_inverses_is_nothing() -> None:

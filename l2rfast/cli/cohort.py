@@ -53,23 +53,24 @@ def cohort(
     listed = crew.listed("PAIRS", pairs, bids_suffix, bids_pairs)
     jobs = crew.jobs(listed, lines.given(common), ("fixed", "moving"))
     mine = dict.fromkeys(_chunk(list(jobs), array_index, chunk))
-    study, console = Study(out), Console(stderr=True)
+    study, console = Study(out), Console(stderr=True, quiet=quiet)
     with held(out, shared=chunk is not None):
-        study.begin({id: lines.line(options) for id, options in jobs.items()}, resume=resume or chunk is not None)
+        every = {id: lines.line(options) for id, options in jobs.items()}
+        study.check(every, resume=resume or chunk is not None)
         todo = {id: jobs[id] for id in mine if not study.finished(id)}
         those = crew.assembled(list(todo.values()), workers, memory)
-        if not quiet:
-            console.print(f"{len(todo)} pairs to do, {len(mine) - len(todo)} are finished; {those}", highlight=False)
         try:
             with those.at_work(dask) as team, Bar(console=console, disable=quiet) as bar:
-                task = bar.add_task("pairs", total=len(mine), completed=len(mine) - len(todo))
+                study.begin(every)
+                finished = len(mine) - len(todo)
+                console.print(f"{len(todo)} pairs to do, {finished} are finished; {those}", highlight=False)
+                task = bar.add_task("pairs", total=len(mine), completed=finished)
                 crew.register(lines.run, study, todo, those, team, lambda: bar.advance(task))
         except KeyboardInterrupt as error:
             typer.echo("l2rfast: interrupted: the pairs that are finished stay, and --resume goes on", err=True)
             raise typer.Exit(_interrupt.exit_code(error)) from error
         rows = _sum_up(study, listed, jacobian_statistics)
-    if not quiet:
-        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     if any(row.status != summary.FINISHED for row in rows if row.id in mine):
         raise typer.Exit(1)
 

@@ -23,6 +23,7 @@ from ..methods.cohort.workers import Team, Work, dask_workers, processes
 from . import lines
 
 Options = Mapping[str, tuple[str, ...]]
+Shape = Callable[[str], tuple[int, ...] | None]
 Workers = Annotated[int | None, typer.Option(help="Processes; as many as cores, where memory allows.")]
 Memory = Annotated[str | None, typer.Option(help="That they may take, as 16GB; what is free if not given.")]
 Dask = Annotated[str | None, typer.Option(help="local, slurm, or a scheduler's address.")]
@@ -99,11 +100,20 @@ def listed(name: str, place: Path, suffix: str, to: str, without: Collection[str
     )
 
 
-def assembled(jobs: Sequence[Options], asked: int | None, room: str | None) -> Crew:
-    """As many processes as there are cores, pairs and room for, unless told; on a GPU one, which has it alone."""
+def assembled(jobs: Sequence[Options], asked: int | None, room: str | None, shape: Shape | None = None) -> Crew:
+    """As many processes as there are cores, pairs and room for, unless told; on a GPU one, which has it alone.
+
+    Args:
+        jobs: what register is to be given for each.
+        asked, room: of processes, and the memory for them, where that is told.
+        shape: of an image, as `methods.cohort.memory.shape`, where headers have been read already.
+
+    Raises:
+        InputError: no process is asked for, or no room for them.
+    """
     limit = _threads.limit()
     cores = os.cpu_count() or 1 if limit is None else limit.cores
-    shape = cache(memory.shape)
+    shape = shape or cache(memory.shape)
     sizes = []
     for options in jobs:
         fixed, moving = (shape(options[name][0]) for name in ("fixed", "moving"))

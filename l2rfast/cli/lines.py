@@ -114,12 +114,19 @@ def check(words: Sequence[str]) -> None:
     Raises:
         InputError: it does not.
     """
-    from ..methods.registration import choose
+    import torch
 
+    from ..methods.registration import choose
+    from ..methods.result import check_outside
+
+    values: dict[str, Any] = {}
     try:
-        choose(**method(parsed([*words, "--out=."])))
+        values = parsed([*words, "--out=."])
+        choose(**method(values))
+        if values["outside"] is not None:
+            check_outside(torch.float32, values["outside"])
     except Exception as error:
-        raise InputError(as_typed(_told(error))) from error
+        raise InputError(as_typed(_told(error), values)) from error
 
 
 def run(words: Sequence[str]) -> str | None:

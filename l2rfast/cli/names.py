@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand
@@ -31,14 +32,17 @@ class Command(TyperCommand):
             Command.running, Command.given = None, {}
 
 
-def as_typed(text: str) -> str:
+def as_typed(text: str, given: Mapping[str, Any] | None = None) -> str:
     """A message of the command that runs: the names of its options, where it begins, as they are typed.
 
     Arguments have no other name, and where no command runs nothing has.
+
+    Args:
+        given: the values of the options that it is about, by their names in Python, if not those of the command.
     """
     params = [] if Command.running is None else Command.running.params
     options = {each.name: max(each.opts, key=len) for each in params if each.param_type_name == "option"}
     typed = {name: options[option] for name, option in _OTHERS.items() if option in options} | options
-    if Command.given.get("weight"):  # of contrasts, where no network has weights
+    if (Command.given if given is None else given).get("weight"):  # of contrasts, where no network has weights
         typed["weights"] = typed["weight"]
     return _NAMES.sub(lambda found: ", ".join(typed.get(name, name) for name in found[0].split(", ")), text)

@@ -217,6 +217,8 @@ def run(
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
     if (fixed_landmarks is None) != (moving_landmarks is None):
         raise InputError("--fixed-landmarks, --moving-landmarks: expected both or neither")
+    if outside is not None:
+        check_outside(torch.float32, outside)  # of the warped image
     with (
         _threads.threads(threads),
         bars(quiet) as (console, progress),
@@ -230,8 +232,6 @@ def run(
                 read_once("FIXED", [fixed, *fixed_contrasts], "--fixed-mask", fixed_mask, nan_outside=nan_outside),
                 joined("MOVING", [moving, *moving_contrasts], "--moving-mask", moving_mask, nan_outside=nan_outside),
             )
-            if outside is not None:
-                check_outside(images[1].data.dtype, outside)
             labels = None
             if fixed_labels is not None:
                 labels = (

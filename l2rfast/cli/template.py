@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from .. import _check, _interrupt, _threads
 from ..errors import InputError
 from ..io import Volume
 from ..methods.cohort.listed import Listed, checked
+from ..methods.cohort.memory import shape as read_shape
 from ..methods.cohort.table import ids
 from ..methods.cohort.workers import Team
 from ..methods.template.members import Member
@@ -65,7 +66,9 @@ def template(
     kinds, sharpen = _kinds(affine_rounds, rounds), _check.not_negative("sharpen", sharpen)
     if preset is None:  # of what full resolution adds by default hardly anything is seen in a mean
         preset = "fast" if common["method"] == "discrete" else "default"
-    jobs = crew.jobs(_listed(images, bids_suffix), lines.given({**common, "preset": preset}), ("moving",))
+    listed, shape = _listed(images, bids_suffix), cache(read_shape)
+    jobs = crew.jobs(listed, lines.given({**common, "preset": preset}), ("moving",))
+    _check_alike(listed, fixed, shape)
     folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
     asked: dict[str, Any] = {
         "rounds": kinds,
@@ -75,11 +78,14 @@ def template(
     asked |= {"members": {id: lines.line(given) for id, given in jobs.items()}}
     with held(out), _threads.threads(common["threads"]):
         first = ("--fixed", fixed) if fixed else ("IMAGES", folder.members[0].images)
-        folder.begin(asked, *first, resume=resume)
-        those = crew.assembled([_given(folder, 1, id, kinds[-1], given) for id, given in jobs.items()], workers, memory)
-        console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
+        folder.check(asked, resume=resume)
+        begun = {"fixed": tuple(map(str, folder.images(0) if folder.mean(0).exists() else first[1]))}
+        sized = [{**_given(folder, 1, id, kinds[-1], given), **begun} for id, given in jobs.items()]
+        those = crew.assembled(sized, workers, memory, shape)
         try:
             with those.at_work(dask) as team:
+                folder.begin(asked, *first)
+                console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
                 for number, kind in enumerate(kinds, 1):
                     if not folder.mean(number).exists():
                         with Bar(console=console, disable=quiet) as bar:
@@ -96,6 +102,24 @@ def template(
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     if done.left_out:
         raise typer.Exit(1)
+
+
+def _check_alike(listed: Sequence[Listed], fixed: Sequence[Path] | None, shape: crew.Shape) -> None:
+    """See by their headers whether images can be a template; one that cannot be read costs itself alone.
+
+    Raises:
+        InputError: images of another number of contrasts, or of axes.
+    """
+    places = [(one.where, one.options["moving"]) for one in listed]
+    if fixed:
+        places.append(("--fixed", tuple(map(str, fixed))))
+    first: dict[str, tuple[int, str]] = {}
+    for where, images in places:
+        axes = sum(n > 1 for n in shape(images[0]) or ())
+        for what, number in {"contrasts": len(images), "axes": axes if axes in (2, 3) else 0}.items():
+            expected, alike = first.setdefault(what, (number, where)) if number else (0, "")
+            if number != expected:
+                raise InputError(f"{where}: expected {expected} {what}, as {alike} has, got {number}")
 
 
 def _found(

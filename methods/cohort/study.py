@@ -51,8 +51,8 @@ class Study:
     def _error(self, id: str) -> Path:
         return self.folder / "errors" / f"{id}.txt"
 
-    def begin(self, jobs: dict[str, list[str]], *, resume: bool) -> None:
-        """Write down what is to be done for every pair, in ``cohort.json``.
+    def check(self, jobs: dict[str, list[str]], *, resume: bool) -> None:
+        """See whether this can be begun, or gone on with, before anything is written.
 
         Args:
             jobs: the command line of each pair, by its id.
@@ -60,25 +60,32 @@ class Study:
 
         Raises:
             InputError: the folder holds a cohort and ``resume`` does not say to go on, or a pair that is finished in it
-                was registered otherwise; or nothing can be written there.
+                was registered otherwise.
         """
         file = self.folder / JOBS
-        if file.exists():
-            if not resume:
-                raise InputError(f"--out {self.folder}: holds a cohort; expected --resume to go on with it, or another")
-            begun = _begun(file)
-            changed = [id for id in jobs if self.finished(id) and begun.get(id, jobs[id]) != jobs[id]]
-            if changed:
-                id = changed[0]
+        if not file.exists():
+            return
+        if not resume:
+            raise InputError(f"--out {self.folder}: holds a cohort; expected --resume to go on with it, or another")
+        begun = _begun(file)
+        for id, line in jobs.items():
+            if begun.get(id, line) != line and self.finished(id):
                 raise InputError(
                     f"--resume: {self.folder}: expected the options that {id} was registered with, "
-                    f"{' '.join(begun[id])}, got {' '.join(jobs[id])}"
+                    f"{' '.join(begun[id])}, got {' '.join(line)}"
                 )
-            jobs = begun | jobs
-            if begun == jobs:
-                return
-        with written_whole(file) as whole:
-            whole.write_text(json.dumps({"pairs": jobs}, indent=1) + "\n")
+
+    def begin(self, jobs: dict[str, list[str]]) -> None:
+        """Write down what is to be done for every pair, in ``cohort.json``, beside the pairs that are there.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        file = self.folder / JOBS
+        begun = _begun(file) if file.exists() else {}
+        if begun | jobs != begun:
+            with written_whole(file) as whole:
+                whole.write_text(json.dumps({"pairs": begun | jobs}, indent=1) + "\n")
 
 
 def _begun(file: Path) -> dict[str, list[str]]:

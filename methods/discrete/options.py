@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ..options import make_plain
 
 AUTO = "auto"
 METRICS = (AUTO, "lncc", "ssd", "mi", "mind")
-OF_LNCC = ("window", "step_spacing")
+OF_LNCC = {"window": any, "step_spacing": all}  # of the contrasts, whether one or all have to be compared by it
 
 
 class Contrast(NamedTuple):
@@ -50,8 +51,9 @@ class DiscreteOptions:
             of the image, that is taken.
         refine_spacing: voxels between the points of the refined field, which works on images and features averaged
             over blocks of that size.
-        step_spacing: voxels between the points at which there is a step at refine_spacing, for local NCC, linear
-            between them: fewer take less time and are smoother. At full resolution it is refine_spacing.
+        step_spacing: voxels between the points at which there is a step at refine_spacing, where all contrasts are
+            compared by local NCC, linear between them: fewer take less time and are smoother. At full resolution it is
+            refine_spacing.
         coarse_iterations: steps of the refinement, on both images each, by blocks of twice that side, first.
         iterations: steps at refine_spacing.
         full_iterations: steps at full resolution, last; none for the metric ``"mind"``, whose features stay
@@ -157,7 +159,13 @@ def choose(preset: str = "default", **changes: Any) -> DiscreteOptions:
     if metric == "mind" or (isinstance(metric, list | tuple) and metric and all(one == "mind" for one in metric)):
         changes.setdefault("full_iterations", 0)
     options = replace(PRESETS[preset], **changes)
-    unused = [name for name in OF_LNCC if name in changes]
-    if unused and not {AUTO, "lncc"} & set(options.metrics):
-        raise InputError(f"{unused[0]}: of the metric lncc, got it beside {', '.join(options.metrics)}")
+    if unused := idle(changes, options.metrics):
+        others = [metric for metric in options.metrics if metric not in (AUTO, "lncc")]
+        raise InputError(f"{unused[0]}: of the metric lncc, got it beside {', '.join(others)}")
     return options
+
+
+def idle(given: Collection[str], metrics: Sequence[str]) -> list[str]:
+    """Of the options that were given, those that come to nothing by these metrics, one for each contrast."""
+    local = [metric in (AUTO, "lncc") for metric in metrics]
+    return [name for name, needed in OF_LNCC.items() if name in given and not needed(local)]

@@ -80,33 +80,41 @@ class TemplateFolder:
         self.folder, self.members = folder, members
         self.contrasts = len(members[0].images)
 
-    def begin(self, asked: Mapping[str, Any], name: str, images: Sequence[Path], *, resume: bool) -> None:
-        """Write down what is asked for, or see that it is what was, and the template to begin with.
+    def check(self, asked: Mapping[str, Any], *, resume: bool) -> None:
+        """See whether this can be begun, or gone on with, before anything is written.
 
         Args:
-            asked: what JSON holds.
-            name: of the argument with the images, for messages.
-            images: that it begins as, a file for each contrast.
+            asked: what is asked for, which JSON holds.
+            resume: go on with what was begun there.
 
         Raises:
-            InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there; an
-                image that cannot be used, or another number of them than the members have; or nothing can be written.
+            InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there.
         """
-        file, text = self.folder / BEGUN, json.dumps(asked, indent=1) + "\n"
+        file = self.folder / BEGUN
         if file.exists():
             if not resume:
                 raise InputError(
                     f"--out {self.folder}: holds a template; expected --resume to go on with it, or another"
                 )
-            if file.read_text() != text:
+            if file.read_text() != _text(asked):
                 raise InputError(f"--resume: {file}: expected the members and options that it was begun with")
+
+    def begin(self, asked: Mapping[str, Any], name: str, images: Sequence[Path]) -> None:
+        """Write down what is asked for, and the template to begin with, unless they are there.
+
+        Args:
+            asked: see `check`.
+            name: of the argument with the images, for messages.
+            images: that it begins as, a file for each contrast.
+
+        Raises:
+            InputError: an image that cannot be used; or nothing can be written.
+        """
         if self.mean(0).exists():
             return
-        if len(images) != self.contrasts:
-            raise InputError(f"{name}: expected {self.contrasts} contrasts, as the members have, got {len(images)}")
         volume = Member("", images, name=name).read()
-        with written_whole(file) as whole:
-            whole.write_text(text)
+        with written_whole(self.folder / BEGUN) as whole:
+            whole.write_text(_text(asked))
         self._write(0, volume, Round("none", 0, (), 0.0, sharpness(volume)), {})
 
     def round(self, number: int, proof: str = MAPS) -> Study:
@@ -226,6 +234,11 @@ class TemplateFolder:
             for id, start in starts.items():
                 write_transform(folder.path(f"{id}.txt"), start)
             folder.path(ROUND).write_text(json.dumps(asdict(done), indent=1) + "\n")
+
+
+def _text(asked: Mapping[str, Any]) -> str:
+    """Of the file with what is asked for."""
+    return json.dumps(asked, indent=1) + "\n"
 
 
 def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:

@@ -44,7 +44,7 @@ def of_learn2reg(path: Path) -> Pairs:
         InputError: a file that cannot be read or is not of such a form, or files of it that are not there.
     """
     try:
-        content = json.loads(text_of("data", path))
+        content = json.loads(text_of("data", path, "a dataset.json"))
         if not isinstance(content, dict):
             raise TypeError(f"expected an object, got {str(content)[:80]}")
         files = _Files(path.parent, [entry for entry in _entries(content, IMAGES) if "image" in entry])
