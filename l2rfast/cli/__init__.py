@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -102,12 +103,12 @@ def _path(name: str) -> None:
     typer.echo(data.path(name))
 
 
-def main() -> None:
-    """The entry point of the command ``l2rfast``."""
+def main(words: Sequence[str] | None = None) -> None:
+    """The entry point of the command ``l2rfast``, with the words of its command line, or others."""
     _interrupt.handle()
     # nibabel remarks on a damaged header before it fails; one sentence, ours, is enough.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    app()
+    app(words)
 
 
 app.command("register", cls=Command)(register)

@@ -37,6 +37,9 @@ def cohort(
     bids_pairs: Annotated[
         str, typer.Option(help="template: each to --fixed; sessions: to the first of the subject; all: to each other.")
     ] = "template",
+    bids_participant: Annotated[
+        list[str] | None, typer.Option(help="As a task of several, the pairs alone that move this subject; repeated.")
+    ] = None,
     jacobian_statistics: Annotated[
         bool, typer.Option("--jacobian-statistics", help="Write mean and SD of the log Jacobians of all pairs.")
     ] = False,
@@ -52,11 +55,14 @@ def cohort(
         common["jacobian"] = True
     listed = crew.listed("PAIRS", pairs, bids_suffix, bids_pairs)
     jobs = crew.jobs(listed, lines.given(common), ("fixed", "moving"))
-    mine = dict.fromkeys(_chunk(list(jobs), array_index, chunk))
+    mine, shared = dict.fromkeys(_chunk(list(jobs), array_index, chunk)), chunk is not None or bool(bids_participant)
+    if bids_participant:
+        moved = _of_participants(listed, bids_participant)
+        mine = {id: None for id in mine if id in moved}
     study, console = Study(out), Console(stderr=True, quiet=quiet)
-    with held(out, shared=chunk is not None):
+    with held(out, shared=shared):
         every = {id: lines.line(options) for id, options in jobs.items()}
-        study.check(every, resume=resume or chunk is not None)
+        study.check(every, resume=resume or shared)
         todo = {id: jobs[id] for id in mine if not study.finished(id)}
         those = crew.assembled(list(todo.values()), workers, memory)
         try:
@@ -87,6 +93,22 @@ def _chunk(ids: list[str], index: int | None, size: int | None) -> list[str]:
     if index is None or not 0 <= index < chunks:
         raise InputError(f"--array-index: expected a number from 0 to {chunks - 1}, of {chunks} chunks, got {index}")
     return ids[index * size : (index + 1) * size]
+
+
+def _of_participants(listed: Sequence[Listed], labels: Sequence[str]) -> set[str]:
+    """The ids of the pairs whose moving image is of these subjects.
+
+    Raises:
+        InputError: one of which there is none.
+    """
+    found: set[str] = set()
+    for label in labels:
+        folder = f"sub-{label.removeprefix('sub-')}"
+        own = {one.id for one in listed if folder in Path(one.options.get("moving", ("",))[0]).parts}
+        if not own:
+            raise InputError(f"--bids-participant: expected a subject that a pair moves, got {label!r}")
+        found |= own
+    return found
 
 
 def _sum_up(study: Study, listed: Sequence[Listed], statistics: bool) -> list[summary.Row]:
