@@ -128,7 +128,7 @@ def test_the_plan_fits_the_memory(pair: tuple[Path, Path, Tensor]) -> None:
         blocks.planned(images, 400 * 10**6, {})
     # One process hands out the blocks, and one has to work.
     with pytest.raises(
-        InputError, match=r"--memory: expected 0\.9 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
+        InputError, match=r"--memory: expected 0\.89 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
     ):
         blocks.planned(images, int(PROCESS + 1e7), {})
 
