@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from l2rfast import InputError, output
-from l2rfast.output import OutputFolder, written_whole
+from l2rfast.output import OutputFolder, folder_whole, written_whole
 
 NAMES = ("a.txt", "b.txt", "sometimes.txt")
 
@@ -266,3 +266,16 @@ def test_what_a_killed_process_left_of_a_file_goes_with_the_next(tmp_path: Path)
         assert left == {"alive"}
     alive.communicate("")
     assert contents(tmp_path) == {"a.txt": "alive", "b.txt": "new"}
+
+
+def test_of_two_who_write_a_folder_the_first_stays(tmp_path: Path) -> None:
+    def late() -> None:
+        with folder_whole(tmp_path / "out") as mine:
+            (mine / "a.txt").write_text("late")
+            with folder_whole(tmp_path / "out") as other:
+                (other / "a.txt").write_text("first")
+
+    with pytest.raises(InputError, match="expected a new folder"):
+        late()
+    assert (tmp_path / "out/a.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

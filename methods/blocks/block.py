@@ -68,8 +68,10 @@ def work(words: Sequence[str]) -> str | None:
 
 
 def save(path: Path, field: Tensor) -> None:
+    values = field[0].contiguous().numpy()
     with path.open("wb") as file:
-        np.save(file, field[0].numpy())
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)  # `np.save` does not say why it cannot
 
 
 def found(job: Job) -> Tensor:
