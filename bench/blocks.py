@@ -1,8 +1,13 @@
 """``python -m bench.blocks``: a volume larger than memory, registered by blocks, beside one of half the size, whole.
 
 A generated image, uint16 in OME-Zarr, and the same moved by a known field; made slab by slab, so that it is never in
-memory as a whole. What is measured: the mean endpoint error in voxels of each, the memory of all processes at their
-peak, and voxels in a second.
+memory as a whole. What is measured: the mean endpoint error, the memory of all processes at their peak, and voxels in a
+second. Errors are compared as lengths, as the scene is the same at both sizes: its finest detail is as long as 4 voxels
+of the volume and 2 of half the size, so that what can be seen is a length, and no number of voxels.
+
+``--peer`` registers a smaller volume by blocks instead, by ours and by elastix, a loop over blocks that overlap with as
+many threads: its default B-spline from the identity, a control point every 16 voxels at last, and the fields put
+together as ours are.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +32,21 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
 from l2rfast import spline_coefficients, warp
-from l2rfast.io import zarr
+from l2rfast.io import Volume, zarr
+from l2rfast.methods.blocks.blend import blended
+from l2rfast.methods.blocks.cover import tiles, wider
 from l2rfast.methods.cohort.memory import parsed
 from l2rfast.world import Grid
 
 from . import machine
-from .report import digits, table
+from .report import REPORTS, digits, kept, table
+from .runs import THREADS
+from .tools.elastix import elastix
 
-ROOT = Path(__file__).parent.parent
 L2RFAST = [sys.executable, "-m", "l2rfast.cli"]
-MOST = 1.1  # times the error of the whole volume of half the size, in voxels of that
+MOST = 1.1  # times the error of the whole volume of half the size, as a length
+OURS, HALF, ELASTIX = "blocks", "half the size, whole", "elastix by blocks"
+SIDE, HALO = 128, 16  # of elastix' blocks, in voxels
 UNITS = ("micrometer",) * 3
 MM = 0.001  # of a voxel
 SLAB = zarr.CHUNK
@@ -164,76 +175,128 @@ def _together(pid: int) -> int:
     return total
 
 
-def measure(size: Sequence[int], memory: str) -> dict[str, Any]:
-    """What became of the volume by blocks, and of half the size as a whole."""
-    with tempfile.TemporaryDirectory(prefix="l2rfast-bench-") as name:
-        folder, found = Path(name), {}
-        for title, scale, room in (("blocks", 2, memory), ("half the size, whole", 1, "1TB")):
-            scene = Scene(size, scale)
-            fixed, moving = scene.write(folder)
-            out = folder / f"out{scale}"
-            words = ["register", str(fixed), str(moving), f"--out={out}", f"--memory={room}", "--init=none", "--quiet"]
-            seconds, peak = run([*L2RFAST, *words])
-            found[title] = {
-                "size": list(scene.size),
-                "error": scene.error(out / "displacement.zarr"),
-                "moved": float(scene.field(slice(0, scene.size[0], 8)).norm(dim=1).mean()),
-                "seconds": seconds,
-                "peak": peak,
-                "levels": json.loads((out / "report.json").read_text())["levels"],
-            }
-            print(title, found[title], flush=True)
+def measured(scene: Scene, folder: Path, memory: str) -> dict[str, Any]:
+    """What ours makes of a scene."""
+    fixed, moving = scene.write(folder)
+    out = folder / f"out{scene.scale}"
+    words = ["register", str(fixed), str(moving), f"--out={out}", f"--memory={memory}", "--init=none", "--quiet"]
+    seconds, peak = run([*L2RFAST, *words])
+    levels = json.loads((out / "report.json").read_text())["levels"]
+    return judged(scene, out / "displacement.zarr", seconds) | {"peak": peak, "levels": levels}
+
+
+def judged(scene: Scene, field: Path, seconds: float) -> dict[str, Any]:
+    """What a field is like; lengths are in voxels of the volume, and not of half the size."""
+    unit = 2 / scene.scale
+    found = {
+        "size": list(scene.size),
+        "moved": unit * float(scene.field(slice(0, scene.size[0], 8)).norm(dim=1).mean()),
+        "voxels": scene.error(field),
+        "seconds": seconds,
+    }
+    found["length"] = unit * found["voxels"]
+    print(found, flush=True)
     return found
 
 
-def page(record: dict[str, Any]) -> str:
-    """What was measured, in Markdown."""
+def measure(size: Sequence[int], memory: str) -> dict[str, Any]:
+    """What became of the volume by blocks, and of half the size as a whole."""
+    found = {}
+    for title, scale, room in ((OURS, 2, memory), (HALF, 1, "1TB")):
+        with tempfile.TemporaryDirectory(prefix="l2rfast-bench-") as name:
+            found[title] = measured(Scene(size, scale), Path(name), room)
+    return found
+
+
+def compare(size: Sequence[int], memory: str, threads: int) -> dict[str, Any]:
+    """What became of a volume by blocks of ours, and of elastix."""
+    scene = Scene(size, 2)
+    with tempfile.TemporaryDirectory(prefix="l2rfast-bench-") as name:
+        found = {OURS: measured(scene, Path(name), memory)}
+        if find_spec("itk") is not None:
+            field, variables = Path(name) / "elastix.zarr", dict.fromkeys(THREADS, str(threads))
+            seconds = machine.in_a_fresh_process(_by_elastix, tuple(size), Path(name), field, **variables)
+            found[ELASTIX] = judged(scene, field, seconds)
+    return found
+
+
+def _by_elastix(size: Sequence[int], folder: Path, out: Path) -> float:
+    """Seconds that the field takes, from images that `Scene.write` has written."""
+    levels = [zarr.open_levels(name, folder / f"{name}2.zarr")[0] for name in ("fixed", "moving")]
+    grid, around = levels[0].grid, HALO + int(FARTHEST * min(size))
+    cores = tiles(zarr.whole(size), [SIDE] * 3)
+    start, fields = machine.clock(), []
+    for core in cores:
+        block = wider(core, HALO, size)
+        images = [_millimetres(level, at) for level, at in zip(levels, (block, wider(core, around, size)), strict=True)]
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            fields.append(elastix(*images, Path(name))()().displacement[0].numpy())
+    with zarr.written_field(out, grid, UNITS) as writer:
+        for core in cores:
+            writer.write(core, blended(core, cores, HALO, size, fields.__getitem__))
+    return machine.clock() - start
+
+
+def _millimetres(level: zarr.Level, at: Sequence[slice]) -> Volume:
+    """A part of an image, in voxels of a millimetre: elastix' defaults are lengths of that."""
+    volume = level.volume(at)
+    affine = volume.affine.copy()
+    affine[:3] /= MM
+    return Volume(volume.data, affine)
+
+
+def page(record: dict[str, Any]) -> list[str]:
+    """What was measured, in paragraphs of Markdown."""
+    parts = ["# Volumes larger than memory", *(text.replace("``", "`") for text in str(__doc__).split("\n\n")[1:])]
+    if found := record.get("found"):
+        ours, half = found[OURS], found[HALF]
+        parts += [
+            f"{record['date']}, `--memory {record['memory']}`; seconds with the start of the processes and the warped "
+            f"image.",
+            _table(found),
+            f"The error is {ours['length'] / half['length']:.2f} times that of half the size as a length (target: "
+            f"{MOST:g}), {ours['voxels'] / half['voxels']:.2f} times in voxels of each; the peak "
+            f"{ours['peak'] / parsed(record['memory']):.2f} of the memory that was given.",
+        ]
+    if beside := record.get("beside"):
+        parts += [
+            f"{record['beside_date']}, ours with `--memory {record['beside_memory']}`, {record['threads']} threads.",
+            _table(beside),
+        ]
+    return parts
+
+
+def _table(found: dict[str, Any]) -> str:
     rows = []
-    for name, of in record["found"].items():
-        rows.append(
-            [
-                name,
-                " x ".join(map(str, of["size"])),
-                digits(of["moved"]),
-                digits(of["error"]),
-                digits(of["peak"] / 1e9),
-                digits(of["seconds"]),
-                digits(np.prod(of["size"]) / of["seconds"]),
-                ", ".join(str(level["blocks"]) for level in of["levels"]),
-            ]
-        )
-    head = ["", "voxels", "moved, voxels", "endpoint error, voxels", "peak, GB", "seconds", "voxels a second", "blocks"]
-    blocks, half = record["found"].values()
-    parts = [
-        "# Volumes larger than memory",
-        f"{record['date']}. `l2rfast register --memory {record['memory']}`, uint16 in OME-Zarr, a known field; seconds"
-        " with the start of the processes and the warped image.",
-        table(head, rows),
-        f"The error is {blocks['error'] / half['error']:.2f} times that of half the size, in voxels of each (target: "
-        f"{MOST:g}); the peak {blocks['peak'] / parsed(record['memory']):.2f} of the memory that was given.",
-        table(["machine", ""], [[name, str(value)] for name, value in record["machine"].items()]),
-        table(["software", "version"], [list(item) for item in record["versions"].items()]),
-    ]
-    return "\n\n".join(parts) + "\n"
+    for name, of in found.items():
+        peak = digits(of["peak"] / 1e9) if "peak" in of else ""
+        blocks = ", ".join(str(level["blocks"]) for level in of.get("levels", []))
+        lengths = [digits(of[key]) for key in ("moved", "length", "voxels")]
+        speed = digits(float(np.prod(of["size"])) / of["seconds"])
+        rows.append([name, " x ".join(map(str, of["size"])), *lengths, peak, digits(of["seconds"]), speed, blocks])
+    lengths = ["moved", "endpoint error", "the same in voxels of its own"]
+    return table(["", "voxels", *lengths, "peak, GB", "seconds", "voxels a second", "blocks"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.blocks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", type=int, nargs=3, default=[1024, 1024, 512], help="(default: 1024 1024 512)")
-    parser.add_argument("--memory", default="4GB", help="(default: 4GB)")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "reports", help="folder of the report")
+    parser.add_argument("--peer", action="store_true", help="compare with elastix instead")
+    parser.add_argument("--size", type=int, nargs=3, help="(default: 1024 1024 512; with --peer 256 256 256)")
+    parser.add_argument("--memory", help="(default: 4GB; with --peer 1.5GB)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of elastix (default: all)")
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     arguments = parser.parse_args(argv)
-    record = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "memory": arguments.memory,
-        "machine": machine.describe(),
-        "versions": machine.software(),
-        "found": measure(arguments.size, arguments.memory),
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "blocks.json").write_text(json.dumps(record, indent=1) + "\n")
-    (arguments.out / "blocks.md").write_text(page(record))
-    print(page(record))
+    file, today = arguments.out / "blocks.json", datetime.now(UTC).strftime("%Y-%m-%d")
+    record = json.loads(file.read_text()) if file.exists() else {}
+    record |= {"machine": machine.describe(), "versions": machine.software("itk-elastix")}
+    if arguments.peer:
+        size, memory, threads = arguments.size or (256, 256, 256), arguments.memory or "1.5GB", arguments.threads
+        record |= {"beside_date": today, "beside_memory": memory, "threads": threads}
+        record["beside"] = compare(size, memory, threads)
+    else:
+        size, memory = arguments.size or (1024, 1024, 512), arguments.memory or "4GB"
+        record |= {"date": today, "memory": memory, "found": measure(size, memory)}
+    print(kept(arguments.out, "blocks", record, page(record)))
     return 0
 
 

@@ -7,7 +7,6 @@ nothing: the loops take a pair at a time, with all cores, and the cohort a pair 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,9 +23,8 @@ from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, write_image
 
 from . import machine
-from .report import digits, table
+from .report import REPORTS, digits, kept, table
 
-ROOT = Path(__file__).parent.parent
 L2RFAST = [sys.executable, "-m", "l2rfast.cli"]
 COHORT, COMMAND, CALL = "l2rfast cohort", "a loop over l2rfast register", "a loop over the Python call"
 TARGETS = {COMMAND: 1.7, CALL: 1.3}  # times as many pairs in a second
@@ -75,8 +73,8 @@ def measure(size: int, pairs: int, rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def page(record: dict[str, Any]) -> str:
-    """What was measured, in Markdown."""
+def page(record: dict[str, Any]) -> list[str]:
+    """What was measured, in paragraphs of Markdown."""
     taken = {name: median(seconds) for name, seconds in record["seconds"].items()}
     rows = []
     for name, seconds in taken.items():
@@ -84,15 +82,12 @@ def page(record: dict[str, Any]) -> str:
         target = f"{TARGETS[name]:g}" if name in TARGETS else ""
         rows.append([name, digits(seconds), digits(record["pairs"] / seconds), times, target])
     head = ["", "seconds", "pairs in a second", "times as long as the cohort", "target"]
-    parts = [
+    return [
         "# Many pairs",
         f"{record['date']}. {record['pairs']} pairs of {record['size']}^3 voxels, the preset default; medians of "
         f"{record['rounds']} rounds in turns.",
         table(head, rows),
-        table(["machine", ""], [[name, str(value)] for name, value in record["machine"].items()]),
-        table(["software", "version"], [list(item) for item in record["versions"].items()]),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="of the images, along each axis (default: 128)")
     parser.add_argument("--pairs", type=int, default=16, help="(default: 16)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "reports", help="folder of the report")
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     arguments = parser.parse_args(argv)
     record = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -111,10 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "versions": machine.software(),
         "seconds": measure(arguments.size, arguments.pairs, arguments.rounds),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "cohort.json").write_text(json.dumps(record, indent=1) + "\n")
-    (arguments.out / "cohort.md").write_text(page(record))
-    print(page(record))
+    print(kept(arguments.out, "cohort", record, page(record)))
     return 0
 
 

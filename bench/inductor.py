@@ -11,7 +11,6 @@ kernel is then compiled for several GPUs, in the first configuration that Induct
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -38,9 +37,8 @@ from l2rfast.losses import diffusion_energy
 from l2rfast.methods.unsupervised.network import VoxelMorph
 
 from . import aot, machine
-from .report import table
+from .report import REPORTS, kept, table
 
-ROOT = Path(__file__).parent.parent
 TARGETS = ("sm_80", "sm_90", "sm_100")
 # What a card would tell: an H100's, of which Inductor chooses tiles by.
 CARD = SimpleNamespace(
@@ -211,8 +209,8 @@ def voxelmorph(size: int) -> tuple[Callable[..., Tensor], Tensor, Tensor]:
     return step, *(torch.rand(1, 1, *[size] * 3) for _ in range(2))
 
 
-def page(record: dict[str, Any]) -> str:
-    """What was found, in Markdown."""
+def page(record: dict[str, Any]) -> list[str]:
+    """What was found, in paragraphs of Markdown."""
     rows, calls = [], []
     for way, one in record["found"].items():
         for target, kernels in one["kernels"].items():
@@ -220,22 +218,20 @@ def page(record: dict[str, Any]) -> str:
             rows.append([way, target, *map(str, (len(kernels), min(registers), max(registers), spills))])
         calls += [[way, name, str(count)] for name, count in one["called"].items()]
     told = str(__doc__).split("\n\n")[1].replace("``", "`")
-    parts = [
+    return [
         "# Inductor's code for a GPU",
         f"{record['date']}, `python -m bench.inductor`. {told.replace(chr(10), ' ')}",
         f"VoxelMorph, local NCC and diffusion energy, images of {record['size']}^3 voxels. Tiles are chosen for an "
         f"H100's properties on every target.",
         table(["direction", "target", "Triton kernels", "fewest registers", "most", "bytes spilled in all"], rows),
         table(["direction", "called between them", "times"], calls),
-        table(["software", "version"], [list(item) for item in record["versions"].items()]),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.inductor", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=32, help="of the images, along each axis (default: 32)")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "reports", help="folder of the report")
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     arguments = parser.parse_args(argv)
     record = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -243,10 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "versions": {name: version for name, version in machine.software().items() if name in machine.OWN},
         "found": measure(*voxelmorph(arguments.size)),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "inductor.json").write_text(json.dumps(record, indent=1) + "\n")
-    (arguments.out / "inductor.md").write_text(page(record))
-    print(page(record))
+    print(kept(arguments.out, "inductor", record, page(record)))
     return 0
 
 

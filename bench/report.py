@@ -42,6 +42,7 @@ A family of cases is a process. Where a call takes less than 5 ms, as many are t
 the clock is read when the GPU has done them all. *Memory* is the growth of what PyTorch has allocated during a call,
 results included, and how many times the size of the results that is."""
 
+REPORTS = Path(__file__).parent / "reports"
 VERDICTS = {True: "met", False: "**not met**", None: "not measured"}
 
 
@@ -215,6 +216,23 @@ def by_set(content: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     for case in content["cases"]:
         found.setdefault(case["instruction_set"], {})[case["name"]] = case
     return found
+
+
+def made_of(record: dict[str, Any]) -> list[str]:
+    """Tables of the machine, where the record has it, and of the software."""
+    tables = []
+    if "machine" in record:
+        tables.append(table(["machine", ""], [[name, str(value)] for name, value in record["machine"].items()]))
+    return [*tables, table(["software", "version"], [list(item) for item in record["versions"].items()])]
+
+
+def kept(folder: Path, name: str, record: dict[str, Any], parts: Iterable[str]) -> str:
+    """Write ``<name>.json``, the record, and ``<name>.md``, its page of these paragraphs: the page."""
+    page = "\n\n".join([*parts, *made_of(record)]) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(page)
+    return page
 
 
 def digits(value: float) -> str:

@@ -34,10 +34,9 @@ from l2rfast.methods.registration import register
 from l2rfast.metrics import dice
 
 from . import machine
-from .report import digits, table
+from .report import REPORTS, digits, kept, table
 from .runs import THREADS
 
-ROOT = Path(__file__).parent.parent
 OURS, ANTS = "l2rfast template", "antspyx build_template"
 TARGET = 20.0  # times as long as ours
 CALLS = """
@@ -109,8 +108,8 @@ def real(images: Sequence[Path]) -> list[dict[str, Any]]:
         return [json.loads(file.read_text()) for file in files]
 
 
-def page(record: dict[str, Any]) -> str:
-    """What was measured, in Markdown."""
+def page(record: dict[str, Any]) -> list[str]:
+    """What was measured, in paragraphs of Markdown."""
     parts = ["# Templates"]
     if found := record.get("found"):
         ours = median(found[OURS]["seconds"])
@@ -142,11 +141,7 @@ def page(record: dict[str, Any]) -> str:
             f"square of the gradient of intensities from 0 to 1, per mm. The last affine round is an affine average.",
             table(["round", "kind", "moved to the mean shape, mm", "sharpness"], rows),
         ]
-    parts += [
-        table(["machine", ""], [[name, str(value)] for name, value in record["machine"].items()]),
-        table(["software", "version"], [list(item) for item in record["versions"].items()]),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="of the comparison, in turns (default: 1)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
     parser.add_argument("--real", type=Path, nargs="+", help="images; then nothing is compared")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "reports", help="folder of the report")
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     arguments = parser.parse_args(argv)
     file, today = arguments.out / "template.json", datetime.now(UTC).strftime("%Y-%m-%d")
     record = json.loads(file.read_text()) if file.exists() else {}
@@ -167,10 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size, heads, rounds, threads = arguments.size, arguments.heads, arguments.rounds, arguments.threads
         record |= {"date": today, "size": size, "heads": heads, "rounds": rounds, "threads": threads}
         record["found"] = measure(size, heads, rounds, threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n")
-    (arguments.out / "template.md").write_text(page(record))
-    print(page(record))
+    print(kept(arguments.out, "template", record, page(record)))
     return 0
 
 

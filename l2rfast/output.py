@@ -135,10 +135,14 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
         InputError: it cannot be written, or what is there is another.
     """
     place = Path(os.path.realpath(target))
-    if place.exists() and not (
-        place.is_dir() and (not any(place.iterdir()) or any((place / n).is_file() for n in like))
-    ):
-        raise InputError(f"{target}: expected a new folder, but it is there and holds something else")
+
+    def check() -> None:
+        if place.exists() and not (
+            place.is_dir() and (not any(place.iterdir()) or any((place / n).is_file() for n in like))
+        ):
+            raise InputError(f"{target}: expected a new folder, but it is there and holds something else")
+
+    check()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _hidden(place.parent) as work:
@@ -149,6 +153,7 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
                 if file.is_file():
                     with file.open("rb+") as stream:
                         os.fsync(stream)
+            check()  # another may have been as quick
             if place.exists():
                 place.rename(work / "before")
             part.rename(place)

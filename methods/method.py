@@ -183,28 +183,11 @@ def apply(
             f"fixed_mask, moving_mask: the method {name} sees whole images, so that masks or NaN outside are of use in "
             f"the fine-tuning of unsupervised alone"
         )
+    made, start = made or Made(), None if start is None else start.to(device)
     with torch.no_grad():
         with stages.stage("resampling"):
-            if method.aligned:
-                start = None if start is None else start.to(device)
-                covered = _covered(fixed, moving, device, start)
-                image = image_on_grid_of(fixed, moving, device, start)
-            else:
-                covered, image = None, _channels(moving).to(device)
-            inside = None if fixed.mask is None else fixed.mask[None, None].to(device)
-            made = made or Made()
-            prepared = (
-                made.once(
-                    "prepared",
-                    (method.prepared, device),
-                    lambda: _prepared(method, "fixed", _channels(fixed).to(device), inside),
-                ),
-                _prepared(method, "moving", image, None if moving.mask is None else covered),
-            )
-            masks = [None if mask is None else mask.float() for mask in (inside, covered)]
-            guides = _guides(method, landmarks, fixed, moving, start)
-            pair = Pair(*prepared, fixed.spacing, masks[0], masks[1], guides, near, made)
-            del image, prepared, masks
+            pair = paired(method, fixed, moving, device, start, landmarks, near=near, made=made)
+            guides = pair.landmarks
         found = method.run(pair, stages)
     displacement, inverse = found.displacement.cpu(), None if found.inverse is None else found.inverse.cpu()
     if start is not None:  # with which it may fold, and the inverse is another
@@ -223,6 +206,35 @@ def apply(
     if used is not None and (guides is not None or len(used.fixed) >= FEWEST):
         options |= {"landmarks": len(used.fixed), "landmark_weight": used.weight}
     return Registration(displacement, inverse, fixed, moving, stages.seconds, options, entropy)
+
+
+def paired(
+    method: Method,
+    fixed: Volume,
+    moving: Volume,
+    device: torch.device,
+    start: Tensor | None = None,
+    landmarks: Landmarks | None = None,
+    *,
+    near: bool = False,
+    made: Made | None = None,
+) -> Pair:
+    """Two images as a method takes them; for the arguments and errors see `apply`, the start being on the device."""
+    made = made or Made()
+    if method.aligned:
+        covered, image = _covered(fixed, moving, device, start), image_on_grid_of(fixed, moving, device, start)
+    else:
+        covered, image = None, _channels(moving).to(device)
+    inside = None if fixed.mask is None else fixed.mask[None, None].to(device)
+    of_fixed = made.once(
+        "prepared",
+        (method.prepared, device),
+        lambda: _prepared(method, "fixed", _channels(fixed).to(device), inside),
+    )
+    of_moving = _prepared(method, "moving", image, None if moving.mask is None else covered)
+    masks = [None if mask is None else mask.float() for mask in (inside, covered)]
+    guides = _guides(method, landmarks, fixed, moving, start)
+    return Pair(of_fixed, of_moving, fixed.spacing, masks[0], masks[1], guides, near, made)
 
 
 def _prepared(method: Method, name: str, images: Tensor, mask: Tensor | None) -> Tensor:

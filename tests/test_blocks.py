@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,20 @@ def test_blocks_cover_a_grid_once_and_fit() -> None:
     assert np.prod(sides) <= 1e5
     assert all(side % CELL == 0 or side == n for side, n in zip(sides, (200, 100, 30), strict=True))
     assert cover.sides(SHAPE, CELL, int(LARGE), 50) == list(SHAPE)
+    # Of all that fit, those with the fewest voxels: as they are counted one by one.
+    shape, halo, room = (96, 64, 48), 4, 60000
+
+    def counted(of: Sequence[int]) -> tuple[int, int]:
+        each = [math.prod(part.stop - part.start for part in cover.wider(at, halo, shape)) for at in tiled(of)]
+        return sum(each), max(each)
+
+    def tiled(of: Sequence[int]) -> list[cover.At]:
+        return cover.tiles(zarr.whole(shape), of)
+
+    found = cover.sides(shape, CELL, int(PROCESS + 50 * room), 50, halo)
+    every = [counted(of) for of in itertools.product(*(range(CELL, n + 1, CELL) for n in shape))]
+    assert counted(found)[0] == min(total for total, longest in every if longest <= room)
+    assert counted(found)[0] == cover.voxels(shape, found, halo)
     with pytest.raises(InputError, match=r"--memory: expected 0\.44 GB or more for blocks of 16 x 16 x 16 voxels"):
         cover.sides(SHAPE, CELL, int(PROCESS), 50)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+import math
+import os
+import resource
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,16 @@ from typer.testing import CliRunner
 
 from l2rfast import jacobian_determinant, local_ncc, register, warp
 from l2rfast.cli import app
+from l2rfast.cli import blocks as cli
 from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputError
 from l2rfast.io import zarr
 from l2rfast.methods.blocks import register as blocks
 from l2rfast.methods.blocks.blend import blended
-from l2rfast.methods.blocks.cover import tiles, wider
+from l2rfast.methods.blocks.block import work
+from l2rfast.methods.blocks.cover import sides, tiles, wider
 from l2rfast.methods.cohort.memory import PROCESS
+from l2rfast.methods.cohort.workers import dask_workers, processes
 from l2rfast.world import Grid
 
 N, UNIT, HALO = 40, 16, 6
@@ -59,7 +67,9 @@ def serial(order: int) -> Callable[[], AbstractContextManager[Any]]:
     return team
 
 
-def by_blocks(pair: tuple[Path, Path, Tensor], folder: Path, order: int = 1) -> tuple[Tensor, dict[str, Any]]:
+def by_blocks(
+    pair: tuple[Path, Path, Tensor], folder: Path, team: Callable[[], AbstractContextManager[Any]]
+) -> tuple[Tensor, dict[str, Any]]:
     images = blocks.opened(*pair[:2])
     per_voxel = blocks.planned(images, 10**9, {}, UNIT, HALO).per_voxel
     plan = blocks.Plan([(1, 1), (0, 0)], per_voxel, int(PROCESS + per_voxel * 40 * 40 * 28), 1)
@@ -69,7 +79,7 @@ def by_blocks(pair: tuple[Path, Path, Tensor], folder: Path, order: int = 1) -> 
         plan,
         folder / "field.zarr",
         folder,
-        serial(order),
+        team,
         threads=1,
         progress=lambda name, done: None,
         unit=UNIT,
@@ -81,8 +91,26 @@ def by_blocks(pair: tuple[Path, Path, Tensor], folder: Path, order: int = 1) -> 
     return zarr.read_field("field", folder / "field.zarr").disp, report
 
 
-def test_blocks_give_about_the_field_of_the_whole_in_any_order(pair: tuple[Path, Path, Tensor], tmp_path: Path) -> None:
-    (found, report), (again, _) = (by_blocks(pair, tmp_path / str(order), order) for order in (1, -1))
+@pytest.fixture(scope="module")
+def one_by_one(
+    pair: tuple[Path, Path, Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tensor, dict[str, Any]]:
+    return by_blocks(pair, tmp_path_factory.mktemp("serial") / "run", serial(1))
+
+
+def killed_once(words: Sequence[str]) -> str | None:
+    """The first who works on a block is killed there."""
+    marker = Path(json.loads(words[0])["out"]).with_name("killed")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work(words)
+
+
+def test_blocks_give_about_the_field_of_the_whole_in_any_order(
+    pair: tuple[Path, Path, Tensor], one_by_one: tuple[Tensor, dict[str, Any]], tmp_path: Path
+) -> None:
+    (found, report), (again, _) = one_by_one, by_blocks(pair, tmp_path / "run", serial(-1))
     assert [level["blocks"] > 1 for level in report["levels"]] == [False, True]
     assert torch.equal(found, again)
     volumes = [zarr.open_levels("image", path)[0].volume(zarr.whole((N,) * 3)) for path in pair[:2]]
@@ -92,6 +120,25 @@ def test_blocks_give_about_the_field_of_the_whole_in_any_order(pair: tuple[Path,
     )
     assert by_parts < 1.1 * by_whole < before
     assert (jacobian_determinant(found) > 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("team", "each"),
+    [(partial(processes, 1), killed_once), (partial(dask_workers, "local", 2, threads=1, memory=10**9), work)],
+    ids=["a process that is killed", "dask"],
+)
+def test_bits_are_the_same_whoever_works(
+    pair: tuple[Path, Path, Tensor],
+    one_by_one: tuple[Tensor, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    team: Callable[[], AbstractContextManager[Any]],
+    each: Callable[[Sequence[str]], str | None],
+) -> None:
+    monkeypatch.setattr(blocks, "work", each)
+    found, _ = by_blocks(pair, tmp_path / "run", team)
+    assert (tmp_path / "run/killed").exists() == (each is killed_once)
+    assert torch.equal(found, one_by_one[0])
 
 
 def test_seams_vanish() -> None:
@@ -128,15 +175,33 @@ def test_the_plan_fits_the_memory(pair: tuple[Path, Path, Tensor]) -> None:
         blocks.planned(images, 400 * 10**6, {})
     # One process hands out the blocks, and one has to work.
     with pytest.raises(
-        InputError, match=r"--memory: expected 0\.9 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
+        InputError, match=r"--memory: expected 0\.89 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
     ):
         blocks.planned(images, int(PROCESS + 1e7), {})
+
+
+def test_one_block_at_a_time_or_two_by_which_takes_less() -> None:
+    grids = [Grid(tuple(n // 2**k for n in (1024, 1024, 512)), AFFINE @ np.diag([2.0**k] * 3 + [1])) for k in range(4)]
+    levels = [zarr.Level("image", None, (0, 1, 2), None, ("micrometer",) * 3, grid) for grid in grids]
+    images, together = blocks.Images(levels, levels, (Path(), Path())), {}
+    for memory in (15 * 10**8, 4 * 10**9, 10**11):
+        plan = blocks.planned(images, memory, {})
+        together[memory] = plan.together
+        if len(plan.levels) > 1:
+            side = sides(grids[0].shape, blocks.UNIT, plan.memory, plan.per_voxel, blocks.HALO)
+            most = max(
+                math.prod(part.stop - part.start for part in wider(core, blocks.HALO, grids[0].shape))
+                for core in tiles(zarr.whole(grids[0].shape), side)
+            )
+            assert PROCESS + plan.together * (PROCESS + plan.per_voxel * most) <= memory
+    assert together == {15 * 10**8: 1, 4 * 10**9: 2, 10**11: 2}
+    assert plan.levels == [(0, 0)]
 
 
 def test_a_block_that_fails_fails_all(pair: tuple[Path, Path, Tensor], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(blocks, "work", lambda words: "no room")
     with pytest.raises(InputError, match="block 0 of resolution 0: no room"):
-        by_blocks(pair, tmp_path / "run")
+        by_blocks(pair, tmp_path / "run", serial(1))
     assert not (tmp_path / "run/field.zarr").exists()
 
 
@@ -154,6 +219,31 @@ def test_the_command_writes_field_image_and_report(pair: tuple[Path, Path, Tenso
     )
     assert (warped - fixed).abs().mean() < 0.7 * (moving - fixed).abs().mean()
     assert "expected a new folder" in runner.invoke(app, words).stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (10_000, "1.zarr: expected a folder that can be written (File too"),
+        (100_000, "block 0 of resolution 0: [Errno 27] File too"),
+    ],
+)
+def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_nothing(
+    pair: tuple[Path, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, text: str
+) -> None:
+    """Of the first resolution, and of a block: no file may be longer."""
+    monkeypatch.setattr(blocks, "planned", lambda *arguments: blocks.Plan([(1, 1), (0, 0)], 165, 10**9, 1))
+    monkeypatch.setattr(cli, "processes", lambda number: serial(1)())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        out = tmp_path / "out"
+        said = runner.invoke(app, ["register", *map(str, pair[:2]), f"--out={out}", "--memory=1GB", "--init=none"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said.exit_code == 2, said.output
+    assert text in said.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from l2rfast import InputError, output
-from l2rfast.output import OutputFolder, held, written_whole
+from l2rfast.output import OutputFolder, folder_whole, held, written_whole
 
 NAMES = ("a.txt", "b.txt", "sometimes.txt")
 
@@ -313,3 +313,16 @@ def test_a_folder_that_went_while_it_was_taken_is_made_again(tmp_path: Path, mon
         assert folder.is_dir()
         with pytest.raises(InputError, match="no other process works"), held(folder):
             pass
+
+
+def test_of_two_who_write_a_folder_the_first_stays(tmp_path: Path) -> None:
+    def late() -> None:
+        with folder_whole(tmp_path / "out") as mine:
+            (mine / "a.txt").write_text("late")
+            with folder_whole(tmp_path / "out") as other:
+                (other / "a.txt").write_text("first")
+
+    with pytest.raises(InputError, match="expected a new folder"):
+        late()
+    assert (tmp_path / "out/a.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

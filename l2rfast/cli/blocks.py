@@ -67,7 +67,7 @@ def register_in_blocks(
     wanted = cores if workers is None else workers
     number = max(1, min(wanted, plan.together))
     if workers is not None and number < workers:
-        notice(f"--workers: {number}, not {workers}, as {plan.together} blocks fit {memory}")
+        notice(f"--workers: {number}, not {workers}, as blocks in {memory} are for {plan.together}")
     threads = max(1, (given["threads"] or cores) // number)
     team = partial(processes, number)
     if dask is not None:

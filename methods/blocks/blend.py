@@ -41,7 +41,7 @@ def blended(at: At, cores: Sequence[At], halo: int, shape: Sequence[int], read: 
         for axis, (part, inner, n) in enumerate(zip(both, core, shape, strict=True)):
             along = torch.from_numpy(_weight(np.arange(part.start, part.stop), inner, halo, n)).float()
             weight = weight * along.view([-1 if k == axis else 1 for k in range(3)])
-        field = torch.from_numpy(np.ascontiguousarray(read(number)[(slice(None), *within(both, block))]))
+        field = torch.from_numpy(np.array(read(number)[(slice(None), *within(both, block))]))
         here = (slice(None), slice(None), *within(both, at))
         total[here] += weight * field
         weights[here] += weight

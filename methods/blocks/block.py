@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2rfast import _threads
+from l2rfast import _threads, compose
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, zarr
 from l2rfast.resampling import Resampler
-from l2rfast.world import Displacement
 from l2rfast.world.maps import Map
 
 from ..files import write_whole
-from ..initial import NONE
-from ..registration import choose, registered
+from ..folds import unfolded
+from ..method import paired
+from ..registration import choose
 from ..stages import Stages
 
 MARGIN = 16  # voxels of moving around where the field so far leads: what is searched, and half a window
@@ -68,8 +68,10 @@ def work(words: Sequence[str]) -> str | None:
 
 
 def save(path: Path, field: Tensor) -> None:
+    values = field[0].contiguous().numpy()
     with path.open("wb") as file:
-        np.save(file, field[0].numpy())
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)  # `np.save` does not say why it cannot
 
 
 def found(job: Job) -> Tensor:
@@ -85,9 +87,9 @@ def found(job: Job) -> Tensor:
     if not reaches or _flat(fixed) or _flat(moving):
         return start
     method = choose("discrete", **job.options)
-    with torch.inference_mode(False):
-        known = Displacement(start, grid.affine)
-        return registered(method, fixed, moving, NONE, None, torch.device("cpu"), Stages(), known).displacement
+    with torch.inference_mode(False), torch.no_grad():
+        more = method.run(paired(method, fixed, moving, torch.device("cpu"), start), Stages()).displacement
+        return unfolded(compose(start, more))
 
 
 def _flat(volume: Volume) -> bool:

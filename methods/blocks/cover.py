@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import NamedTuple
 
 from l2rfast.errors import InputError
 
@@ -25,7 +26,8 @@ def tiles(at: Sequence[slice], sides: Sequence[int]) -> list[At]:
 def sides(
     shape: Sequence[int], unit: int, memory: int, per_voxel: float, halo: int = 0, besides: float = 0
 ) -> list[int]:
-    """Of the largest blocks that one process has room for, in multiples of a unit.
+    """Of the blocks that one process has room for, in multiples of a unit, with the fewest voxels in all; of those as
+    few blocks as there may be.
 
     Args:
         shape: of the grid.
@@ -39,26 +41,52 @@ def sides(
         InputError: there is no room for one unit.
     """
     room = (memory - PROCESS) / per_voxel
-
-    def taken(of: Sequence[int]) -> int:
-        return math.prod(min(n, side + 2 * halo) for n, side in zip(shape, of, strict=True))
-
-    found = [min(unit, n) for n in shape]
-    if taken(found) > room:
-        needed, got = (bytes + besides for bytes in (PROCESS + per_voxel * taken(found), memory))
-        size = " x ".join(map(str, found))
+    axes = [_shares(n, unit, halo) for n in shape]
+    least = [axis[-1] for axis in axes]
+    if math.prod(share.longest for share in least) > room:
+        needed = PROCESS + per_voxel * math.prod(share.longest for share in least)
+        size = " x ".join(str(share.side) for share in least)
         raise InputError(
-            f"--memory: expected {needed / 1e9:.2g} GB or more for blocks of {size} voxels, got {got / 1e9:.2g} GB"
+            f"--memory: expected {(needed + besides) / 1e9:.2g} GB or more for blocks of {size} voxels, "
+            f"got {(memory + besides) / 1e9:.2g} GB"
         )
-    while True:
-        # The shortest first: blocks that are about cubes have the least around them.
-        for axis in sorted(range(len(shape)), key=lambda k: found[k]):
-            wider = [min(n + unit, shape[k]) if k == axis else n for k, n in enumerate(found)]
-            if wider != found and taken(wider) <= room:
-                found = wider
-                break
-        else:
-            return found
+    fitting = (
+        (*others, last)
+        for others in product(*axes[:-1])
+        if (last := _first(axes[-1], room / math.prod(share.longest for share in others))) is not None
+    )
+    best = min(fitting, key=lambda each: tuple(math.prod(numbers) for numbers in zip(*each, strict=True))[:2])
+    return [share.side for share in best]
+
+
+class _Share(NamedTuple):
+    """An axis in blocks: voxels of all of them with their halos, how many there are, the longest with its halo, and
+    without."""
+
+    all: int
+    number: int
+    longest: int
+    side: int
+
+
+def _shares(n: int, unit: int, halo: int) -> list[_Share]:
+    """Each way to cut an axis, the longest blocks first."""
+    found = []
+    for side in range(-(-n // unit) * unit, 0, -unit):
+        count = -(-n // side)
+        longest = min(n, side + halo * min(2, count - 1))
+        found.append(_Share(n + 2 * halo * (count - 1), count, longest, min(n, side)))
+    return found
+
+
+def _first(axis: Sequence[_Share], room: float) -> _Share | None:
+    """The longest blocks for which there is room, in voxels."""
+    return next((share for share in axis if share.longest <= room), None)
+
+
+def voxels(shape: Sequence[int], sides: Sequence[int], halo: int) -> int:
+    """Of all blocks, with their halos."""
+    return math.prod(n + 2 * halo * (-(-n // side) - 1) for n, side in zip(shape, sides, strict=True))
 
 
 def wider(at: At, halo: int, shape: Sequence[int]) -> At:

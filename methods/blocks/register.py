@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,16 @@ from ..cohort.workers import Team
 from ..registration import register as whole
 from .blend import blended
 from .block import Job, work
-from .cover import sides, tiles, wider
+from .cover import sides, tiles, voxels, wider
 
-HALO = 24  # voxels around a block: what half a window of the metric sees at refine-spacing
+HALO = 16  # voxels around a block, of both sides of a seam: with more the error is the same
 UNIT = zarr.CHUNK
 NEAR = 1  # control points that the search reaches about the field so far
-TOGETHER = 2  # blocks that fit the memory at a time, where even the least do
-_FIELDS = 80  # bytes of a voxel: the field so far, what is found, both together
-_MOVING = 40  # of a voxel of moving, with what lies around a block
+TOGETHER = 2  # blocks at a time, at most: of more each has too much around it that others have as well
+ALONE = 1.25  # times as long as two beside each other does one process take that has all threads
+_FIELDS = 20  # bytes of a voxel: the field so far, beside what a registration without a start takes
+_MOVING = 20  # of a voxel of moving, with what lies around a block
+_BLENDED = 100  # of a voxel of the field as it is put together and written
 _PROBE = (100, 100, 100)
 
 Progress = Callable[[str, float], None]
@@ -45,7 +47,7 @@ class Plan(NamedTuple):
         levels: resolutions of fixed and moving, the first one whole, the others by blocks.
         per_voxel: bytes of a block.
         memory: bytes that one process may take that works on blocks.
-        together: how many of these fit at a time.
+        together: how many of these there are to be at a time.
     """
 
     levels: list[tuple[int, int]]
@@ -73,7 +75,7 @@ def opened(fixed: Path, moving: Path) -> Images:
 def planned(
     images: Images, memory: int, options: Mapping[str, Sequence[str]], unit: int = UNIT, halo: int = HALO
 ) -> Plan:
-    """Which resolutions are registered whole, and by blocks.
+    """Which resolutions are registered whole, and by blocks, so that it takes the least time.
 
     Args:
         memory: bytes of all processes.
@@ -99,17 +101,20 @@ def planned(
     levels = [pair for pair in reversed(pairs) if pair[0] <= fit[0][0]]
     ratios = [_ratio(images.fixed[a], images.moving[b]) for a, b in levels]
     per_voxel += _MOVING * max(1.0, *ratios)
-    left = memory - PROCESS  # for this process, which hands out the blocks
-    for together in (TOGETHER, 1):
-        try:
-            if len(levels) > 1:
-                each = left / together
-                sides(images.fixed[0].grid.shape, unit, int(each), per_voxel, halo, besides=memory - each)
-            return Plan(levels, per_voxel, int(left / together), together)
-        except InputError:
-            if together == 1:
-                raise
-    raise AssertionError
+    left, shape = int(memory - PROCESS), images.fixed[0].grid.shape  # one process hands out the blocks
+    if len(levels) == 1:
+        return Plan(levels, per_voxel, left, TOGETHER)
+
+    def shared(together: int) -> tuple[float, Plan]:
+        each = left / together
+        cut = sides(shape, unit, int(each), per_voxel, halo, besides=memory - each)
+        time = voxels(shape, cut, halo) * (ALONE if together == 1 else 1.0)
+        return time, Plan(levels, per_voxel, int(each), together)
+
+    plans = [shared(1)]
+    with suppress(InputError):
+        plans.append(shared(TOGETHER))
+    return min(plans)[1]
 
 
 def _predicted(fixed: Sequence[int], moving: Sequence[int], options: Mapping[str, Sequence[str]]) -> int:
@@ -207,8 +212,8 @@ def register(
                     raise InputError(f"block {id} of resolution {number}: {error}")
                 progress(name, done / len(cores))
         with zarr.written_field(path, level.grid, level.units) as writer:
-            for core in cores:
-                writer.write(core, blended(core, cores, halo, shape, partial(_stored, files)))
+            for at in tiles(zarr.whole(shape), sides(shape, zarr.CHUNK, plan.memory, _BLENDED)):
+                writer.write(at, blended(at, cores, halo, shape, partial(_stored, files)))
         for file in files:
             file.unlink()
         report["levels"].append({"fixed": number, "moving": other, "blocks": len(cores), "side": side})
