@@ -35,9 +35,10 @@ from triton.runtime import driver
 
 from l2rfast import local_ncc, warp
 from l2rfast.losses import diffusion_energy
-from l2rfast.methods.unsupervised.network import VoxelMorph
+from l2rfast.methods.unsupervised.network import Architecture, VoxelMorph
 
 from . import aot, machine
+from .given import times
 from .report import table
 
 ROOT = Path(__file__).parent.parent
@@ -232,9 +233,17 @@ def page(record: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _size(text: str) -> int:
+    """That the network takes."""
+    size, multiple = times(text), Architecture().multiple
+    if size % multiple:
+        raise argparse.ArgumentTypeError(f"expected a multiple of {multiple}, as the network takes, got {text!r}")
+    return size
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.inductor", description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", type=int, default=32, help="of the images, along each axis (default: 32)")
+    parser.add_argument("--size", type=_size, default=32, help="of the images, along each axis (default: 32)")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "reports", help="folder of the report")
     arguments = parser.parse_args(argv)
     record = {
