@@ -34,9 +34,10 @@ from triton.runtime import driver
 
 from l2rfast import local_ncc, warp
 from l2rfast.losses import diffusion_energy
-from l2rfast.methods.unsupervised.network import VoxelMorph
+from l2rfast.methods.unsupervised.network import Architecture, VoxelMorph
 
 from . import aot, machine
+from .given import times
 from .report import REPORTS, kept, table
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
@@ -228,9 +229,17 @@ def page(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def _size(text: str) -> int:
+    """That the network takes."""
+    size, multiple = times(text), Architecture().multiple
+    if size % multiple:
+        raise argparse.ArgumentTypeError(f"expected a multiple of {multiple}, as the network takes, got {text!r}")
+    return size
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.inductor", description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", type=int, default=32, help="of the images, along each axis (default: 32)")
+    parser.add_argument("--size", type=_size, default=32, help="of the images, along each axis (default: 32)")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     arguments = parser.parse_args(argv)
     record = {

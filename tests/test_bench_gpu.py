@@ -115,8 +115,14 @@ except KeyboardInterrupt:
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(
-    command: Any, given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Any,
+    given: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gpu, "Run", None)  # which would install, were something not refused
     file = tmp_path / "file"
     file.write_text("kept")
     with pytest.raises(SystemExit, match="2"):

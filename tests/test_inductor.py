@@ -29,3 +29,11 @@ def test_kernels_and_calls_of_ours_are_generated_and_compiled(tmp_path: Path) ->
         built = [inductor.compiled(kernel, "sm_90") for kernel in kernels.values()]
         assert [one.spills for one in built] == [0] * len(built) != []
     assert not torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("size", ["7", "0", "many"])
+def test_a_size_that_cannot_be_is_refused_in_a_sentence(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        inductor.main(["--size", size])
+    said = "a multiple of 16, as the network takes" if size == "7" else "a whole number from 1 on"
+    assert capsys.readouterr().err.endswith(f"argument --size: expected {said}, got {size!r}\n")
