@@ -126,11 +126,18 @@ def _register(
     team: Team,
     bar: Bar,
 ) -> None:
-    """All members to the template of the round before, but those that are."""
+    """All members to the template of the round before, but those that are.
+
+    Raises:
+        InputError: what came of one cannot be written, as where the disk is full: its round waits for it.
+    """
     study = folder.round(number)
     todo = {id: _given(folder, number, id, kind, given) for id, given in jobs.items() if not study.finished(id)}
     task = bar.add_task(f"round {number}, {kind}", total=len(jobs), completed=len(jobs) - len(todo))
     crew.register(align_member, study, todo, those, team, partial(bar.advance, task))
+    for why in filter(None, map(study.error, todo)):
+        if why.startswith("--out"):
+            raise InputError(why)
 
 
 def align_member(words: Sequence[str]) -> str | None:
