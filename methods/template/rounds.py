@@ -159,7 +159,7 @@ class TemplateFolder:
             image.add(member.read(), compose(shape.back, disp, affine))
             starts[member.id] = Affine(affine.array @ shape.affine_back.array, affine.ndim)
         volume = image.volume(sharpen)
-        left_out = tuple(member.id for member in self.members if member not in there)
+        left_out = tuple(member.id for member in self.members if member.id not in starts)
         done = Round(kind, len(there), left_out, length(shape.back, grid), sharpness(volume))
         self._write(number, volume, done, starts)
         return done
