@@ -17,6 +17,7 @@ from .errors import InputError
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 _NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # for a file
 _WORK = ".l2rfast-"  # and 32 hexadecimal digits
+_LEFT = re.compile(re.escape(_WORK) + "[0-9a-f]{32}")
 
 
 class OutputFolder:
@@ -37,7 +38,7 @@ class OutputFolder:
     """
 
     def __init__(self, target: str | os.PathLike[str], names: Collection[str]) -> None:
-        self._target, self._names = Path(target), names
+        self._target, self._names = Path(target), dict.fromkeys(names)  # of a template there may be thousands
         anchor = self._target
         while not os.path.lexists(anchor):
             anchor = anchor.parent
@@ -270,8 +271,8 @@ def _locked(folder: Path, *, wait: bool) -> int | None:
 def _sweep(folder: Path) -> None:
     """Remove what processes that are dead left behind in a folder."""
     with suppress(OSError):
-        for path in [path for path in folder.iterdir() if re.fullmatch(re.escape(_WORK) + "[0-9a-f]{32}", path.name)]:
+        for name in filter(_LEFT.fullmatch, os.listdir(folder)):  # which may have thousands of pairs
             with suppress(OSError):  # not ours
-                if (lock := _locked(path, wait=False)) is not None:
-                    shutil.rmtree(path, ignore_errors=True)
+                if (lock := _locked(folder / name, wait=False)) is not None:
+                    shutil.rmtree(folder / name, ignore_errors=True)
                     os.close(lock)

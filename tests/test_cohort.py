@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +22,7 @@ import pytest
 import torch
 from runs import invoke
 
+from l2rfast.cli import crew
 from l2rfast.methods.cohort.study import Study
 from l2rfast.output import held
 
@@ -78,6 +82,12 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
+def one_by_one(work: Callable[[Sequence[str]], str | None], lines: Mapping[str, Sequence[str]]) -> Iterator[Any]:
+    """A team of this process alone."""
+    for id, line in lines.items():
+        yield id, work(line)
+
+
 @pytest.fixture(scope="module")
 def serial(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study by one process."""
@@ -118,16 +128,20 @@ def test_a_worker_that_is_killed_costs_nothing(scans: Path, serial: Path, tmp_pa
     assert contents(out) == contents(serial)
 
 
-def test_after_a_kill_it_goes_on(scans: Path, serial: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal", [signal.SIGINT, signal.SIGKILL], ids=["interrupt", "kill"])
+def test_after_its_end_it_goes_on(
+    scans: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: signal.Signals
+) -> None:
     out = tmp_path / "study"
     process = begun(scans, out, "--workers=2")
     until(lambda: finished(out))
-    process.kill()
+    process.send_signal(signal)
     process.communicate(timeout=60)  # until its workers have ended as well
     before = {id: (out / "pairs" / id / "report.json").stat().st_mtime_ns for id in finished(out)}
     code, said = invoke(*words(scans, out))
     assert (code, said.count("\n")) == (2, 1)
     assert "--resume" in said
+    monkeypatch.setattr(crew.Crew, "at_work", lambda *_: nullcontext(one_by_one))
     assert invoke(*words(scans, out, "--resume")) == gone(scans)
     assert contents(out) == contents(serial)
     assert before == {id: (out / "pairs" / id / "report.json").stat().st_mtime_ns for id in before}
@@ -140,18 +154,50 @@ def test_tasks_of_an_array_share_a_study(scans: Path, serial: Path, tmp_path: Pa
     assert contents(out) == contents(serial)
 
 
-def test_an_interrupt_ends_it_and_all_its_processes(scans: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_costs_the_pair_and_it_goes_on(
+    scans: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sync, fields = tmp_path / "study", os.fsync, []
+
+    def full(file: IO[bytes]) -> None:
+        if file.name.endswith("/displacement.nii.gz"):
+            fields.append(file)
+            if len(fields) == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(crew.Crew, "at_work", lambda *_: nullcontext(one_by_one))
+    monkeypatch.setattr(os, "fsync", full)
+    why = f"--out {out / 'pairs' / 's2'}: expected a folder that can be written (No space left on device)"
+    code, said = invoke(*words(scans, out))
+    assert (code, said) == (1, f"l2rfast: error: s2: {why}\n{gone(scans)[1]}")
+    rows = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
+    assert [row["error"] for row in rows if row["id"] == "s2"] == [why]
+    assert sorted(path.name for path in (out / "pairs").iterdir()) == [id for id in IDS if id != "s2"]
+    assert invoke(*words(scans, out, "--resume")) == gone(scans)
+    assert contents(out) == contents(serial)
+
+
+@pytest.mark.parametrize(
+    ("signal", "code", "end"),
+    [
+        (signal.SIGINT, 130, ["l2rfast: interrupted: the pairs that are finished stay, and --resume goes on"]),
+        (signal.SIGKILL, -9, []),
+    ],
+    ids=["interrupt", "kill"],
+)
+def test_with_it_all_its_processes_end(
+    scans: Path, tmp_path: Path, signal: signal.Signals, code: int, end: list[str]
+) -> None:
     out = tmp_path / "study"
     process = begun(scans, out, "--workers=2", "--iterations=99999")
     until(lambda: workers_of(process))
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    code, said = ended(process)
-    assert (code, said.splitlines()[-1:]) == (
-        130,
-        ["l2rfast: interrupted: the pairs that are finished stay, and --resume goes on"],
-    )
+    process.send_signal(signal)
     assert not psutil.wait_procs(children, timeout=20)[1]
+    assert process.wait(timeout=20) == code
+    _, said = ended(process)
+    assert [line for line in said.splitlines()[-1:] if "resource_tracker" not in line] == end
     assert finished(out) == []
 
 

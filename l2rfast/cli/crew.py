@@ -174,7 +174,9 @@ def register(
     }
     with closing(team(work, todo)) as outcomes:
         for id, error in outcomes:
-            if error is not None:
+            if error is None:
+                study.mended(id)
+            else:
                 study.failed(id, error)
                 typer.echo(f"l2rfast: error: {id}: {error}", err=True)
             each()

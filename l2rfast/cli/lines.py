@@ -48,7 +48,8 @@ def parameters() -> list[inspect.Parameter]:
     return [parameter for name, parameter in _signature().items() if name not in OWN]
 
 
-def options() -> dict[str, Option]:
+@cache
+def options() -> Mapping[str, Option]:
     """Of all these parameters, by their names in Python."""
     found = {}
     for parameter in parameters():

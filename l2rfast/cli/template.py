@@ -132,7 +132,11 @@ def _found(
     bar: Bar,
 ) -> None:
     """Register all members to the template of the round before, but those that are, and sample them in their mean
-    shape."""
+    shape.
+
+    Raises:
+        InputError: what came of one cannot be written, as where the disk is full: its round waits for it.
+    """
     given = {id: _given(folder, number, id, kind, options) for id, options in jobs.items()}
     for work, title, proof in ((align_member, f"round {number}, {kind}", MAPS), (sample_member, "mean", SAMPLED)):
         study = folder.round(number, proof)
@@ -142,6 +146,9 @@ def _found(
         todo = {id: options for id, options in given.items() if not study.finished(id)}
         task = bar.add_task(title, total=len(given), completed=len(given) - len(todo))
         crew.register(work, study, todo, those, team, partial(bar.advance, task))
+        for why in filter(None, map(study.error, todo)):
+            if why.startswith("--out"):
+                raise InputError(why)
 
 
 def align_member(words: Sequence[str]) -> str | None:

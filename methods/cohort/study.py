@@ -48,6 +48,10 @@ class Study:
         with written_whole(file) as part:
             part.write_text(why + "\n", **_TEXT)
 
+    def mended(self, id: str) -> None:
+        """Of a pair that is finished, what an earlier try said goes."""
+        self._error(id).unlink(missing_ok=True)
+
     def _error(self, id: str) -> Path:
         return self.folder / "errors" / f"{id}.txt"
 

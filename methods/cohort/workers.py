@@ -6,12 +6,14 @@ Pebble and not ``concurrent.futures``, whose pool is lost with one process that 
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -28,13 +30,26 @@ TRIES = 2  # of a pair whose process ends before it does
 
 @contextmanager
 def processes(workers: int) -> Generator[Team]:
-    """So many processes of this machine, which start afresh ("spawn"), and end with this."""
-    pool = ProcessPool(workers, context=get_context("spawn"))
+    """So many processes of this machine, which start afresh ("spawn"), and end with this, or with this process."""
+    pool = ProcessPool(workers, context=get_context("spawn"), initializer=_end_with_parent)
     try:
         yield partial(_on_processes, pool, workers)
     finally:
         pool.stop()
         pool.join()
+
+
+def _end_with_parent() -> None:
+    """In a process that works: where the one that started it is killed, it would else end the pair first, beside those
+    of who goes on."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[str, Words]) -> Generator[Outcome]:

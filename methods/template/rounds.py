@@ -174,7 +174,7 @@ class TemplateFolder:
             affine = _loaded(pair / MAPS)["affine"]
             starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
         volume = image.volume(sharpen)
-        left_out = tuple(member.id for member in self.members if member not in there)
+        left_out = tuple(member.id for member in self.members if member.id not in starts)
         moved = length(back.transform, grid_of(before))
         done = Round(kind, len(there), left_out, moved, sharpness(volume))
         self._write(number, volume, done, starts)
