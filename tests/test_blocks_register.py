@@ -171,11 +171,11 @@ def test_seams_vanish() -> None:
 def test_the_plan_fits_the_memory(pair: tuple[Path, Path, Tensor]) -> None:
     images = blocks.opened(*pair[:2])
     assert blocks.planned(images, 10**9, {}).levels == [(0, 0)]
-    with pytest.raises(InputError, match=r"--memory: expected 0\.44 GB or more for the coarsest resolution of FIXED"):
+    with pytest.raises(InputError, match=r"--memory: expected 0\.45 GB or more for the coarsest resolution of FIXED"):
         blocks.planned(images, 400 * 10**6, {})
     # One process hands out the blocks, and one has to work.
     with pytest.raises(
-        InputError, match=r"--memory: expected 0\.89 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
+        InputError, match=r"--memory: expected 0\.9 GB or more for blocks of 40 x 40 x 40 voxels, got 0\.45 GB"
     ):
         blocks.planned(images, int(PROCESS + 1e7), {})
 

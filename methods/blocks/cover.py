@@ -47,8 +47,8 @@ def sides(
         needed = PROCESS + per_voxel * math.prod(share.longest for share in least)
         size = " x ".join(str(share.side) for share in least)
         raise InputError(
-            f"--memory: expected {(needed + besides) / 1e9:.2g} GB or more for blocks of {size} voxels, "
-            f"got {(memory + besides) / 1e9:.2g} GB"
+            f"--memory: expected {at_least(needed + besides)} or more for blocks of {size} voxels, "
+            f"got {(memory + besides) / 1e9:.3g} GB"
         )
     fitting = (
         (*others, last)
@@ -57,6 +57,11 @@ def sides(
     )
     best = min(fitting, key=lambda each: tuple(math.prod(numbers) for numbers in zip(*each, strict=True))[:2])
     return [share.side for share in best]
+
+
+def at_least(bytes: float) -> str:
+    """For messages, rounded up: who gives as much has enough."""
+    return f"{math.ceil(bytes / 1e7) / 100:g} GB"
 
 
 class _Share(NamedTuple):

@@ -25,7 +25,7 @@ from ..cohort.workers import Team
 from ..registration import register as whole
 from .blend import blended
 from .block import Job, work
-from .cover import sides, tiles, voxels, wider
+from .cover import at_least, sides, tiles, voxels, wider
 
 HALO = 16  # voxels around a block, of both sides of a seam: with more the error is the same
 UNIT = zarr.CHUNK
@@ -95,8 +95,8 @@ def planned(
     fit = [pair for pair in pairs if taken(pair) <= memory]
     if not fit:
         raise InputError(
-            f"--memory: expected {taken(pairs[-1]) / 1e9:.2g} GB or more for the coarsest resolution of FIXED, or a "
-            f"coarser one, got {memory / 1e9:.2g} GB"
+            f"--memory: expected {at_least(taken(pairs[-1]))} or more for the coarsest resolution of FIXED, or a "
+            f"coarser one, got {memory / 1e9:.3g} GB"
         )
     levels = [pair for pair in reversed(pairs) if pair[0] <= fit[0][0]]
     ratios = [_ratio(images.fixed[a], images.moving[b]) for a, b in levels]
