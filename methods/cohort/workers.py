@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
@@ -31,7 +31,7 @@ TRIES = 2  # of a pair whose process ends before it does
 @contextmanager
 def processes(workers: int) -> Generator[Team]:
     """So many processes of this machine, which start afresh ("spawn"), and end with this, or with this process."""
-    pool = ProcessPool(workers, context=get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPool(workers, context=get_context("spawn"))
     try:
         yield partial(_on_processes, pool, workers)
     finally:
@@ -39,9 +39,17 @@ def processes(workers: int) -> Generator[Team]:
         pool.join()
 
 
+def _work(work: Work, line: Words) -> str | None:
+    """In a process that works. Not by Pebble's initializer: one that is killed after that and before its first line
+    breaks the pool."""
+    _end_with_parent()
+    return work(line)
+
+
+@cache
 def _end_with_parent() -> None:
-    """In a process that works: where the one that started it is killed, it would else end the pair first, beside those
-    of who goes on."""
+    """Where the process that started this one is killed, it would else end the pair first, beside those of who goes
+    on."""
     parent = parent_process()
 
     def watch() -> None:
@@ -59,7 +67,7 @@ def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[st
 
     def begin(id: str) -> None:
         tried[id] += 1
-        waiting[pool.schedule(work, args=[lines[id]])] = id
+        waiting[pool.schedule(_work, args=[work, lines[id]])] = id
 
     while True:
         while len(waiting) < 2 * workers and (id := next(left, None)) is not None:
