@@ -157,3 +157,11 @@ def test_what_cannot_be_done_in_blocks_is_said(
     assert said.exit_code == 2
     assert text in said.stderr
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_memory_that_is_not_used_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.nii.gz"
+    for words in (["apply", str(pair[0]), f"--reference={pair[0]}"], ["jacobian", str(pair[1])]):
+        said = runner.invoke(app, [*words, f"--out={out}", "--memory=4GB"])
+        assert said.exit_code == 0
+        assert f"l2rfast: warning: --memory: not used, as {out} is no .zarr\n" in said.stderr

@@ -251,6 +251,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_nothing(
     [
         (["--memory=1GB", "--jacobian"], "--jacobian: expected it not to be given with --memory"),
         (["--memory=1GB", "--transform=rigid"], "--transform: expected it not to be given with --memory"),
+        (["--memory=1GB", "--workers=0"], "--workers: expected an integer >= 1, got 0"),
         (["--memory=much"], "memory: expected a size like 4GB"),
         (["--workers=2"], "--workers, --dask: expected --memory as well"),
     ],

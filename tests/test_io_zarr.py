@@ -127,6 +127,7 @@ def change(**axis: Any) -> dict[str, Any]:
         ({"coordinateTransformations": [{"type": "scale", "scale": [1, 1]}]}, "a scale of 3 numbers, got"),
         ({"coordinateTransformations": [{"type": "scale", "scale": [1, 0, 1]}]}, "scales above 0"),
         ({"coordinateTransformations": [{"type": "scale", "path": "0"}]}, "that stand in its metadata, got scale"),
+        ({"coordinateTransformations": [{"type": "scale", "scale": [1e-200] * 3}]}, "scales above 0"),
         ({"datasets": []}, "but it has no resolution"),
         ({"datasets": [{"path": "s1", "coordinateTransformations": []}]}, "damaged or of another kind"),
         ({"version": "0.3"}, r"expected OME-Zarr of version 0.4, 0.5, 0.6, got 0.3"),
@@ -153,6 +154,36 @@ def test_channels_and_folders_of_other_kinds_are_refused(tmp_path: Path) -> None
     (tmp_path / "empty.zarr").mkdir()
     with pytest.raises(InputError, match="expected an OME-Zarr image, but the file is empty, damaged"):
         io.read_grid("fixed", tmp_path / "empty.zarr")
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (values().astype(np.complex64), "expected an integer or floating dtype of up to 64 bits, got complex64"),
+        (np.zeros(SHAPE, [("a", "i4"), ("b", "f4")]), "expected an integer or floating dtype of up to 64 bits, got"),
+        (np.zeros((7, 0, 8)), r"expected voxels, got an array of shape \(7, 0, 8\)"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path: Path, array: np.ndarray, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        zarr.open_levels("fixed", foreign(tmp_path / "a.zarr", array))
+
+
+def test_the_finest_resolution_is_the_first(tmp_path: Path) -> None:
+    grids = [Grid(SHAPE, AFFINE @ np.diag([2, 2, 2, 1])), Grid(SHAPE, AFFINE)]
+    with zarr.written(tmp_path / "a.zarr", grids, np.dtype(np.uint8), UNITS):
+        pass
+    with pytest.raises(InputError, match="expected the finest resolution first, got voxels of"):
+        zarr.open_levels("fixed", tmp_path / "a.zarr")
+
+
+def test_what_is_not_finite_is_said(tmp_path: Path) -> None:
+    (level,) = zarr.open_levels("fixed", image(tmp_path / "a.zarr", np.full(SHAPE, np.inf, np.float32)))
+    with pytest.raises(InputError, match="expected finite values, but 9 of 9 that were read are NaN or infinite"):
+        level.volume([slice(0, 1), slice(0, 9), slice(0, 1)])
+    lost = zarr.read_field("f", field(tmp_path / "f.zarr", torch.full((1, 3, *SHAPE), torch.nan)))
+    with pytest.warns(InputWarning, match="f: its field is not finite everywhere; such voxels lead nowhere"):
+        assert lost.disp.isnan().all()
 
 
 def test_units_and_orientations_that_are_not_used_are_said(tmp_path: Path) -> None:
@@ -198,6 +229,11 @@ def test_a_grid_that_lies_otherwise_is_refused(tmp_path: Path) -> None:
             zarr.written(tmp_path / "a.zarr", [Grid(SHAPE, affine)], np.dtype(np.uint8)),
         ):
             pass
+    with (
+        pytest.raises(InputError, match="expected a grid of three axes"),
+        zarr.written(tmp_path / "a.zarr", [Grid(SHAPE[1:], np.eye(4))], np.dtype(np.uint8), UNITS),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
 
 

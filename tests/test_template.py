@@ -20,6 +20,7 @@ from l2rfast.filters import box_average
 from l2rfast.io import Volume, as_volume, write_affine, write_image
 from l2rfast.methods.registration import register
 from l2rfast.methods.template.members import MeanImage, Member, grid_of, sampled, sharpness
+from l2rfast.methods.template.rounds import TemplateFolder
 from l2rfast.methods.template.shape import MeanMap, length, logarithm, velocity
 from l2rfast.world import Affine, Displacement, Grid, compose
 
@@ -109,6 +110,55 @@ def test_it_goes_on_where_it_ended(scans: Path, built: Path, tmp_path: Path) -> 
     assert "--resume: " in said
     assert invoke(*words, "--resume") == (0, "")
     assert (out / "template.nii.gz").read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("template.json", None, "expected what a template was begun with, but there is no such file"),
+        ("template.json", b"\xff", "expected the members and options that it was begun with"),
+        ("rounds/4/mean/round.json", None, "expected what came of a round, but there is no such file"),
+        ("rounds/4/mean/round.json", b"[1]", "expected what came of a round, but the file is empty, damaged"),
+        ("rounds/4/mean/template.nii.gz", None, "expected the template after a round, but there is no such file"),
+    ],
+)
+def test_damaged_files_of_a_template_are_said(
+    scans: Path, built: Path, tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    (out / file).unlink()
+    if content is not None:
+        (out / file).write_bytes(content)
+    again = refused(*members(scans), f"--out={out}", *ROUNDS, "--resume")
+    assert f"{out / file}: {said}" in again
+    assert "expected --resume" in refused(*members(scans), f"--out={out}", *ROUNDS)
+
+
+def test_damaged_files_of_a_round_are_said(scans: Path, built: Path, tmp_path: Path) -> None:
+    out, given = tmp_path / "out", [Member(f"m{i}", [scans / f"m{i}.nii.gz"]) for i in range(2)]
+    shutil.copytree(built, out)
+    folder, round = TemplateFolder(out, given), out / "rounds" / "5"
+    field = torch.zeros(1, 3, *SIZE, 1)
+    for member in given:
+        (round / "pairs" / member.id).mkdir(parents=True)
+        np.savez(round / "pairs" / member.id / "maps.npz", velocity=field, displacement=field, affine=np.eye(4))
+        np.save(round / "pairs" / member.id / "sampled.npy", np.zeros((1, *SIZE), np.float32))
+    folder.shape(5)
+    for name, what in (("shape.npz", "maps of a round"), ("pairs/m1/maps.npz", "maps of a round")):
+        whole = (round / name).read_bytes()
+        for content in (b"", b"damaged", whole[: len(whole) // 2]):
+            (round / name).write_bytes(content)
+            with pytest.raises(InputError, match=f"{name}: expected {what}, but the file is empty, damaged"):
+                folder.shape(5)
+        (round / name).write_bytes(whole)
+    (round / "shape.npz").unlink()
+    folder.shape(5)
+    for shape in ((0,), (1, 3, 3)):
+        for member in given:
+            np.save(round / "pairs" / member.id / "sampled.npy", np.zeros(shape))
+        with pytest.raises(InputError, match=r"sampled.npy: expected a member in the mean shape, but the file is"):
+            folder.average(5, "deformable", 0.0)
 
 
 def test_a_member_that_is_not_there_costs_itself_alone(scans: Path, tmp_path: Path) -> None:

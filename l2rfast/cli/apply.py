@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
-from .shared_options import Memory, Quiet
+from .shared_options import Memory, Quiet, tell_unused
 from .transforms import parse_transforms
 
 _NOTHING = "image: nothing of it reaches the reference: is the direction of the transforms right, and its header?"
@@ -61,6 +61,7 @@ def apply(
     blocks = zarr.is_zarr(out)
     if not blocks:
         check_suffix(out)
+        tell_unused(out, memory)
     series, fixed = open_series("image", image), read_grid("--reference", reference)
     convention = _convention(series, vectors, tensors)
     stored = series.number

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _threads
+from .. import _check, _threads
 from ..errors import InputError, notice
 from ..io import zarr
 from ..methods.blocks import register as blocks
@@ -64,7 +64,7 @@ def register_in_blocks(
         del options[name]
     limit = _threads.limit()
     cores = os.cpu_count() or 1 if limit is None else limit.cores
-    wanted = cores if workers is None else workers
+    wanted = cores if workers is None else _check.at_least("workers", workers, 1)
     number = max(1, min(wanted, plan.together))
     if workers is not None and number < workers:
         notice(f"--workers: {number}, not {workers}, as blocks in {memory} are for {plan.together}")

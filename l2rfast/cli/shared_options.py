@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, notice
 
 MethodName = Annotated[
     str,
@@ -39,6 +40,12 @@ OF_METHODS: tuple[str, ...] = (
     "search_radius",
 )
 OF_METHODS += ("window", "refine_spacing", "step_spacing", "coarse_iterations", "iterations", "full_iterations", "rate")
+
+
+def tell_unused(out: Path, memory: str | None) -> None:
+    """Say that a result which is no .zarr is made whole, whatever --memory asks for."""
+    if memory is not None:
+        notice(f"--memory: not used, as {out} is no .zarr")
 
 
 def choice(method: str, preset: str, transform: str, options: Mapping[str, Any]) -> dict[str, Any]:

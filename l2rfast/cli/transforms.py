@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
-from .shared_options import Memory
+from .shared_options import Memory, tell_unused
 
 INVERSE = "inverse:"
 
@@ -123,6 +123,7 @@ def jacobian(
     if log:
         change = logarithm(change)
     check_suffix(out)
+    tell_unused(out, memory)
     with written_whole(out) as part:
         write_image(part, Volume(change, grid.affine))
     typer.echo(out)

@@ -128,9 +128,14 @@ def _ratio(fixed: zarr.Level, moving: zarr.Level) -> float:
     return math.prod(fixed.grid.spacing) / math.prod(moving.grid.spacing)
 
 
+def _size(level: zarr.Level) -> float:
+    """Of a voxel, as a logarithm."""
+    return sum(map(math.log, level.grid.spacing))
+
+
 def _alike(fixed: zarr.Level, moving: Sequence[zarr.Level]) -> int:
     """Which resolution is nearest to that of fixed."""
-    return min(range(len(moving)), key=lambda k: abs(math.log(_ratio(fixed, moving[k]))))
+    return min(range(len(moving)), key=lambda k: abs(_size(fixed) - _size(moving[k])))
 
 
 def register(

@@ -44,7 +44,10 @@ class Study:
             InputError: nothing can be written there.
         """
         file = self._error(id)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
         with written_whole(file) as part:
             part.write_text(why + "\n", **_TEXT)
 

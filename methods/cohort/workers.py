@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
@@ -61,13 +62,18 @@ def _end_with_parent() -> None:
 
 
 def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[str, Words]) -> Generator[Outcome]:
-    """See `Team`; a line whose process ends too often has failed."""
+    """See `Team`; a line whose process ends too often has failed.
+
+    Raises:
+        InputError: all processes end before they begin.
+    """
     tried, left = dict.fromkeys(lines, 0), iter(lines)
     waiting: dict[Future[str | None], str] = {}
 
     def begin(id: str) -> None:
         tried[id] += 1
-        waiting[pool.schedule(_work, args=[work, lines[id]])] = id
+        with _alive(RuntimeError):
+            waiting[pool.schedule(_work, args=[work, lines[id]])] = id
 
     while True:
         while len(waiting) < 2 * workers and (id := next(left, None)) is not None:
@@ -77,12 +83,32 @@ def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[st
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             id = waiting.pop(future)
             try:
-                yield id, future.result()
+                with _alive(BrokenProcessPool):
+                    outcome = future.result()
             except ProcessExpired as error:
                 if tried[id] < TRIES:
                     begin(id)
-                else:
-                    yield id, f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
+                    continue
+                outcome = f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
+            yield id, outcome
+
+
+@contextmanager
+def _alive(broken: type[RuntimeError]) -> Generator[None]:
+    """Pebble gives up where all processes end before any of them has begun.
+
+    Args:
+        broken: by which it says so.
+
+    Raises:
+        InputError: it did.
+    """
+    try:
+        yield
+    except broken as error:
+        raise InputError(
+            "--workers: expected processes that work, but they ended by themselves before they began; was there memory?"
+        ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
+from l2rfast.io.reading import reading
 from l2rfast.output import OutputFolder, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
 
@@ -91,12 +93,14 @@ class TemplateFolder:
             InputError: the folder holds a template and ``resume`` does not say to go on, or another was begun there.
         """
         file = self.folder / BEGUN
-        if file.exists():
+        if file.exists() or self.round(0).folder.parent.exists():
             if not resume:
                 raise InputError(
                     f"--out {self.folder}: holds a template; expected --resume to go on with it, or another"
                 )
-            if file.read_text() != _text(asked):
+            with reading(f"--resume: {file}", "what a template was begun with"):
+                begun = file.read_bytes()
+            if begun != _text(asked).encode():
                 raise InputError(f"--resume: {file}: expected the members and options that it was begun with")
 
     def begin(self, asked: Mapping[str, Any], name: str, images: Sequence[Path]) -> None:
@@ -147,12 +151,12 @@ class TemplateFolder:
         study = self.round(number)
         mean = MeanMap(grid_of(self._before(number)))
         for member in self._there(study):
-            maps = _loaded(study.pair(member.id) / MAPS)
+            maps = _loaded(study.pair(member.id) / MAPS, "velocity", "affine")
             mean.add(torch.from_numpy(maps["velocity"]), Affine(maps["affine"]))
         back = mean.back
         found: dict[str, Any] = {"affine": back.affine.array, "displacement": back.displacement.disp.numpy()}
         file = study.folder / SHAPE
-        if file.exists() and all(np.array_equal(array, found[name]) for name, array in _loaded(file).items()):
+        if file.exists() and all(np.array_equal(array, found[name]) for name, array in _loaded(file, *found).items()):
             return
         for member in self.members:  # sampled in another, of fewer members
             (study.pair(member.id) / SAMPLED).unlink(missing_ok=True)
@@ -167,11 +171,13 @@ class TemplateFolder:
         """
         study, before = self.round(number, SAMPLED), self._before(number)
         back, image, there = _back(study.folder, grid_of(before)), MeanImage(before), self._there(study)
-        starts = {}
+        starts, shape = {}, (1 + len(before.contrasts), *before.data.shape)
         for member in there:
             pair = study.pair(member.id)
-            image.add(torch.from_numpy(np.load(pair / SAMPLED, allow_pickle=False)))
-            affine = _loaded(pair / MAPS)["affine"]
+            with reading(f"{pair / SAMPLED}", "a member in the mean shape"):
+                values = np.load(pair / SAMPLED, allow_pickle=False).reshape(shape)
+            image.add(torch.from_numpy(values))
+            affine = _loaded(pair / MAPS, "affine")["affine"]
             starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
         volume = image.volume(sharpen)
         left_out = tuple(member.id for member in self.members if member.id not in starts)
@@ -210,6 +216,8 @@ class TemplateFolder:
         names = [image_name(contrast) for contrast in range(self.contrasts)]
         with OutputFolder(self.folder, names) as folder:
             for name, file in zip(names, self.images(number), strict=True):
+                if not file.is_file():
+                    raise InputError(f"{file}: expected the template after a round, but there is no such file")
                 shutil.copyfile(file, folder.path(name))
 
     def done(self, number: int) -> Round:
@@ -219,11 +227,9 @@ class TemplateFolder:
             InputError: its file is damaged.
         """
         file = self.mean(number) / ROUND
-        try:
+        with reading(f"{file}", "what came of a round", KeyError, TypeError):
             told = json.loads(file.read_text())
             return Round(**{**told, "left_out": tuple(told["left_out"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: expected what came of a round, but the file is damaged") from error
 
     def _write(self, number: int, volume: Volume, done: Round, starts: Mapping[str, Affine]) -> None:
         images = [replace(volume, data=data, contrasts=()) for data in (volume.data, *volume.contrasts)]
@@ -272,7 +278,7 @@ def sample(fixed: Volume, member: Member, out: Path) -> None:
     Raises:
         InputError: an image or a file that cannot be read, or a folder that cannot be written.
     """
-    maps, grid, ndim = _loaded(out / MAPS), grid_of(fixed), axes_in_itk(fixed)
+    maps, grid, ndim = _loaded(out / MAPS, "displacement", "affine"), grid_of(fixed), axes_in_itk(fixed)
     there = Displacement(torch.from_numpy(maps["displacement"]), fixed.affine, ndim), Affine(maps["affine"], ndim)
     values = sampled(member.read(), compose(_back(out.parents[1], grid).transform, *there), grid)
     with OutputFolder(out, [SAMPLED]) as folder:
@@ -281,18 +287,19 @@ def sample(fixed: Volume, member: Member, out: Path) -> None:
 
 def _back(folder: Path, grid: Grid) -> Back:
     """What `TemplateFolder.shape` wrote."""
-    maps = _loaded(folder / SHAPE)
+    maps = _loaded(folder / SHAPE, "affine", "displacement")
     return Back(Affine(maps["affine"]), Displacement(torch.from_numpy(maps["displacement"]), grid.affine))
 
 
-def _loaded(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file.
+def _loaded(file: Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of a file.
 
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, BadZipFile) as error:
-        raise InputError(f"{file}: expected maps of a round, but the file is damaged") from error
+    with (
+        reading(f"{file}", "maps of a round", BadZipFile, zlib.error, KeyError, TypeError),  # an array has no names
+        file.open("rb") as stream,
+        np.load(stream, allow_pickle=False) as arrays,
+    ):
+        return {name: arrays[name] for name in names}

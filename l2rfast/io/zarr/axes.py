@@ -64,8 +64,8 @@ def layout(name: str, shape: Sequence[int], axes: Axes, steps: Axes) -> Layout:
         steps: transformations, one after the other.
 
     Raises:
-        InputError: other axes than x, y and z in space and, of a length of 1, others; or transformations or units that
-            are not known.
+        InputError: other axes than x, y and z in space and, of a length of 1, others; no voxel; or transformations or
+            units that are not known.
     """
     called = [axis["name"] for axis in axes]
     spatial = tuple(k for k, axis in enumerate(axes) if axis.get("type") == "space")
@@ -79,11 +79,14 @@ def layout(name: str, shape: Sequence[int], axes: Axes, steps: Axes) -> Layout:
     units = tuple(axes[k].get("unit") or "" for k in spatial)
     if unknown := set(units).difference(MILLIMETRES, [""]):
         raise InputError(f"{name}: expected a unit of {', '.join(MILLIMETRES)}, got {min(unknown)}")
+    if 0 in shape:
+        raise InputError(f"{name}: expected voxels, got an array of shape {tuple(shape)}")
     units = tuple(unit or "millimeter" for unit in units)
     scale, shift = np.ones(len(shape)), np.zeros(len(shape))
     for step in steps:
         scale, shift = _followed(name, step, scale, shift)
-    if not (np.isfinite([scale, shift]).all() and (scale > 0).all()):
+    volume = np.prod([scale[k] * MILLIMETRES[unit] for k, unit in zip(spatial, units, strict=True)])
+    if not (np.isfinite([scale, shift]).all() and (scale > 0).all() and 0 < volume < np.inf):
         raise InputError(f"{name}: expected scales above 0 and finite translations, got {scale} and {shift}")
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for column, (k, unit) in enumerate(zip(spatial, units, strict=True)):
@@ -122,8 +125,8 @@ def described(name: str, grid: Grid, units: Sequence[str] = ()) -> list[dict[str
         InputError: they are not those that OME-Zarr has room for.
     """
     axes = []
-    for column, unit in zip(
-        grid.affine[:3, : len(grid.shape)].T, units or ["millimeter"] * len(grid.shape), strict=True
+    for column, unit in zip(  # of a slice, which is refused, there may be a unit more
+        grid.affine[:3, : len(grid.shape)].T, units or ["millimeter"] * len(grid.shape), strict=False
     ):
         row = int(np.abs(column).argmax())
         along = np.abs(np.delete(column, row)).max() < _NONE * abs(column[row])

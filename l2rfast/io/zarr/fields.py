@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, notice
 from ...world import Displacement, Field, Grid
 from ...world.algebra import SAME
 from ...world.maps import Map
@@ -38,8 +38,10 @@ class StoredField(Field):
         return self.level.grid
 
     def part(self, at: Sequence[slice]) -> Tensor:
-        """Some of it, (1, 3, D, H, W) float32, in voxels of its grid."""
+        """Some of it, (1, 3, D, H, W) float32, in voxels of its grid. That it is not finite somewhere is said."""
         vectors = self.level.block(at).float()
+        if not vectors.isfinite().all():
+            notice(f"{self.level.name}: its field is not finite everywhere; such voxels lead nowhere")
         for component, scale in zip(vectors, self.level.scales, strict=True):
             component.div_(scale)
         return vectors[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,18 @@ class Level:
         return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
 
     def volume(self, at: Sequence[slice]) -> Volume:
-        """Some of the voxels of an image as float32, and where they lie."""
-        return Volume(self.block(at).float(), self.grid.part(at).affine)
+        """Some of the voxels of an image as float32, and where they lie.
+
+        Raises:
+            InputError: as `block`, or NaN or infinite values.
+        """
+        values = self.block(at).float()
+        if wrong := values.numel() - int(values.isfinite().sum()):
+            raise InputError(
+                f"{self.name}: expected finite values, but {wrong} of {values.numel()} that were read are NaN or "
+                f"infinite in float32"
+            )
+        return Volume(values, self.grid.part(at).affine)
 
     @property
     def scales(self) -> list[float]:
@@ -94,7 +105,8 @@ def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
 
     Raises:
         InputError: it is none, or of a version that is not known; its axes are not z, y and x, beside others of length
-            1; its transformations are not scales and translations; or the package zarr is missing.
+            1; it holds other numbers than real ones, or its finest resolution is not the first; its transformations are
+            not scales and translations; or the package zarr is missing.
     """
     zarr = library(name, "zarr", KIND)
     with reading(name, KIND, Exception):
@@ -117,9 +129,16 @@ def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
         levels = []
         for each in image["datasets"]:
             array, steps = group[each["path"]], each["coordinateTransformations"]
+            if array.dtype.kind not in "biuf":
+                raise InputError(f"{name}: expected an integer or floating dtype of up to 64 bits, got {array.dtype}")
             levels.append(Level(name, array, *layout(name, array.shape, axes, [*steps, *more])))
     if not levels:
         raise InputError(f"{name}: expected {KIND}, but it has no resolution")
+    for finer, coarser in pairwise(level.grid.spacing for level in levels):
+        if np.prod(coarser) < 0.999 * np.prod(finer):  # which OME-Zarr does not allow
+            raise InputError(
+                f"{name}: expected the finest resolution first, got voxels of {finer} and then of {coarser} mm"
+            )
     return levels
 
 
