@@ -64,6 +64,7 @@ def test_participants_are_tasks_of_one_study_and_the_group_sums_up(
     [
         (("participant", "--participant-label", "03"), "--bids-participant: expected a subject that a pair moves, got"),
         (("group", "--participant-label", "01"), "--participant-label: of the level participant, got it with group"),
+        (("participant", "--out=elsewhere"), "--out: expected it not to be given, as output_dir says"),
         (("session",), "invalid choice: 'session'"),
         (("participant", "--no-such"), "No such option: --no-such"),
     ],

@@ -276,3 +276,14 @@ def test_an_error_that_cannot_be_written_down_is_said(tmp_path: Path) -> None:
     (tmp_path / "errors").touch()
     with pytest.raises(InputError, match=r"errors/a.txt: expected a file that can be written \(File exists\)"):
         Study(tmp_path).failed("a", "why")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"[]"])
+def test_a_damaged_list_of_pairs_is_said(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "cohort.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=r"cohort.json: expected the pairs of a study, but the file is empty, damaged"):
+        Study(tmp_path).check({"a": []}, resume=True)

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = [f"--bids-participant={label}" for label in given.participant_label]
     if labels and given.analysis_level == "group":
         parser.error("--participant-label: of the level participant, got it with group")
+    if any(word.partition("=")[0] == "--out" for word in others):
+        parser.error("--out: expected it not to be given, as output_dir says where results go")
     try:
         run(["cohort", given.bids_dir, f"--out={given.output_dir}", "--resume", *labels, *others])
     finally:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from l2rfast.errors import InputError
+from l2rfast.io.reading import reading
 from l2rfast.output import written_whole
 
 JOBS, REPORT = "cohort.json", "report.json"
@@ -101,7 +102,5 @@ def _begun(file: Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file is damaged.
     """
-    try:
+    with reading(f"{file}", "the pairs of a study", KeyError, TypeError):
         return dict(json.loads(file.read_text())["pairs"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: expected the pairs of a study, but the file is damaged") from error
