@@ -245,6 +245,18 @@ def test_a_weight_of_a_row_is_named_as_it_is_typed(scans: Path, tmp_path: Path) 
     assert "pairs.csv, line 2: --weight: expected numbers, none below 0" in text
 
 
+def test_a_row_without_a_jacobian_is_refused_where_statistics_are_asked_for(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(f"moving,jacobian\n{scans / 's0.nii.gz'},\n{scans / 's1.nii.gz'},no\n")
+    out = tmp_path / "study"
+    code, text = invoke(
+        *("cohort", tmp_path / "pairs.csv", f"--fixed={scans / 'fixed.nii.gz'}", f"--out={out}"),
+        "--jacobian-statistics",
+    )
+    assert (code, text.count("\n")) == (2, 1)
+    assert "pairs.csv, line 3: expected jacobian true or empty with --jacobian-statistics, got false" in text
+    assert not out.exists()
+
+
 def test_two_do_not_write_into_one_study(scans: Path, tmp_path: Path) -> None:
     with held(tmp_path / "study"):
         code, text = invoke(*words(scans, tmp_path / "study"))

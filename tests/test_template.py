@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from l2rfast.filters import box_average
 from l2rfast.io import Volume, as_volume, write_affine, write_image
 from l2rfast.methods.registration import register
 from l2rfast.methods.template.members import MeanImage, Member, grid_of, sampled, sharpness
-from l2rfast.methods.template.rounds import TemplateFolder
+from l2rfast.methods.template.rounds import MAPS, TemplateFolder, align
 from l2rfast.methods.template.shape import MeanMap, length, logarithm, velocity
 from l2rfast.world import Affine, Displacement, Grid, compose
 
@@ -206,6 +207,16 @@ def test_several_contrasts_are_averaged_alike(scans: Path, tmp_path: Path) -> No
     one, two = (read(tmp_path / "out" / name).data for name in ("template.nii.gz", "template_2.nii.gz"))
     assert one.std() > 0.1
     assert torch.equal(one, two)
+
+
+def test_affine_maps_are_found_by_the_first_contrast(scans: Path, tmp_path: Path) -> None:
+    template, file = read(scans / "m0.nii.gz"), scans / "m1.nii.gz"
+    for name, images in (("one", [file]), ("two", [file, scans / "m2.nii.gz"])):
+        fixed = replace(template, contrasts=(template.data,) * (len(images) - 1))
+        align(fixed, Member(name, images), tmp_path / name, transform="affine")
+    one, two = (np.load(tmp_path / name / MAPS) for name in ("one", "two"))
+    with one, two:
+        assert np.array_equal(one["affine"], two["affine"])
 
 
 def refused(*words: str) -> str:

@@ -55,6 +55,8 @@ def cohort(
         common["jacobian"] = True
     listed = crew.listed("PAIRS", pairs, bids_suffix, bids_pairs)
     jobs = crew.jobs(listed, lines.given(common), ("fixed", "moving"))
+    if jacobian_statistics:
+        _check_jacobians(listed)
     mine, shared = dict.fromkeys(_chunk(list(jobs), array_index, chunk)), chunk is not None or bool(bids_participant)
     if bids_participant:
         moved = _of_participants(listed, bids_participant)
@@ -79,6 +81,17 @@ def cohort(
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     if any(row.status != summary.FINISHED for row in rows if row.id in mine):
         raise typer.Exit(1)
+
+
+def _check_jacobians(listed: Sequence[Listed]) -> None:
+    """See that every pair will have what the statistics are of.
+
+    Raises:
+        InputError: a row says that it is not written.
+    """
+    for one in listed:
+        if one.options.get("jacobian") == ("false",):
+            raise InputError(f"{one.where}: expected jacobian true or empty with --jacobian-statistics, got false")
 
 
 def _chunk(ids: list[str], index: int | None, size: int | None) -> list[str]:

@@ -99,8 +99,8 @@ def _paired(name: str, root: Path, images: list[Path], entity: str) -> list[List
             alone.append(members[0][1].name)
         both = combinations(members, 2) if entity == "sub" else ((members[0], later) for later in members[1:])
         for (to, fixed), (source, moving) in both:
-            name = "_".join(filter(None, (others, f"from-{source}", f"to-{to}")))
-            found.append(Listed(name, {"fixed": (str(fixed),), "moving": (str(moving),)}, str(moving)))
+            id = "_".join(filter(None, (others, f"from-{source}", f"to-{to}")))
+            found.append(Listed(id, {"fixed": (str(fixed),), "moving": (str(moving),)}, str(moving)))
     if not found:
         raise InputError(f"{name}: expected two images that differ in {entity}- alone in {root}, got {some(alone)}")
     if alone:

@@ -249,7 +249,7 @@ def _text(asked: Mapping[str, Any]) -> str:
 
 def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
     """Register a member to a template, and keep nothing but the maps: a displacement and its velocity, (1, 3, *grid) in
-    voxels, and the affine map (4, 4) after it.
+    voxels, and the affine map (4, 4) after it. An affine map alone is found by the first contrast.
 
     Args:
         fixed: the template.
@@ -260,6 +260,8 @@ def align(fixed: Volume, member: Member, out: Path, **options: Any) -> None:
         InputError: an image that cannot be used, a map of which there is no mean, or a folder that cannot be written.
     """
     moving = member.volume()
+    if options["transform"] == AFFINE:
+        fixed, moving = (replace(image, contrasts=()) for image in (fixed, moving))
     found = register(fixed, moving, **options)
     affine = onto_plane(found.initial.matrix, fixed, moving)
     logarithm(affine)  # before others depend on it
