@@ -142,7 +142,7 @@ def test_what_is_refused(text: str, said: str, tmp_path: Path) -> None:
     [
         ("moving\na\n".encode("utf-16-le"), "the file is of another kind"),
         (b"moving\n\xff.nii\n", "the file is of another kind"),
-        (gzip.compress(b"moving"), "the file is of another kind"),
+        (gzip.compress(b"moving", mtime=0), "the file is of another kind"),  # a test is called by its bytes
         (b"\xff\xfea", "the file is of another kind"),
         (None, "there is no such file"),
     ],
