@@ -18,7 +18,7 @@ from runs import refused
 from scipy.spatial.transform import Rotation
 
 from l2rfast import io
-from l2rfast.cli.register import run
+from l2rfast.cli.job import run
 
 pytestmark = pytest.mark.usefixtures("same_locale")
 

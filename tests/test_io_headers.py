@@ -16,7 +16,7 @@ from nibabel.imageglobals import logger
 from scipy.spatial.transform import Rotation
 
 from l2rfast import InputError, io
-from l2rfast.cli.register import run
+from l2rfast.cli.job import run
 from l2rfast.errors import InputWarning
 
 SHAPE = (9, 8, 7)

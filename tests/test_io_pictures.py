@@ -17,8 +17,8 @@ from PIL import Image
 from runs import refused
 
 from l2rfast import InputError, io
+from l2rfast.cli.job import run
 from l2rfast.cli.notices import notices
-from l2rfast.cli.register import run
 
 ROWS, COLUMNS = 13, 17
 BT601 = [0.299, 0.587, 0.114]

@@ -15,7 +15,7 @@ import torch
 
 import l2rfast
 from l2rfast.cli import overview
-from l2rfast.cli.register import run
+from l2rfast.cli.job import run
 from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, read_image, write_image

@@ -12,7 +12,7 @@ from .. import data
 from ..data.synthetic import anatomies
 from ..errors import InputError
 from ..io import Volume, write_image
-from .register import run
+from .job import run
 
 # The structures of the public tutorial's evaluation (FreeSurfer labels).
 STRUCTURES = [
