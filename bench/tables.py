@@ -148,7 +148,7 @@ def roofline(report: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "README.md": (headline, ("cpu.json", "registration.json", "busy.json")),
     "bench/README.md": (roofline, ("cpu.json",)),
-    "docs/compat.md": (patches, ("compat/cpu.json", "registration.json")),
+    "docs/reference/compat.md": (patches, ("compat/cpu.json", "registration.json")),
 }
 
 

@@ -244,7 +244,7 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
     rows = {
         "README.md": "| warp, 1 channel |",
         "bench/README.md": "| warp, 1 channel |",
-        "docs/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
+        "docs/reference/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
     }
     for name, (_, sources) in tables.TABLES.items():
         for path in (tmp_path / name, *(tmp_path / "bench" / "reports" / source for source in sources)):

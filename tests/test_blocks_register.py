@@ -287,7 +287,7 @@ def test_what_blocks_have_not_is_said(
 @pytest.mark.parametrize("cut", [slice(8, 20), slice(17, 31), slice(0, 9)])
 def test_kernels_of_a_slab_with_its_halo_give_the_bits_of_the_whole(cut: slice) -> None:
     """`warp` where places are exact in float32, as they are rounded by the number of the voxel, which is another in the
-    slab; values of `local_ncc`. Its gradients are not the same: docs/blocks.md."""
+    slab; values of `local_ncc`. Its gradients are not the same: docs/reference/blocks.md."""
     generator, shape, halo = torch.Generator().manual_seed(0), (34, 14, 15), 5
     a, b = (torch.rand(1, 1, *shape, generator=generator) + torch.arange(34.0)[:, None, None] for _ in range(2))
     disp = torch.randint(-256, 256, (1, 3, *shape), generator=generator).float() / 64

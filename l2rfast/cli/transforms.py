@@ -17,7 +17,7 @@ from .shared_options import Memory, tell_unused
 INVERSE = "inverse:"
 
 Format = Annotated[
-    str | None, typer.Option("--to", help="Format of the file: see docs/transforms.md. By default ITK's.")
+    str | None, typer.Option("--to", help="Format of the file: see docs/reference/transforms.md. By default ITK's.")
 ]
 Fixed = Annotated[Path | None, typer.Option(help="Image whose places the transform takes to those of moving.")]
 Moving = Annotated[Path | None, typer.Option(help="Image that it resamples to fixed.")]

@@ -19,7 +19,7 @@ def read_grid(name: str, value: Any) -> Grid:
 
     Args:
         name: of the argument, for messages.
-        value: a path, of any format of docs/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series it is the
+        value: a path, of any format of docs/reference/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series it is the
             grid of one volume; axes of length 1 stay, and of a file of two axes it has two.
 
     Raises:

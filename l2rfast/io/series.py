@@ -129,7 +129,7 @@ def open_series(name: str, path: str | os.PathLike[str]) -> Series:
 
     Args:
         name: of the argument, for messages.
-        path: of any format of docs/input.md. Axes behind the third are volumes.
+        path: of any format of docs/reference/input.md. Axes behind the third are volumes.
 
     Raises:
         InputError: the file is missing, damaged, of another kind, or of numbers that no NIfTI holds.

@@ -163,7 +163,7 @@ def shape(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
     files it has. None where that does not tell.
 
     Args:
-        path: of any format of docs/input.md.
+        path: of any format of docs/reference/input.md.
     """
     with warnings.catch_warnings(), suppress(InputError, OSError):
         warnings.simplefilter("ignore", InputWarning)  # who reads the image says it

@@ -1,0 +1,70 @@
+"""The site: ``make docs`` builds it of the pages here, the docstrings, the commands and the executed examples.
+
+`L2RFAST_DOCS=small` runs the examples on generated heads of few voxels, as the tests do; without it they run on the
+demo's scans.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+
+project = "l2rfast"
+author = "the l2rfast developers"
+copyright = f"2026, {author}"
+version = release = metadata.version("l2rfast")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+    "matplotlib.sphinxext.plot_directive",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["gallery/*"]
+nitpicky = False
+default_role = "code"  # as our docstrings are written
+highlight_language = "python"
+
+# Pages are MyST Markdown, mathematics between dollars.
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Figures are made by code: a page's ``{plot}`` blocks.
+plot_formats = [("png", 110)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_include_source = False
+plot_rcparams = {
+    "figure.figsize": (8, 3.2),
+    "figure.constrained_layout.use": True,
+    "image.cmap": "gray",
+    "font.size": 9,
+}
+plot_apply_rcparams = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["gallery/howto", "gallery/hands_on"],
+    "gallery_dirs": ["howto", "hands_on"],
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "reset_modules": (),  # one Matplotlib for all
+    "show_memory": False,
+}
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+
+html_theme = "furo"
+html_title = "l2rfast"
+html_static_path = []
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+napoleon_google_docstring = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"

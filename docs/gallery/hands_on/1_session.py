@@ -1,0 +1,10 @@
+"""
+Register two scans
+==================
+
+What one command does.
+"""
+
+import l2rfast
+
+print(l2rfast.__name__)
