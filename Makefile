@@ -12,7 +12,7 @@ REF ?= HEAD
 GPU_PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-wheel lint format bench bench-compare test-gpu bench-gpu clean
+.PHONY: demo test check test-wheel lint format docs bench bench-compare test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -54,6 +54,10 @@ format: $(VENV)/.built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# The site, its examples run on the demo's scans: build/docs/index.html. L2RFAST_DOCS=small runs them on small ones.
+docs: $(VENV)/.built
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+
 # Every case beside its peers, with every instruction set that there is: SIZE=quick in some minutes, SIZE=full in about
 # two hours, which rewrites the report.
 bench: $(VENV)/.benchmark
@@ -76,7 +80,7 @@ bench-gpu:
 	$(GPU_PYTHON) -m bench.gpu
 
 clean:
-	rm -rf .venv .venv-* build demo l2rfast/*.so *.egg-info
+	rm -rf .venv .venv-* build demo docs/howto docs/hands_on l2rfast/*.so *.egg-info
 
 build/constraints-%.txt: constraints.txt
 	mkdir -p build
@@ -90,7 +94,7 @@ $(VENV)/.created: $(PINS)
 # The package in place, its C++ kernels and every dependency at its pinned version; without build isolation the pinned
 # setuptools builds.
 $(VENV)/.built: $(VENV)/.created pyproject.toml setup.py $(CPP)
-	$(BIN)/pip install -q -c $(PINS) --no-build-isolation -e '.[test]'
+	$(BIN)/pip install -q -c $(PINS) --no-build-isolation -e '.[test,docs]'
 	# A peer of the tests and the benchmark, without its dependencies: it asks for an old SimpleITK, which the loss that
 	# is compared does not use.
 	$(BIN)/pip install -q -c $(PINS) --no-deps fireants
