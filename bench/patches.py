@@ -182,8 +182,8 @@ def patches(report: dict[str, Any], registration: dict[str, Any]) -> str:
             table(head, rows),
             table(["script", "before", "after", "times faster"], steps),
             f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction set']}, {report['date']}; sizes, "
-            "spread and memory in [bench/reports/compat/cpu.md](../bench/reports/compat/cpu.md), of ConvexAdam in "
-            "[bench/reports/registration.md](../bench/reports/registration.md).",
+            "spread and memory in [the report](../performance/compat.md), of ConvexAdam in "
+            "[that of registrations](../performance/registration.md).",
         ]
     )
 
