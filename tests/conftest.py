@@ -107,6 +107,15 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for the tests of a file: with it an event loop runs, which others may not find."""
+    import browser
+
+    with browser.opened() as one:
+        yield one
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return _not_skipped((yield))
