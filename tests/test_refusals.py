@@ -1,4 +1,4 @@
-"""The README's table of what is refused: every row is made to happen."""
+"""The table of docs/reference/refusals.md: every row is made to happen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from l2rfast import cli
 from l2rfast.io import Volume, write_image
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "refusals.md"
 
 
 def rows() -> list[tuple[str, str, str]]:
-    table = README.read_text().partition("## What is refused")[2].partition("\n\n## ")[0]
+    table = PAGE.read_text().partition("\n## ")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
     return [(command.strip("`"), what, message.strip("`")) for command, what, message in cells]
 
