@@ -1,4 +1,4 @@
-"""The table of docs/reference/compat.md: what a patch replaces, how much faster it is, and how far from what it replaces."""
+"""The table of docs/reference/compat.md: what a patch replaces, how much faster it is, and how far from that."""
 
 from __future__ import annotations
 

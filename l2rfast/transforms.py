@@ -208,8 +208,8 @@ def warp(
 
     Differentiable in image and disp, twice; cubic once, votes and sinc not. Where the padding clamps a position, the
     derivative by disp is 0. The gradient to the image has the same bits for any number of threads on a CPU; on a GPU
-    its sums are taken in any order, unless ``torch.use_deterministic_algorithms(True)`` (see docs/reference/warping.md for how,
-    and for what it costs).
+    its sums are taken in any order, unless ``torch.use_deterministic_algorithms(True)`` (see
+    docs/reference/warping.md for how, and for what it costs).
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or padding.

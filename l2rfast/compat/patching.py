@@ -189,9 +189,9 @@ def patch(*names: str) -> _Patch:
 
     Args:
         names: ``"torch"``, ``"voxelmorph"``, ``"neurite"``, ``"monai"``, ``"fireants"``, ``"convexadam"``. What each
-            replaces, and what it leaves to the library, is listed in docs/reference/compat.md. Modules that imported a replaced
-            function by name get ours too; objects made before have it as well. A library that is patched already stays
-            as it is.
+            replaces, and what it leaves to the library, is listed in docs/reference/compat.md. Modules that imported a
+            replaced function by name get ours too; objects made before have it as well. A library that is patched
+            already stays as it is.
 
     Returns:
         A context manager that ends what this call began; need not be used.

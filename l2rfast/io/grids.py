@@ -19,8 +19,8 @@ def read_grid(name: str, value: Any) -> Grid:
 
     Args:
         name: of the argument, for messages.
-        value: a path, of any format of docs/reference/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series it is the
-            grid of one volume; axes of length 1 stay, and of a file of two axes it has two.
+        value: a path, of any format of docs/reference/input.md, a nibabel image, a `Volume` or a `Grid`. Of a series
+            it is the grid of one volume; axes of length 1 stay, and of a file of two axes it has two.
 
     Raises:
         InputError: none of these, or the file is missing, damaged or of another kind.

@@ -29,8 +29,8 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside:
 
     Args:
         name: of the argument, for error messages.
-        value: a path, of any format of docs/reference/input.md, a nibabel image, a `Volume`, or a tensor or array of shape
-            (D, H, W) or (1, 1, D, H, W), which gets the identity affine: voxels of 1 mm. A tensor that has an
+        value: a path, of any format of docs/reference/input.md, a nibabel image, a `Volume`, or a tensor or array of
+            shape (D, H, W) or (1, 1, D, H, W), which gets the identity affine: voxels of 1 mm. A tensor that has an
             ``affine``, as MONAI's MetaTensor, keeps it, and may have the shape (1, D, H, W). Values are copied, but for
             a `Volume`'s.
         dims: how many axes it may have. An image of one slice counts as 2-D, whichever of its three axes is the one of
