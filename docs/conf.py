@@ -7,7 +7,11 @@ demo's scans.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `plots`
 
 project = "l2rfast"
 author = "the l2rfast developers"
@@ -22,7 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",
-    "matplotlib.sphinxext.plot_directive",
+    "plots",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["gallery/*"]
