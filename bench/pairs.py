@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from l2rfast import InputError, data, metrics
-from l2rfast.cli.demo import STRUCTURES
+from l2rfast.data.brains import STRUCTURES
 from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, as_volume
 from l2rfast.io.displacements import LPS

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from l2rfast import InputError, data
-from l2rfast.cli.demo import STRUCTURES
+from l2rfast.data.brains import STRUCTURES
 from l2rfast.io import Volume
 
 from . import machine, runs

@@ -13,7 +13,7 @@ from test_world import affine, oblique, places, smooth
 from typer.testing import CliRunner, Result
 
 from l2rfast import cli, register
-from l2rfast.cli.demo import synthetic_pair
+from l2rfast.data.brains import synthetic_pair
 from l2rfast.io import Volume, read_transform, write_affine, write_displacement, write_image
 
 FIXED, MOVING = oblique((20, 24, 22), 0), oblique((26, 21, 18), 1)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import l2rfast
 from l2rfast import cli
-from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.data.brains import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputWarning
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.initial import Initial, initialise

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import l2rfast
 from l2rfast import cli
-from l2rfast.cli.demo import synthetic_pair
+from l2rfast.data.brains import synthetic_pair
 from l2rfast.io import Volume, read_displacement, read_image, read_transform, write_displacement, write_image
 from l2rfast.methods.method import Found, Method
 from l2rfast.methods.registration import registered

@@ -12,7 +12,7 @@ from test_initial import turned, world
 from typer.testing import CliRunner
 
 from l2rfast import InputError, cli
-from l2rfast.cli.demo import synthetic_pair
+from l2rfast.data.brains import synthetic_pair
 from l2rfast.errors import InputWarning
 from l2rfast.io import Points, Volume, paired, read_points, write_image
 

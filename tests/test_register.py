@@ -20,7 +20,7 @@ import torch
 from runs import invoke
 
 import l2rfast
-from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.data.brains import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.errors import InputError, InputWarning
 from l2rfast.io import Volume, read_displacement, read_image
 from l2rfast.methods.discrete.options import PRESETS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import l2rfast
-from l2rfast.cli.demo import STRUCTURES, real_pair, synthetic_pair
+from l2rfast.data.brains import STRUCTURES, real_pair, synthetic_pair
 from l2rfast.methods.unsupervised import Architecture, VoxelMorph
 from l2rfast.metrics import dice, digital_folding_fraction
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast import metrics
-from l2rfast.cli.demo import STRUCTURES
+from l2rfast.data.brains import STRUCTURES
 from l2rfast.methods.unsupervised import Architecture, VoxelMorph
 from l2rfast.methods.unsupervised.upsampling import conv_of_upsampled
 

@@ -6,76 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .. import data
-from ..data.synthetic import anatomies
+from ..data.brains import real_pair, synthetic_pair
 from ..errors import InputError
 from ..io import Volume, write_image
 from .job import run
-
-# The structures of the public tutorial's evaluation (FreeSurfer labels).
-STRUCTURES = [
-    2,
-    3,
-    4,
-    7,
-    8,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    24,
-    28,
-    31,
-    41,
-    42,
-    43,
-    46,
-    47,
-    49,
-    50,
-    51,
-    52,
-    53,
-]
-STRUCTURES += [54, 60, 63]
-
-Pair = dict[str, torch.Tensor]
-
-
-def real_pair() -> Pair:
-    """Brain ``subject_1`` (moving) and ``test_scan`` (fixed) of the Learn2Reg 2019 tutorial and VoxelMorph."""
-    subject = "tutorials2019/unsupervised/data/3D/subject_1"
-    fixed = np.load(data.fetch("voxelmorph/data/test_scan.npz"), allow_pickle=False)
-    image = np.load(data.fetch(f"{subject}_vol.npz"), allow_pickle=False)["vol_data"]
-    labels = np.load(data.fetch(f"{subject}_seg.npz"), allow_pickle=False)["vol_data"]
-
-    def structures(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.where(np.isin(values, STRUCTURES), values, 0).astype(np.uint8))
-
-    return {
-        "fixed": torch.from_numpy(fixed["vol"].astype(np.float32)),
-        "moving": torch.from_numpy(image.astype(np.float32)),
-        "fixed_labels": structures(fixed["seg"]),
-        "moving_labels": structures(labels),
-    }
-
-
-def synthetic_pair(size: int = 96) -> Pair:
-    """A generated anatomy (moving) and a deformed one (fixed)."""
-    template, subject = anatomies(2, (size, size, size), structures=4, deformation=0.02)
-    return {
-        "fixed": subject.image[0, 0],
-        "moving": template.image[0, 0],
-        "fixed_labels": subject.labels[0, 0],
-        "moving_labels": template.labels[0, 0],
-    }
 
 
 def main() -> None:

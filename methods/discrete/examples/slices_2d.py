@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from l2rfast.cli.demo import real_pair
+from l2rfast.data.brains import real_pair
 from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.discrete.training import TrainingOptions, train_discrete

@@ -13,7 +13,7 @@ import torch
 
 import l2rfast
 from l2rfast import data
-from l2rfast.cli.demo import real_pair
+from l2rfast.data.brains import real_pair
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.training.options import TrainerOptions
 from l2rfast.methods.unsupervised import VoxelMorph

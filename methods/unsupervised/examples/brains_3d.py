@@ -9,7 +9,7 @@ import torch
 
 import l2rfast
 from l2rfast import data
-from l2rfast.cli.demo import STRUCTURES, real_pair
+from l2rfast.data.brains import STRUCTURES, real_pair
 from l2rfast.methods.unsupervised import VoxelMorph
 from l2rfast.metrics import dice, folding_fraction
 

@@ -8,7 +8,7 @@ import torch
 
 import l2rfast
 from l2rfast import data
-from l2rfast.cli.demo import real_pair
+from l2rfast.data.brains import real_pair
 from l2rfast.data.synthetic import anatomies
 from l2rfast.losses import diffusion_energy
 from l2rfast.methods.unsupervised import Architecture, VoxelMorph

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import l2rfast
 from l2rfast import data
-from l2rfast.cli.demo import STRUCTURES, real_pair
+from l2rfast.data.brains import STRUCTURES, real_pair
 from l2rfast.metrics import dice, folding_fraction
 
 SMALL = "--small" in sys.argv
