@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `plots`
+sys.path.insert(0, str(Path(__file__).parent))  # for `plots` and `commands`
 
 project = "l2rfast"
 author = "the l2rfast developers"
@@ -28,6 +28,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "plots",
     "sphinx_gallery.gen_gallery",
+    "commands",
 ]
 exclude_patterns = ["gallery/*"]
 nitpicky = False

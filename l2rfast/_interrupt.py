@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-SAID = "l2rfast: interrupted, nothing was written"
+SAID = "interrupted, nothing was written"
+
+
+def said(error: KeyboardInterrupt) -> str:
+    """What was interrupted: the first note that was added to it, or that nothing was written."""
+    return str(getattr(error, "__notes__", [SAID])[0])
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
@@ -57,7 +62,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     with suppress(OSError):
-        os.write(2, f"{SAID}\n".encode())
+        os.write(2, f"l2rfast: {SAID}\n".encode())
     os._exit(128 + number)
 
 

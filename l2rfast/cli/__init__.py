@@ -1,14 +1,16 @@
 """The command line: ``l2rfast register``, ``cohort``, ``template``, ``apply``, ``convert``, ``train`` and more.
 
 What a user can cause ends in one sentence on the standard error and exit code 2, never in a traceback; an interrupt in
-one of 130, as in shells.
+one of 130, as in shells. With ``--json`` the standard output has one document whatever happens: what the command
+answers, or ``{"error": "..."}``.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from typer.core import TyperGroup
 
 from .. import _interrupt, _threads, data
 from .._info import info
+from .answer import Answer, answering, document
 from .apply import apply
 from .cohort import cohort
 from .evaluate import evaluate
@@ -24,13 +27,20 @@ from .names import Command
 from .notices import notices
 from .points import apply_points
 from .register import register
-from .sentence import sentence
+from .sentence import sentence, told
 from .template import template
-from .train import train_app
+from .train import discrete, unsupervised, weakly_supervised
 from .transforms import compose, convert, describe, invert, jacobian
+
+Name = Annotated[str, typer.Argument(help="Of the file, as l2rfast data list has it.")]
+JSON = "l2rfast.json"  # whether --json was given, in what the contexts of a command line share
 
 
 class _Commands(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[JSON] = "--json" in args  # known also of a command line that cannot be read
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             with notices(), _threads.threads():
@@ -38,14 +48,24 @@ class _Commands(TyperGroup):
             sys.stdout.flush()  # so that a closed pipe is found here, where it is handled
             return result
         except KeyboardInterrupt as error:
-            typer.echo(_interrupt.SAID, err=True)
+            said = _interrupt.said(error)
+            typer.echo(f"l2rfast: {said}", err=True)
+            _fail(ctx, said)
             raise typer.Exit(_interrupt.exit_code(error)) from error
-        except BaseException as error:
-            told = sentence(error)
-            if told is None:
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            _fail(ctx, told(error))
+            if (known := sentence(error)) is None:
                 raise
-            typer.echo(f"l2rfast: error: {told}", err=True)
+            typer.echo(f"l2rfast: error: {known}", err=True)
             raise typer.Exit(2) from error
+
+
+def _fail(ctx: Any, error: str) -> None:
+    """With --json the document of a command that failed: why."""
+    if ctx.meta[JSON]:
+        typer.echo(document({"error": error}))
 
 
 app = typer.Typer(
@@ -55,6 +75,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
 data_app = typer.Typer(help="Public scans and network weights.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
@@ -75,32 +96,30 @@ def _options(
     pass
 
 
-@app.command("info", cls=Command)
-def _info() -> None:
+def _info() -> Answer:
     """List what runs here: versions, and the backends of every operation."""
-    from rich.console import Console
+    found = info()
+    return Answer(asdict(found), found)
 
-    Console().print(info())
 
-
-@data_app.command("list", cls=Command)
-def _list() -> None:
+def _list() -> Answer:
     """List the files, with their size and where they are."""
-    for name in data.names():
-        file = data.local(name)
-        typer.echo(f"{data.record(name).bytes / 1e6:6.2f} MB  {name}  {'not here' if file is None else file}")
+    found = {name: (data.record(name).bytes, data.local(name)) for name in data.names()}
+    lines = [f"{size / 1e6:6.2f} MB  {name}  {path or 'not here'}" for name, (size, path) in found.items()]
+    files = [{"name": name, "bytes": size, "path": path} for name, (size, path) in found.items()]
+    return Answer({"files": files}, "\n".join(lines))
 
 
-@data_app.command("fetch", cls=Command)
-def _fetch(name: str) -> None:
+def _fetch(name: Name) -> Answer:
     """Download a file, unless it is here, and print its path."""
-    typer.echo(data.fetch(name))
+    path = data.fetch(name)
+    return Answer({"path": path}, str(path))
 
 
-@data_app.command("path", cls=Command)
-def _path(name: str) -> None:
+def _path(name: Name) -> Answer:
     """Print the path of a file that is here."""
-    typer.echo(data.path(name))
+    path = data.path(name)
+    return Answer({"path": path}, str(path))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -111,11 +130,14 @@ def main(words: Sequence[str] | None = None) -> None:
     app(words)
 
 
-app.command("register", cls=Command)(register)
-app.command("cohort", cls=Command)(cohort)
-app.command("template", cls=Command)(template)
-app.command("evaluate", cls=Command)(evaluate)
-app.command("apply", cls=Command)(apply)
-app.command("apply-points", cls=Command)(apply_points)
-for command in (invert, compose, convert, jacobian, describe):
-    app.command(command.__name__, cls=Command)(command)
+def _add(group: typer.Typer, commands: Mapping[str, Callable[..., Answer | None]]) -> None:
+    for name, command in commands.items():
+        group.command(name, cls=Command)(answering(command))
+
+
+_add(app, {"register": register, "cohort": cohort, "template": template, "evaluate": evaluate})
+_add(app, {"apply": apply, "apply-points": apply_points})
+_add(app, {"invert": invert, "compose": compose, "convert": convert, "jacobian": jacobian, "describe": describe})
+_add(app, {"info": _info})
+_add(data_app, {"list": _list, "fetch": _fetch, "path": _path})
+_add(train_app, {"unsupervised": unsupervised, "discrete": discrete, "weakly-supervised": weakly_supervised})

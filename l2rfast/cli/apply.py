@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
+from .answer import Answer
 from .shared_options import Memory, Quiet, tell_unused
 from .transforms import parse_transforms
 
@@ -45,7 +46,7 @@ def apply(
     ] = None,
     memory: Memory = None,
     quiet: Quiet = False,
-) -> None:
+) -> Answer:
     """Resample an image to the grid of another, through transforms, interpolating once."""
     import torch
     from torch import Tensor
@@ -90,9 +91,7 @@ def apply(
             outside=beyond,
             dtype=places,
         )
-        if not quiet:
-            typer.echo(out)
-        return
+        return Answer({"out": out}, None if quiet else str(out))
     resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=beyond, dtype=places)
     if not resampler.reaches:
         notice(_NOTHING)
@@ -109,8 +108,7 @@ def apply(
         numbers = (volume.numpy() for volume in volumes)
         stores = (each.astype(stored) if labels else rounded(series.unscaled(each), stored) for each in numbers)
         write_series(part, series, fixed, map(series.joined, stores))
-    if not quiet:
-        typer.echo(out)
+    return Answer({"out": out, "reached": reached}, None if quiet else str(out))
 
 
 def _in_blocks(image: Path, through: Any, reference: Path, out: Path, memory: str | None, **how: Any) -> None:

@@ -38,8 +38,8 @@ def register_in_blocks(
     workers: int | None,
     dask: str | None,
     given: Mapping[str, Any],
-) -> None:
-    """Register, and write the field, the warped image and a report to a new folder.
+) -> dict[str, Any]:
+    """Register, and write the field, the warped image and a report, which is returned, to a new folder.
 
     Args:
         given: the options of ``l2rfast register``, by their names in Python.
@@ -110,3 +110,4 @@ def register_in_blocks(
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     if not quiet:
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from .. import _interrupt
 from ..errors import InputError, notice
 from ..methods.cohort import jacobians, page, summary
 from ..methods.cohort.listed import Listed
 from ..methods.cohort.study import Study
 from ..output import held
 from . import crew, lines
+from .answer import Answer
 from .shared_options import Quiet
 
 
@@ -45,7 +46,7 @@ def cohort(
     ] = False,
     quiet: Quiet = False,
     common: dict[str, Any],
-) -> None:
+) -> Answer:
     """Register all PAIRS, each with what its row says and the options given here, and sum up.
 
     Where a pair cannot be registered the others are, and the exit code is 1. A row's options go before those of the
@@ -75,12 +76,12 @@ def cohort(
                 task = bar.add_task("pairs", total=len(mine), completed=finished)
                 crew.register(lines.run, study, todo, those, team, lambda: bar.advance(task))
         except KeyboardInterrupt as error:
-            typer.echo("l2rfast: interrupted: the pairs that are finished stay, and --resume goes on", err=True)
-            raise typer.Exit(_interrupt.exit_code(error)) from error
+            error.add_note("interrupted: the pairs that are finished stay, and --resume goes on")
+            raise
         rows = _sum_up(study, listed, jacobian_statistics)
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    if any(row.status != summary.FINISHED for row in rows if row.id in mine):
-        raise typer.Exit(1)
+    failed = any(row.status != summary.FINISHED for row in rows if row.id in mine)
+    return Answer({"out": out, "pairs": [asdict(row) for row in rows]}, failed=failed)
 
 
 def _check_jacobians(listed: Sequence[Listed]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -22,6 +22,7 @@ from ..methods.cohort.table import read_table
 from ..methods.cohort.workers import Team, Work, dask_workers, processes
 from . import lines
 
+T = TypeVar("T")
 Options = Mapping[str, tuple[str, ...]]
 Shape = Callable[[str], tuple[int, ...] | None]
 Workers = Annotated[int | None, typer.Option(help="Processes; as many as cores, where memory allows.")]
@@ -30,14 +31,14 @@ Dask = Annotated[str | None, typer.Option(help="local, slurm, or a scheduler's a
 BidsSuffix = Annotated[str, typer.Option(help="Of the images of a BIDS data set.")]
 
 
-def with_register_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_register_options(without: Collection[str] = ()) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Gives a command the options of register, but some: they arrive together, as ``common``, the values by name.
 
     Args:
         without: those that it has not, by their names in Python.
     """
 
-    def given(command: Callable[..., None]) -> Callable[..., None]:
+    def given(command: Callable[..., T]) -> Callable[..., T]:
         own = [
             parameter
             for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
@@ -48,9 +49,9 @@ def with_register_options(without: Collection[str] = ()) -> Callable[[Callable[.
         ]
 
         @wraps(command)
-        def run(**values: Any) -> None:
+        def run(**values: Any) -> T:
             common = {each.name: values.pop(each.name) for each in added}
-            command(**values, common=common)
+            return command(**values, common=common)
 
         run.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in own + added}

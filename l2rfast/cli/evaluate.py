@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ..errors import notice
+from .answer import Answer
 from .notices import notices
 from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
@@ -32,7 +34,7 @@ def evaluate(
     init_metric: InitMetric = None,
     device: Device = "cpu",
     quiet: Quiet = False,
-) -> None:
+) -> Answer:
     """Register the pairs of DATA that are kept for validation, or all, and measure overlaps, distances and folds.
 
     Where a pair cannot be registered the others are, and the exit code is 1.
@@ -73,5 +75,4 @@ def evaluate(
     errors = [result.error for result in results if result.error]
     for error in errors:
         typer.echo(f"l2rfast: error: {error}", err=True)
-    if errors:
-        raise typer.Exit(1)
+    return Answer({"out": out, **json.loads((out / "evaluation.json").read_text())}, failed=bool(errors))

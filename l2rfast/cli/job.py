@@ -56,8 +56,8 @@ def run(
     threads: int | None = None,
     quiet: bool = False,
     **arguments: Any,
-) -> None:
-    """The whole job, of one contrast or several; ``arguments`` go to `methods.registration.register`.
+) -> Report:
+    """The whole job, of one contrast or several; ``arguments`` go to `methods.registration.register`; its report.
 
     Raises:
         InputError: anything that cannot be read, used or written; nothing is then left in ``out``.
@@ -200,6 +200,7 @@ def run(
     if not quiet:
         console.print(report.table())
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    return report
 
 
 def _report(

@@ -22,7 +22,7 @@ import typer
 from ..errors import InputError
 from .names import Command, as_typed
 from .register import register
-from .sentence import sentence
+from .sentence import told
 from .shared_options import OF_METHODS, choice
 
 # A command that has the options of register says these otherwise.
@@ -127,7 +127,7 @@ def check(words: Sequence[str]) -> None:
         if values["outside"] is not None:
             check_outside(torch.float32, values["outside"])
     except Exception as error:
-        raise InputError(as_typed(_told(error), values)) from error
+        raise InputError(as_typed(told(error), values)) from error
 
 
 def run(words: Sequence[str]) -> str | None:
@@ -144,7 +144,7 @@ def outcome(job: Callable[[], object]) -> str | None:
         with redirect_stderr(io.StringIO()):
             job()
     except Exception as error:
-        return _told(error)
+        return told(error)
     return None
 
 
@@ -160,8 +160,3 @@ def _signature() -> dict[str, inspect.Parameter]:
     hints = typing.get_type_hints(register, include_extras=True)
     every = inspect.signature(register).parameters
     return {name: parameter.replace(annotation=hints[name]) for name, parameter in every.items()}
-
-
-def _told(error: Exception) -> str:
-    usage = getattr(error, "format_message", None)  # of what Typer says of a command line
-    return str(usage()) if usage else sentence(error) or f"{type(error).__name__}: {error}"

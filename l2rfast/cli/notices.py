@@ -12,21 +12,31 @@ import typer
 from ..errors import InputWarning
 from .names import as_typed
 
+_open: list[list[str]] = []  # the lists of those who listen, the outermost first
+
 
 @contextmanager
 def notices() -> Iterator[list[str]]:
-    """The `InputWarning` of what runs inside, in order, each once."""
+    """The `InputWarning` of what runs inside, in order, each once. Where one is inside of another, both have them."""
     said: list[str] = []
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if not issubclass(category, InputWarning):
             others(message, category, *place, **more)
-        elif (text := as_typed(str(message))) not in said:
-            said.append(text)
+            return
+        text = as_typed(str(message))
+        if text not in said:
             typer.echo(f"l2rfast: warning: {text}", err=True)
+        for heard in _open:
+            if text not in heard:
+                heard.append(text)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", InputWarning)
-        warnings.showwarning = show
-        yield said
+    _open.append(said)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", InputWarning)
+            warnings.showwarning = show
+            yield said
+    finally:
+        _open.remove(said)

@@ -7,25 +7,24 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import wraps
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from ..errors import InputError
 
+T = TypeVar("T")
 Presets = Mapping[str, Mapping[str, Any]]
 
 
-def with_options(
-    presets: Presets | None = None, **groups: type
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(presets: Presets | None = None, **groups: type) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Gives a command the fields of dataclasses as options; each group arrives as one argument, an instance.
 
     With presets, values of fields by name, it has an option ``--preset`` as well, the first unless told. What the user
     says counts before the preset, and that before the defaults of the fields.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
         hints = typing.get_type_hints(command, include_extras=True)
         own = [
             p.replace(annotation=hints[name])
@@ -37,10 +36,10 @@ def with_options(
         added += [parameter for group in groups.values() for parameter in _parameters(group, usual)]
 
         @wraps(command)
-        def run(**arguments: Any) -> None:
+        def run(**arguments: Any) -> T:
             chosen = _chosen(presets, arguments.pop("preset")) if presets else {}
             made = {name: _instance(group, arguments, chosen) for name, group in groups.items()}
-            command(**arguments, **made)
+            return command(**arguments, **made)
 
         run.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in own + added}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, notice
+from .answer import Answer
 from .shared_options import Quiet
 from .transforms import INVERSE, parse_transforms
 
@@ -38,7 +39,7 @@ def apply_points(
     fixed: Annotated[Path | None, typer.Option(help="Fixed image, for voxels and for some transforms.")] = None,
     moving: Annotated[Path | None, typer.Option(help="Moving image, likewise.")] = None,
     quiet: Quiet = False,
-) -> None:
+) -> Answer:
     """Move points, a surface or streamlines from one image to the other, through transforms.
 
     A transform takes places of the fixed image to the moving one: images are resampled from moving to fixed by it, and
@@ -54,19 +55,20 @@ def apply_points(
     found = read_pointset(points, coordinates=coordinates, grid=grids[0], name="POINTS")
     through = parse_transforms(transform, fixed, moving)
     moved, inside, off = followed(through if origin == "fixed" else through.inverse, found.points)
-    if not inside.all():
+    beyond, homeless = int((~inside).sum()), int((off > NEAR).sum())
+    if beyond:
         notice(
-            f"{points}: {int((~inside).sum())} of {len(inside)} points lie outside of the grid of a field, which goes "
+            f"{points}: {beyond} of {len(inside)} points lie outside of the grid of a field, which goes "
             "on as at its border"
         )
-    if off.max() > NEAR:
+    if homeless:
         notice(
-            f"{points}: {int((off > NEAR).sum())} of {len(off)} points have no place in the other image, as a field "
+            f"{points}: {homeless} of {len(off)} points have no place in the other image, as a field "
             f"folds there: the nearest is taken, whose own place is up to {float(off.max()):.3g} mm off"
         )
     found.replaced(moved, grids[1]).write(out)
-    if not quiet:
-        typer.echo(_said(len(moved), origin, transform))
+    content = {"out": out, "points": len(moved), "from": origin, "beyond_field": beyond, "without_place": homeless}
+    return Answer(content, None if quiet else _said(len(moved), origin, transform))
 
 
 def _said(count: int, origin: str, transforms: list[str]) -> str:

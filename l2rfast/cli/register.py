@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .answer import Answer
 from .job import run
 from .shared_options import (
     OF_METHODS,
@@ -84,7 +85,7 @@ def register(
     memory: Annotated[str | None, typer.Option(help="Of images in .zarr: by blocks that fit it, as 4GB.")] = None,
     workers: Annotated[int | None, typer.Option(help="With --memory: processes for blocks, two at most.")] = None,
     dask: Annotated[str | None, typer.Option(help="With --memory: local, slurm, or a scheduler's address.")] = None,
-) -> None:
+) -> Answer:
     """Register MOVING to FIXED and write the warped image, the displacement fields there and back, a picture and a
     report."""
     given = locals().copy()
@@ -95,11 +96,10 @@ def register(
 
         if fixed_others or moving_others:
             raise InputError("--fixed, --moving: expected one contrast with --memory")
-        register_in_blocks(fixed, moving, out, memory, workers, dask, given)
-        return
+        return Answer({"out": out, **register_in_blocks(fixed, moving, out, memory, workers, dask, given)})
     if workers is not None or dask is not None:
         raise InputError("--workers, --dask: expected --memory as well, as blocks are what they work on")
-    run(
+    report = run(
         fixed,
         moving,
         out,
@@ -125,6 +125,7 @@ def register(
         time_budget=time_budget,
         **choice(method, preset, transform, {name: given[name] for name in OF_METHODS}),
     )
+    return Answer({"out": out, **report.content()})
 
 
 def _contrasts(name: str, first: Path | None, more: list[Path] | None) -> list[Path]:

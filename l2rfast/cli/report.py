@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .._info import versions
+from .answer import document, plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,13 +71,18 @@ class Report:
     versions: dict[str, str] = field(default_factory=versions)
 
     def write_json(self, path: str | Path) -> None:
-        """Write the report, with totals and means, as strict JSON: numbers have six significant digits."""
+        """Write `content` as strict JSON."""
+        Path(path).write_text(document(self.content()) + "\n")
+
+    def content(self) -> dict[str, Any]:
+        """The report, with totals and means, as JSON holds it: numbers have six significant digits."""
         content = asdict(self)
         content["seconds"]["total"] = sum(self.seconds.values())
         for name, changes in (("dice", self.dice), ("hd95", self.hd95), ("tre", self.tre)):
             if changes:
                 content[name] = {"mean": _mean(changes), **changes}
-        Path(path).write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+        found: dict[str, Any] = plain(content, digits=6)
+        return found
 
     def write_markdown(self, path: str | Path) -> None:
         """Write `markdown` to a file."""
@@ -171,17 +176,6 @@ def _number(value: float) -> str:
 
 def _numbers(values: Any) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold, with the digits that mean something."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value if isinstance(value, bool | int | str | None) else str(value)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -19,3 +19,9 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the device of {error.filename or 'the output'}"
     return None
+
+
+def told(error: BaseException) -> str:
+    """A sentence about any error: of a defect, what it is."""
+    usage = getattr(error, "format_message", None)  # of what Typer says of a command line
+    return str(usage()) if usage else sentence(error) or f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from .. import _check, _interrupt, _threads
+from .. import _check, _threads
 from ..errors import InputError
 from ..io import Volume
 from ..methods.cohort.listed import Listed, checked
@@ -21,9 +22,10 @@ from ..methods.cohort.memory import shape as read_shape
 from ..methods.cohort.table import ids
 from ..methods.cohort.workers import Team
 from ..methods.template.members import Member
-from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, MAPS, SAMPLED, TemplateFolder
+from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, MAPS, SAMPLED, Round, TemplateFolder, image_name
 from ..output import held
 from . import crew, lines
+from .answer import Answer
 from .shared_options import Quiet
 
 TABLES = (".csv", ".tsv", ".txt")
@@ -56,7 +58,7 @@ def template(
     bids_suffix: crew.BidsSuffix = "T1w",
     quiet: Quiet = False,
     common: dict[str, Any],
-) -> None:
+) -> Answer:
     """Build a template of IMAGES: in every round all are registered to it, and it becomes the mean of their intensities
     in the mean of their shapes.
 
@@ -82,6 +84,7 @@ def template(
         begun = {"fixed": tuple(map(str, folder.images(0) if folder.mean(0).exists() else first[1]))}
         sized = [{**_given(folder, 1, id, kinds[-1], given), **begun} for id, given in jobs.items()]
         those = crew.assembled(sized, workers, memory, shape)
+        came: list[Round] = []
         try:
             with those.at_work(dask) as team:
                 folder.begin(asked, *first)
@@ -93,15 +96,17 @@ def template(
                         folder.average(number, kind, sharpen)
                     folder.tidy(number)
                     done = folder.done(number)
+                    came.append(done)
                     moved = f"the template moved by {done.moved:.3g} mm to the mean shape"
                     console.print(f"round {number} of {len(kinds)}, {kind}: {moved}", highlight=False)
         except KeyboardInterrupt as error:
-            typer.echo("l2rfast: interrupted: what is finished stays, and --resume goes on", err=True)
-            raise typer.Exit(_interrupt.exit_code(error)) from error
+            error.add_note("interrupted: what is finished stays, and --resume goes on")
+            raise
         folder.last(len(kinds))
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    if done.left_out:
-        raise typer.Exit(1)
+    made = [folder.folder / image_name(contrast) for contrast in range(folder.contrasts)]
+    content = {"out": out, "templates": made, "rounds": [asdict(each) for each in came]}
+    return Answer(content, failed=bool(done.left_out))
 
 
 def _check_alike(listed: Sequence[Listed], fixed: Sequence[Path] | None, shape: crew.Shape) -> None:

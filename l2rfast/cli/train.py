@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import signal
 import warnings
@@ -9,29 +11,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .._interrupt import exit_code
 from ..errors import InputWarning
 from ..methods.discrete.training import TrainingOptions as DiscreteOptions
 from ..methods.discrete.training import train_discrete
 from ..methods.training.options import TrainerOptions
+from ..methods.training.run import LOGS, OPTIONS
 from ..methods.training.trainer import Progress
 from ..methods.unsupervised.training import TrainingOptions
 from ..methods.unsupervised.training import train_unsupervised as train
 from ..methods.weakly_supervised.options import PRESETS as WEAK_PRESETS
 from ..methods.weakly_supervised.options import TrainingOptions as WeakOptions
 from ..methods.weakly_supervised.training import train_weakly_supervised as train_weak
-from .names import Command
+from .answer import Answer
 from .options import with_options
 from .shared_options import Device, Quiet
-
-train_app = typer.Typer(help="Train the network of a method.", no_args_is_help=True)
 
 Data = Annotated[str, typer.Option(help="Folder of images, BIDS, CSV of pairs, or Learn2Reg's dataset.json.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run, created if absent.")]
@@ -40,7 +40,6 @@ HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
 
 
-@train_app.command("unsupervised", cls=Command)
 @with_options(options=TrainingOptions, trainer=TrainerOptions)
 def unsupervised(
     data: Data,
@@ -52,7 +51,7 @@ def unsupervised(
     device: Device = "cpu",
     resume: Resume = False,
     quiet: Quiet = False,
-) -> None:
+) -> Answer | None:
     """Train VoxelMorph, from images alone or with labels; under torchrun on several processes."""
     from ..methods.registration import usable
 
@@ -66,9 +65,9 @@ def unsupervised(
             resume=resume,
             progress=progress,
         )
+    return _answer(out)
 
 
-@train_app.command("discrete", cls=Command)
 @with_options(options=DiscreteOptions, trainer=TrainerOptions)
 def discrete(
     data: Data,
@@ -80,7 +79,7 @@ def discrete(
     device: Device = "cpu",
     resume: Resume = False,
     quiet: Quiet = False,
-) -> None:
+) -> Answer | None:
     """Train PDD-Net, on 2-D scans the tutorial's network, on labels or images; under torchrun on several processes."""
     from ..methods.registration import usable
 
@@ -94,9 +93,9 @@ def discrete(
             resume=resume,
             progress=progress,
         )
+    return _answer(out)
 
 
-@train_app.command("weakly-supervised", cls=Command)
 @with_options(presets=WEAK_PRESETS, options=WeakOptions, trainer=TrainerOptions)
 def weakly_supervised(
     data: Data,
@@ -107,13 +106,14 @@ def weakly_supervised(
     device: Device = "cpu",
     resume: Resume = False,
     quiet: Quiet = False,
-) -> None:
+) -> Answer | None:
     """Train label-reg on labels, for images of different kinds; under torchrun on several processes."""
     from ..methods.registration import usable
 
     place = usable(device)
     with _progress(trainer.steps, out, quiet) as progress:
         train_weak(*(data, out, options, trainer), hold_out=hold_out, device=place, resume=resume, progress=progress)
+    return _answer(out)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TimeRemainingColumn())  # type: ignore[assignment]
     try:
-        first = int(os.environ.get("RANK", "0")) == 0
+        first = _first()
         with _interrupts() as check, warnings.catch_warnings():
             if not first:
                 warnings.simplefilter("ignore", InputWarning)  # the first process says it
@@ -140,8 +140,26 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
                 yield show
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     except KeyboardInterrupt as interrupt:
-        typer.echo(f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}", err=True)
-        raise typer.Exit(exit_code(interrupt)) from interrupt
+        interrupt.add_note(f"interrupted; --resume goes on from the last checkpoint in {out}")
+        raise
+
+
+def _first() -> bool:
+    """Whether this is the first process of those that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _answer(out: Path) -> Answer | None:
+    """Of the first process: the options of a run, and the last line of each of its logs."""
+    if not _first():
+        return None
+    content: dict[str, Any] = {"out": out, "options": json.loads((out / OPTIONS).read_text())}
+    for log in LOGS:
+        if (file := out / f"{log}.csv").exists():
+            with file.open(newline="") as lines:
+                *_, last = csv.DictReader(lines)
+            content[log] = {name: float(value) for name, value in last.items()}
+    return Answer(content)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, notice
+from .answer import Answer
 from .shared_options import Memory, tell_unused
 
 INVERSE = "inverse:"
@@ -73,11 +74,11 @@ def _other(found: re.Match[str]) -> str:
     return f"{name}: expected the {name} image"
 
 
-def invert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+def invert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> Answer:
     """Write the inverse of a transform, which goes from moving to fixed; a field at the voxels of moving, if given."""
     inverse = parse_transforms([transform], fixed, moving, "transform").inverse
     with _between(turned=True):
-        _write(out, inverse, format, moving, fixed)
+        return _write(out, inverse, format, moving, fixed)
 
 
 def compose(
@@ -86,14 +87,14 @@ def compose(
     format: Format = None,
     fixed: Fixed = None,
     moving: Moving = None,
-) -> None:
+) -> Answer:
     """Write several transforms as one."""
-    _write(out, parse_transforms(transforms, fixed, moving, "transforms"), format, fixed, moving)
+    return _write(out, parse_transforms(transforms, fixed, moving, "transforms"), format, fixed, moving)
 
 
-def convert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> None:
+def convert(transform: One, out: Out, format: Format = None, fixed: Fixed = None, moving: Moving = None) -> Answer:
     """Write a transform in the format of another tool."""
-    _write(out, parse_transforms([transform], fixed, moving, "transform"), format, fixed, moving)
+    return _write(out, parse_transforms([transform], fixed, moving, "transform"), format, fixed, moving)
 
 
 def jacobian(
@@ -103,7 +104,7 @@ def jacobian(
     moving: Moving = None,
     log: Annotated[bool, typer.Option("--log/--no-log", help="The logarithm of the determinant, or itself.")] = True,
     memory: Memory = None,
-) -> None:
+) -> Answer:
     """Write the local change of volume, of moving over fixed, at the voxels of fixed, or of the field."""
     from .. import jacobian_determinant
     from ..io import Volume, read_grid, write_image, zarr
@@ -113,23 +114,22 @@ def jacobian(
 
     read = parse_transforms([transform], fixed, moving, "transform")
     if zarr.is_zarr(out):
-        _jacobian_in_blocks(read, out, fixed, log, memory)
-        return
+        return _jacobian_in_blocks(read, out, fixed, log, memory)
     grid = read.grid if fixed is None else read_grid("fixed", fixed)
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels it is written")
     change = jacobian_determinant(read.on(grid).disp)[0]
-    _tell_folds(out, int((change <= 0).sum()), change.numel())
+    folded = int((change <= 0).sum())
     if log:
         change = logarithm(change)
     check_suffix(out)
     tell_unused(out, memory)
     with written_whole(out) as part:
         write_image(part, Volume(change, grid.affine))
-    typer.echo(out)
+    return _jacobian(out, folded, change.numel())
 
 
-def _jacobian_in_blocks(field: Any, out: Path, fixed: Path | None, log: bool, memory: str | None) -> None:
+def _jacobian_in_blocks(field: Any, out: Path, fixed: Path | None, log: bool, memory: str | None) -> Answer:
     import numpy as np
 
     from ..io import read_grid, zarr
@@ -142,25 +142,25 @@ def _jacobian_in_blocks(field: Any, out: Path, fixed: Path | None, log: bool, me
         raise InputError(f"fixed: expected none, or an image on the grid of the field, for {out}")
     with zarr.written(out, [field.grid], np.dtype(np.float32), field.level.units) as (array,):
         folded = jacobian(field, array, log=log, memory=room(memory))
-    _tell_folds(out, folded, array.size)
-    typer.echo(out)
+    return _jacobian(out, folded, array.size)
 
 
-def _tell_folds(out: Path, folded: int, voxels: int) -> None:
+def _jacobian(out: Path, folded: int, voxels: int) -> Answer:
     if folded:
         notice(f"{out}: the transform folds at {folded} of {voxels} voxels")
+    return Answer({"out": out, "folded": folded, "voxels": voxels}, str(out))
 
 
-def describe(transform: One, fixed: Fixed = None, moving: Moving = None) -> None:
+def describe(transform: One, fixed: Fixed = None, moving: Moving = None) -> Answer:
     """Say what a transform is: from where to where, by how much, and whether it folds."""
-    from .description import described
+    from .description import described, in_words
 
-    for line in described(parse_transforms([transform], fixed, moving, "transform")):
-        typer.echo(line)
+    content = described(parse_transforms([transform], fixed, moving, "transform"))
+    return Answer(content, "\n".join(in_words(content)))
 
 
-def _write(out: Path, transform: Any, format: str | None, fixed: Path | None, moving: Path | None) -> None:
+def _write(out: Path, transform: Any, format: str | None, fixed: Path | None, moving: Path | None) -> Answer:
     from ..io import write_transform
 
     write_transform(out, transform, format=format, fixed=fixed, moving=moving)
-    typer.echo(out)
+    return Answer({"out": out}, str(out))
