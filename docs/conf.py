@@ -31,7 +31,7 @@ extensions = [
     "commands",
 ]
 exclude_patterns = ["gallery/*"]
-nitpicky = False
+smartquotes = False  # of two dashes, as before an option, it makes one
 default_role = "code"  # as our docstrings are written
 highlight_language = "python"
 
