@@ -29,6 +29,7 @@ extensions = [
     "plots",
     "sphinx_gallery.gen_gallery",
     "commands",
+    "docstrings",
 ]
 exclude_patterns = ["gallery/*"]
 smartquotes = False  # of two dashes, as before an option, it makes one

@@ -39,6 +39,27 @@ def one_contrast(fixed: Tensor, moving: Tensor, counts: Tensor | None) -> tuple[
     return r >= max(LEAST, LINEAR * eta), found
 
 
+def association(fixed: Tensor, moving: Tensor) -> float:
+    """How well the best function of one image's intensities says those of the other: the correlation ratio (Roche et
+    al., MICCAI 1998), the larger of both directions, where either is not dark.
+
+    It does not ask which contrasts they are of. Two images of one contrast that lie on each other have nearly 1; but a
+    deformation that is free enough brings images of other anatomies near it too.
+
+    Args:
+        fixed, moving: of one shape, floating.
+
+    Returns:
+        0 to 1; NaN where there is hardly anything to compare.
+    """
+    x, y = (in_range(image).cpu().numpy().ravel().astype(np.float64) for image in (fixed, moving))
+    valid = (x > DARK) | (y > DARK)
+    x, y = x[valid], y[valid]
+    if len(x) < FEWEST or not (x.std() > 0 and y.std() > 0):
+        return float("nan")
+    return max(_correlation_ratio(x, y), _correlation_ratio(y, x))
+
+
 def _correlation_ratio(x: np.ndarray, y: np.ndarray) -> float:
     """Of y with the best function of x, steps in bins; what as many bins find in noise is taken off."""
     bins = np.minimum((BINS * x).astype(np.int64), BINS - 1)

@@ -139,7 +139,7 @@ def run(
         with stages.stage("measures"):
             folds = digital_jacobian(result.displacement)[0] <= 0
             backend = _backend(torch.device(arguments.get("device", "cpu")).type)
-            report = _report(result, images, (before, warped), covered, folds, labels, warped_labels, backend)
+            report = report_of(result, images, (before, warped), covered, folds, labels, warped_labels, backend)
             if landmarks is not None:
                 names, *points = landmarks
                 measured = (distances(r, *points, displaced=d).tolist() for r, d in both)
@@ -199,11 +199,13 @@ def run(
         report.write_markdown(folder.path("report.md"))
     if not quiet:
         console.print(report.table())
+        for line in report.verdict.lines:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return report
 
 
-def _report(
+def report_of(
     result: Any,
     images: tuple[Any, Any],
     pair: tuple[Any, Any],
@@ -216,7 +218,16 @@ def _report(
     """Everything of the report that is measured on the results; the caller adds what the job cost.
 
     The similarities are of the voxels that count and that moving covers both before and after.
+
+    Args:
+        images: fixed and moving, as they were read.
+        pair: moving on the grid of fixed, before and after.
+        covered: (*fixed), bool: the voxels of the similarities.
+        folds: likewise, where the field folds.
+        labels, warped_labels: of fixed and moving, and those of moving before and after; None where there are none.
     """
+    from ..methods.contrast import DARK, association
+    from ..methods.intensities import in_range
     from ..metrics import (
         dice,
         folding_fraction,
@@ -229,8 +240,11 @@ def _report(
     places = covered.flatten().nonzero()[:, 0]
     fixed, before, after = (image.flatten()[places][None, None, None] for image in (images[0].data, *pair))
 
-    def measured(measure: Callable[..., Any], image: Any) -> float:
+    def similar(measure: Callable[..., Any], image: Any) -> float:
         return float(measure(fixed, image)) if fixed.numel() else math.nan
+
+    bright = in_range(images[0].data, images[0].mask) > DARK
+    counting = bright if images[0].mask is None else bright & images[0].mask
 
     report = Report(
         inputs={},
@@ -240,9 +254,14 @@ def _report(
         seconds={},
         peak_memory_mb=0.0,
         similarity={
-            name: (measured(measure, before), measured(measure, after))
-            for name, measure in (("correlation", global_correlation), ("MSE", mean_squared_error))
+            name: (similar(measure, before), similar(measure, after))
+            for name, measure in (
+                ("correlation", global_correlation),
+                ("MSE", mean_squared_error),
+                ("correlation ratio", association),
+            )
         },
+        covered_percent=100 * float(result.covered()[counting].double().mean()),
         folding_percent=100 * float(folding_fraction(result.displacement)),
         digital_folding_percent=100 * float(folds.sum()) / folds.numel(),
         log_jacobian_std=float(log_jacobian_std(result.displacement)),

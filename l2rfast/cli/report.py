@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .._info import versions
 from .answer import document, plain
+from .verdict import Change, Verdict, judged, mean_change
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Change = tuple[float, float]
 
 
 def _threads() -> int:
@@ -36,6 +33,7 @@ class Report:
         seconds: per stage, in the order they ran.
         peak_memory_mb: largest resident memory of the process, in 10^6 bytes.
         similarity: per measure, before and after.
+        covered_percent: of the voxels of fixed that count and are not dark, which moving covers after.
         folding_percent: of the voxels, by central differences, as Learn2Reg counts.
         digital_folding_percent: of the voxels, by all differences, so that nothing is missed between voxels.
         log_jacobian_std: standard deviation of the logarithm of the Jacobian determinant.
@@ -58,6 +56,7 @@ class Report:
     seconds: dict[str, float]
     peak_memory_mb: float
     similarity: dict[str, Change]
+    covered_percent: float
     folding_percent: float
     digital_folding_percent: float
     log_jacobian_std: float
@@ -70,6 +69,11 @@ class Report:
     threads: int = field(default_factory=_threads)
     versions: dict[str, str] = field(default_factory=versions)
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the measures say, in words."""
+        return judged(self)
+
     def write_json(self, path: str | Path) -> None:
         """Write `content` as strict JSON."""
         Path(path).write_text(document(self.content()) + "\n")
@@ -80,7 +84,8 @@ class Report:
         content["seconds"]["total"] = sum(self.seconds.values())
         for name, changes in (("dice", self.dice), ("hd95", self.hd95), ("tre", self.tre)):
             if changes:
-                content[name] = {"mean": _mean(changes), **changes}
+                content[name] = {"mean": mean_change(changes), **changes}
+        content |= {"verdict": list(self.verdict.lines), "verdict_level": self.verdict.level}
         found: dict[str, Any] = plain(content, digits=6)
         return found
 
@@ -92,6 +97,7 @@ class Report:
         """The whole report as Markdown tables."""
         parts = [
             "# Registration report",
+            "\n".join(f"- {line}" for line in self.verdict.lines),
             *(f"Note: {text}." for text in self.warnings),
             _table(["measure", "before", "after"], self._measures()),
             "## Cost",
@@ -137,12 +143,13 @@ class Report:
     def _measures(self) -> list[list[str]]:
         rows = [[name, *map(_number, change)] for name, change in self.similarity.items()]
         if self.dice:
-            rows.append([f"mean Dice of {len(self.dice)} labels", *map(_number, _mean(self.dice))])
+            rows.append([f"mean Dice of {len(self.dice)} labels", *map(_number, mean_change(self.dice))])
         if self.hd95:
-            rows.append(["mean HD95, mm", *map(_number, _mean(self.hd95))])
+            rows.append(["mean HD95, mm", *map(_number, mean_change(self.hd95))])
         if self.tre:
             how = f" ({self.landmarks})" if self.landmarks else ""
-            rows.append([f"mean TRE of {len(self.tre)} landmarks, mm{how}", *map(_number, _mean(self.tre))])
+            rows.append([f"mean TRE of {len(self.tre)} landmarks, mm{how}", *map(_number, mean_change(self.tre))])
+        rows.append(["covered by moving, %", "", _number(self.covered_percent)])
         rows.append(["folded voxels, %", "", _number(self.folding_percent)])
         rows.append(["digital folds, %", "", _number(self.digital_folding_percent)])
         rows.append(["SD of log Jacobian", "", _number(self.log_jacobian_std)])
@@ -154,20 +161,11 @@ class Report:
         rows = [
             [name, *map(_number, dice), *map(_number, hd95)]
             for name, dice, hd95 in [
-                ("**mean**", _mean(self.dice), _mean(self.hd95)),
+                ("**mean**", mean_change(self.dice), mean_change(self.hd95)),
                 *((str(label), dice, self.hd95.get(label, undefined)) for label, dice in self.dice.items()),
             ]
         ]
         return _table(["label", "Dice before", "after", "HD95 before, mm", "after, mm"], rows)
-
-
-def _mean(changes: Mapping[Any, Change]) -> Change:
-    """Of the labels for which the measure is defined before and after."""
-    defined = [change for change in changes.values() if not any(map(math.isnan, change))]
-    if not defined:
-        return math.nan, math.nan
-    before, after = zip(*defined, strict=True)
-    return fmean(before), fmean(after)
 
 
 def _number(value: float) -> str:

@@ -61,8 +61,7 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
     LPS millimetres, 1006 RAS millimetres, both as ITK has it, whatever the header's unit of length.
 
     Returns:
-        disp: (1, 3, D, H, W) or (1, 2, H, W) float32, in voxels of the fixed grid.
-        affine: (4, 4) of the fixed grid.
+        The field, (1, 3, D, H, W) or (1, 2, H, W) float32, in voxels of the fixed grid, and the affine (4, 4) of that.
 
     Raises:
         InputError: the file cannot be read, or is not such a field.
