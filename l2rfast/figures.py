@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, hsv_to_rgb
 from torch import Tensor
 
 from .errors import InputError
@@ -68,29 +69,31 @@ def _listed(layers: Layers) -> Sequence[Tensor]:
 def _cut(title: str, values: Tensor, axis: int, at: int | None) -> np.ndarray[Any, Any]:
     """(H, W), or (2, H, W) of a field."""
     whole = values.detach().cpu()
-    ndim = whole.ndim if whole.ndim < 4 else whole.ndim - 2
-    lead = [1, *whole.shape][-ndim - 1] if ndim in (2, 3) else 0
-    if whole.shape[:-ndim] not in ((), (1, 1), (1, ndim)):
+    while whole.ndim > 2 and len(whole) == 1:
+        whole = whole[0]
+    is_field = whole.ndim == values.ndim - 1 and len(whole) == whole.ndim - 1 and whole.is_floating_point()
+    ndim = whole.ndim - is_field
+    if ndim not in (2, 3):
         raise InputError(
             f"{title}: expected a tensor of shape ([1, 1,] [D,] H, W), or (1, ndim, [D,] H, W) of a displacement "
             f"field, got {tuple(values.shape)}"
         )
-    whole = whole.reshape(lead, *whole.shape[-ndim:])
     if ndim == 3:
         axis %= 3
-        whole = whole.select(axis + 1, whole.shape[axis + 1] // 2 if at is None else at)
-        if lead == 3:
+        cut = axis + is_field
+        whole = whole.select(cut, whole.shape[cut] // 2 if at is None else at)
+        if is_field:
             whole = whole[[k for k in range(3) if k != axis]]
     pixels: np.ndarray[Any, Any] = whole.numpy()
-    return pixels[0] if lead == 1 else pixels
+    return pixels
 
 
 def _draw(ax: Axes, pixels: np.ndarray[Any, Any], on_top: bool, scale: float | None) -> None:
     if pixels.ndim == 3:
         _draw_grid(ax, pixels)
     elif pixels.dtype.kind == "b":
-        across, down = np.nonzero(pixels)
-        ax.scatter(across, down, s=4, c=FOLD, marker="s", linewidths=0)
+        marks = np.ma.masked_equal(pixels.T, False)
+        ax.imshow(marks, cmap=ListedColormap([FOLD]), interpolation="nearest")
     elif pixels.dtype.kind in "iu" and on_top:
         for label in np.unique(pixels[pixels > 0]):
             ax.contour((pixels == label).T, levels=[0.5], colors=[_colour(int(label))], linewidths=0.9)
@@ -114,8 +117,6 @@ def _draw_grid(ax: Axes, disp: np.ndarray[Any, Any]) -> None:
 
 def _colour(label: int) -> tuple[float, float, float]:
     """Of a label, far from that of the next; the same in every picture."""
-    from matplotlib.colors import hsv_to_rgb
-
     red, green, blue = hsv_to_rgb((label * 0.618034 % 1, 0.65, 0.95))
     return float(red), float(green), float(blue)
 
