@@ -13,7 +13,11 @@ from l2rfast.cli.shell import shell
 
 
 def test_what_is_typed_and_what_it_prints_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    shell("l2rfast --version\nl2rfast \\\n    --version")
+    shell("""
+        l2rfast --version
+        l2rfast \\
+            --version
+    """)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "$ l2rfast --version"
     assert lines[1].startswith("l2rfast 0")

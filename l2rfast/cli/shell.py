@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from textwrap import dedent
 from types import ModuleType
 
 from . import main
@@ -26,7 +27,7 @@ def shell(text: str, folder: str | os.PathLike[str] = ".", *, code: int = 0) -> 
         RuntimeError: another exit code, once the output is printed.
         ValueError: another command.
     """
-    for line in re.split(r"(?<!\\)\n", text.strip()):
+    for line in re.split(r"(?<!\\)\n", dedent(text).strip()):
         name, *words = shlex.split(line.replace("\\\n", " "))
         if name != "l2rfast":
             raise ValueError(f"text: expected lines that begin with l2rfast, got {name!r}")
