@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -127,3 +128,15 @@ def _colours(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     table = np.array([_colour(int(x)) if x else (0.0, 0.0, 0.0) for x in found])
     pixels: np.ndarray[Any, Any] = table[index.reshape(labels.shape)]
     return pixels
+
+
+def show_file(path: str | os.PathLike[str]) -> None:
+    """Draw a picture of a file, such as ``overview.png``, as a new figure of pyplot, as wide as a page."""
+    import matplotlib.pyplot as plt
+
+    pixels = plt.imread(path)
+    height, width = pixels.shape[:2]
+    figure = plt.figure(figsize=(11, 11 * height / width))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow(pixels, aspect="auto")
+    ax.set_axis_off()
