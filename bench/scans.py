@@ -83,7 +83,7 @@ class Survey:
         head = ["set", "method", "pairs", "measure", "before", "start", "result", "worst", "folded, %"]
         head += ["inverse residual", "seconds", "CPU seconds", "instruction set"]
         rows = [
-            _row(name, method, results) for name, methods in self.sets.items() for method, results in methods.items()
+            row(name, method, results) for name, methods in self.sets.items() for method, results in methods.items()
         ]
         parts = ["# Registration of scans of many kinds", table(head, rows)]
         waiting = [
@@ -113,7 +113,8 @@ class Survey:
         return folder / "scans.md"
 
 
-def _row(name: str, method: str, results: dict[str, Result]) -> list[str]:
+def row(name: str, method: str, results: dict[str, Result]) -> list[str]:
+    """The cells of a set and a method, in the order of the report's table."""
     ones, chosen = list(results.values()), SETS[name]
     worst = (max if chosen.better == "less" else min)(one.score for one in ones)
     residuals = [one.inverse_residual for one in ones if one.inverse_residual is not None]

@@ -1,6 +1,6 @@
 """``python -m bench.tables`` writes the tables of the READMEs and of docs from the reports; ``--check`` only compares.
 
-A table stands between two comments, and nothing else writes there.
+A table stands between two comments, and nothing else writes there. A page may have several.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from .harness import OURS
 from .patches import patches
+from .recipes import recipes
 from .registration import cost
 from .report import by_set, digits, table
 from .tools import CONVEXADAM, DEFAULT
@@ -144,12 +145,28 @@ def roofline(report: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-# By file: what makes its table, and the reports that it is made of.
-TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+# By file: what makes its table, or all of them in their order, and the reports that they are made of.
+TABLES: dict[str, tuple[Callable[..., str | list[str]], tuple[str, ...]]] = {
     "README.md": (headline, ("cpu.json", "registration.json", "busy.json")),
     "bench/README.md": (roofline, ("cpu.json",)),
     "docs/reference/compat.md": (patches, ("compat/cpu.json", "registration.json")),
+    "docs/recipes.md": (recipes, ("scans.json",)),
 }
+
+
+def filled(text: str, made: str | list[str]) -> str:
+    """A text with tables between its pairs of comments.
+
+    Raises:
+        ValueError: it has places for more or fewer.
+    """
+    before, *parts = text.split(START)
+    tables = [made] if isinstance(made, str) else made
+    if len(parts) != len(tables):
+        raise ValueError(f"expected places for {len(tables)} tables, got {len(parts)}")
+    return before + "".join(
+        f"{START}\n\n{one}\n\n{END}{part.partition(END)[2]}" for one, part in zip(tables, parts, strict=True)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,9 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
         file = ROOT / name
         text = file.read_text()
-        before, _, rest = text.partition(START)
-        _, _, after = rest.partition(END)
-        written = f"{before}{START}\n\n{make(*reports)}\n\n{END}{after}"
+        written = filled(text, make(*reports))
         if written == text:
             continue
         if arguments.check:

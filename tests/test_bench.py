@@ -19,6 +19,7 @@ from torch import Tensor
 from bench import __main__ as command
 from bench import cases, compare, harness, machine, report, tables, tune
 from bench.harness import OURS, Case, Contestant, Limit, Measurement, Point
+from bench.recipes import RECIPES
 from l2rfast.kernels.common.triton_launch import Shape, shape
 
 SMALL_EDGES = (8, 9, 10, 11, 12, 13)
@@ -239,19 +240,30 @@ def test_only_a_complete_run_writes_over_the_committed_report() -> None:
         assert command.folder(command.parse(arguments)) != command.REPORTS
 
 
+def test_a_page_has_a_place_for_every_table() -> None:
+    page = f"a {tables.START} b {tables.END} c {tables.START}{tables.END} d"
+    filled = tables.filled(page, ["1", "2"])
+    assert tables.filled(filled, ["1", "2"]) == filled
+    assert filled.replace(f"{tables.START}\n\n", "").replace(f"\n\n{tables.END}", "") == "a 1 c 2 d"
+    with pytest.raises(ValueError, match="expected places for 1 tables, got 2"):
+        tables.filled(page, "1")
+
+
 def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     rows = {
         "README.md": "| warp, 1 channel |",
         "bench/README.md": "| warp, 1 channel |",
         "docs/reference/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
+        "docs/recipes.md": "| options | pairs | distance, pixels: before |",
     }
     for name, (_, sources) in tables.TABLES.items():
         for path in (tmp_path / name, *(tmp_path / "bench" / "reports" / source for source in sources)):
             path.parent.mkdir(parents=True, exist_ok=True)
         for source in (source for source in sources if (command.REPORTS / source).exists()):
             shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
-        (tmp_path / name).write_text(f"before\n{tables.START}\n{tables.END}\nafter\n")
+        places = 1 + len(RECIPES) if name == "docs/recipes.md" else 1
+        (tmp_path / name).write_text("before" + places * f"\n{tables.START}\n{tables.END}\nafter\n")
     assert tables.main(["--check"]) == 1
     assert tables.main([]) == tables.main(["--check"]) == 0
     written = {name: (tmp_path / name).read_text() for name in tables.TABLES}
