@@ -57,9 +57,9 @@ def train(scans: Path, out: Path, *options: str) -> tuple[int, str]:
     return invoke(*command(scans, out, *options))
 
 
-def invoke(*arguments: object) -> tuple[int, str]:
-    """The command line in this process: its exit code and what is on the standard error."""
-    result = CliRunner().invoke(cli.app, [*map(str, arguments)])
+def invoke(*arguments: object, **context: Any) -> tuple[int, str]:
+    """The command line in this process, in a context of Click's: its exit code and what is on the standard error."""
+    result = CliRunner().invoke(cli.app, [*map(str, arguments)], **context)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stderr
 
