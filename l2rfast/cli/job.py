@@ -30,6 +30,7 @@ FILES = (
     "jacobian.nii.gz",
     "affine.txt",
     "overview.png",
+    "report.html",
     "report.json",
     "report.md",
 )
@@ -55,9 +56,12 @@ def run(
     jacobian: bool = False,
     threads: int | None = None,
     quiet: bool = False,
+    light_report: bool = False,
     **arguments: Any,
 ) -> Report:
     """The whole job, of one contrast or several; ``arguments`` go to `methods.registration.register`; its report.
+
+    With ``light_report`` the page of the result has no scans in it.
 
     Raises:
         InputError: anything that cannot be read, used or written; nothing is then left in ``out``.
@@ -82,6 +86,8 @@ def run(
     from ..methods.several import joined, read_once
     from ..methods.stages import Stages
     from ..output import OutputFolder
+    from ..viewer.registration import Source, registration
+    from ..viewer.volumes import Pair, embedded
 
     if (fixed_labels is None) != (moving_labels is None):
         raise InputError("--fixed-labels, --moving-labels: expected both or neither")
@@ -145,11 +151,20 @@ def run(
                 measured = (distances(r, *points, displaced=d).tolist() for r, d in both)
                 report.tre = dict(zip(names, zip(*measured, strict=True), strict=True))
                 report.landmarks = "guiding" if "landmarks" in result.options else "measured only"
+        shown = None
+        if not light_report:
+            on_fixed = {"fixed": images[0].data, "moving": before, "warped": warped}
+            outlined = {}
+            if labels is not None and warped_labels is not None:
+                outlined = {"fixed_labels": labels[0].data, "warped_labels": warped_labels[1]}
+            pair = Pair(on_fixed, result.displacement, folds, outlined, images[0].affine)
+            shown = background.submit(embedded, pair)
         with stages.stage("picture"):
             from .overview import draw_overview  # Matplotlib takes long to import
 
+            overview = folder.path("overview.png")
             draw_overview(
-                folder.path("overview.png"),
+                overview,
                 images[0].data,
                 before,
                 warped,
@@ -177,6 +192,7 @@ def run(
                 write_image(folder.path("jacobian.nii.gz"), on_grid(data=change))
             for field in written:
                 field.result()
+            scans = None if shown is None else shown.result()
         report.inputs = {
             name if number == 1 else f"{name}, contrast {number}": {
                 "path": path,
@@ -195,6 +211,8 @@ def run(
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
         report.warnings = noticed
         report.peak_memory_mb = _peak_memory() / 1e6
+        source = Source("Registration report", report.measures(), report.content(), overview.read_bytes(), scans)
+        folder.path("report.html").write_text(registration(source), encoding="utf-8", errors="replace")
         report.write_json(folder.path("report.json"))
         report.write_markdown(folder.path("report.md"))
     if not quiet:

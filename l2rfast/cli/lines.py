@@ -26,7 +26,7 @@ from .sentence import told
 from .shared_options import OF_METHODS, choice
 
 # A command that has the options of register says these otherwise.
-OWN = ("out", "quiet", "fixed", "moving", "memory", "workers", "dask")
+OWN = ("out", "quiet", "light_report", "fixed", "moving", "memory", "workers", "dask")
 
 
 class Option(NamedTuple):
@@ -131,8 +131,12 @@ def check(words: Sequence[str]) -> None:
 
 
 def run(words: Sequence[str]) -> str | None:
-    """Register by a command line: None, or one sentence that says why that failed."""
-    return outcome(lambda: _command().main([*words, "--quiet"], standalone_mode=False))
+    """Register by a command line: None, or one sentence that says why that failed.
+
+    The pages of thousands of pairs have no scans in them, which would be 10 GB of a thousand: ``l2rfast view`` shows
+    those of a pair.
+    """
+    return outcome(lambda: _command().main([*words, "--quiet", "--light-report"], standalone_mode=False))
 
 
 def outcome(job: Callable[[], object]) -> str | None:

@@ -99,7 +99,7 @@ class Report:
             "# Registration report",
             "\n".join(f"- {line}" for line in self.verdict.lines),
             *(f"Note: {text}." for text in self.warnings),
-            _table(["measure", "before", "after"], self._measures()),
+            _table(["measure", "before", "after"], self.measures()),
             "## Cost",
             _table(
                 ["stage", "seconds"],
@@ -133,14 +133,15 @@ class Report:
         table = Table("measure", "before", "after")
         for column in table.columns[1:]:
             column.justify = "right"
-        for row in self._measures():
+        for row in self.measures():
             table.add_row(*row)
         table.add_section()
         table.add_row("time", "", f"{sum(self.seconds.values()):.1f} s")
         table.add_row("peak memory", "", f"{self.peak_memory_mb:.0f} MB")
         return table
 
-    def _measures(self) -> list[list[str]]:
+    def measures(self) -> list[list[str]]:
+        """Name, before and after of each, as text."""
         rows = [[name, *map(_number, change)] for name, change in self.similarity.items()]
         if self.dice:
             rows.append([f"mean Dice of {len(self.dice)} labels", *map(_number, mean_change(self.dice))])

@@ -1,0 +1,28 @@
+"""NiiVue, the viewer in a page, where this was built with it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from isal import igzip
+
+FILE, LICENCE = "niivue.js.gz", "niivue.txt"
+
+
+class NiiVue(NamedTuple):
+    """The script, gzipped and not."""
+
+    packed: bytes
+    script: str
+
+
+@cache
+def niivue() -> NiiVue | None:
+    """None where setup.py could not get it."""
+    file = Path(__file__).with_name(FILE)
+    if not file.is_file():
+        return None
+    packed = file.read_bytes()
+    return NiiVue(packed, igzip.decompress(packed).decode())
