@@ -80,7 +80,7 @@ bench-gpu:
 	$(GPU_PYTHON) -m bench.gpu
 
 clean:
-	rm -rf .venv .venv-* build demo docs/howto docs/hands_on l2rfast/*.so *.egg-info
+	rm -rf .venv .venv-* build demo docs/howto docs/hands_on l2rfast/*.so l2rfast/viewer/niivue.js.gz *.egg-info
 
 build/constraints-%.txt: constraints.txt
 	mkdir -p build

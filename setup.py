@@ -4,9 +4,13 @@ The sources use PyTorch's stable ABI and no Python ABI, so one wheel serves ever
 several PyTorch versions. Without PyTorch's headers or a C++ compiler the package still installs,
 with the slower reference backend, and says so in one line.
 
+NiiVue, the viewer of reports, comes by npm; without npm or a network they have none, and one line says so.
+
 CUDA kernels are built where PyTorch is a CUDA build and nvcc is found; $L2RFAST_CUDA says otherwise, 1 or 0.
 """
 
+import gzip
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +19,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -25,6 +31,8 @@ from zipfile import ZipFile
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError, ExecError
 from setuptools.modified import newer_group
 
@@ -60,6 +68,18 @@ NO_KERNELS = (
     "l2rfast: no C++ kernels were built, the slower reference backend will run; for the fast one install "
     "g++ 12 or newer and torch, then: pip install --force-reinstall --no-deps ."
 )
+
+
+# The viewer in reports: one file of a package, which works from a disk.
+NIIVUE, NIIVUE_FILE = "@niivue/niivue@0.69.0", "package/dist/niivue.umd.js"
+NIIVUE_SIZE = 6809390  # bytes of the package, and its sha512
+NIIVUE_SHA512 = (
+    "60c8d0bc9803d56d9bec3ba8c64c250b85716eb80878f449e6ac90cd72b18b6b"
+    "f6301560dbce4ffc2210ca0e3aa030c60c871a3656ddf8c86d3bf79d31b5c990"
+)
+NIIVUE_FILE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+VIEWER = ROOT / "l2rfast" / "viewer" / "niivue.js.gz"
+NO_VIEWER = "l2rfast: built without the viewer of reports, which show pictures alone: {}"
 
 
 def sources_of(pattern: str) -> list[str]:
@@ -251,6 +271,51 @@ def manylinux(libraries: list[Path], platform: str) -> str:
     return platform if others else found["sym_tag"]
 
 
+def get_viewer() -> None:
+    """Put NiiVue among the sources, unless it is there, as in a source distribution. Nothing fails without it."""
+    if VIEWER.exists():
+        try:
+            if hashlib.sha256(gzip.decompress(VIEWER.read_bytes())).hexdigest() == NIIVUE_FILE_SHA256:
+                return
+        except (OSError, EOFError, zlib.error):
+            pass
+        VIEWER.unlink()
+    npm = shutil.which("npm")
+    if npm is None:
+        print(NO_VIEWER.format("there is no npm"))
+        return
+    with TemporaryDirectory() as folder:
+        command = [npm, "pack", "--silent", NIIVUE]
+        try:
+            subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
+            (archive,) = Path(folder).glob("*.tgz")
+            packed = archive.read_bytes()
+            if len(packed) != NIIVUE_SIZE or hashlib.sha512(packed).hexdigest() != NIIVUE_SHA512:
+                raise ValueError("another package came than was expected")
+            with tarfile.open(archive) as package:
+                script = package.extractfile(NIIVUE_FILE).read()
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            told = error if isinstance(error, ValueError) else "it could not be fetched"
+            print(NO_VIEWER.format(f"npm pack {NIIVUE}: {told}"))
+            return
+    new = VIEWER.with_suffix(".new")
+    new.write_bytes(gzip.compress(script, mtime=0))
+    new.replace(VIEWER)
+
+
+class BuildPackage(build_py):
+    def run(self) -> None:
+        get_viewer()
+        self.__dict__.pop("data_files", None)  # found before it was there
+        super().run()
+
+
+class SourceDistribution(sdist):
+    def run(self) -> None:
+        get_viewer()
+        super().run()
+
+
 class PlatformWheel(bdist_wheel):
     """py3-none-<platform>: the libraries depend on the machine, not on the Python version; without them, any."""
 
@@ -282,5 +347,10 @@ if __name__ == "__main__":
     setup(
         packages=packages(),
         ext_modules=extensions(),
-        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
+        cmdclass={
+            "build_ext": BuildLibraries,
+            "build_py": BuildPackage,
+            "sdist": SourceDistribution,
+            "bdist_wheel": PlatformWheel,
+        },
     )

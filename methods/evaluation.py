@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from l2rfast import _threads
 from l2rfast.errors import InputError
+from l2rfast.viewer import page
 
 from .method import Method
 from .metrics import MEASURES, dice_by_label, measures
@@ -166,6 +168,46 @@ def draw(file: Path, results: list[Result]) -> None:
         axes.boxplot(list(shown.values()), tick_labels=list(shown))
         axes.set_title(name)
     figure.savefig(file, dpi=120)
+
+
+def write_page(file: Path, results: list[Result], name: str, warnings: Sequence[str], picture: bytes) -> None:
+    """A page that needs nothing else: means over the pairs, the picture of `draw`, and a line for every pair.
+
+    Args:
+        file: the page.
+        results: of `evaluate`.
+        name: of the method.
+        warnings: what was noticed about the input.
+        picture: PNG.
+    """
+    names, over = measured(results), aggregates(results)
+    fixed, moving = (names_of([getattr(result.pair, role) for result in results]) for role in ("fixed", "moving"))
+    means = [[n, *(page.number(over[of].get(n, math.nan)) for of in ("mean", "std", "30"))] for n in names]
+    columns = [f"{n} before" for n in names if any(n in result.before for result in results)]
+    columns = [column for n in names for column in (f"{n} before", n) if column == n or column in columns]
+    lines = []
+    for result in results:
+        values = {**{f"{n} before": value for n, value in result.before.items()}, **result.after}
+        line = [fixed[result.pair.fixed], moving[result.pair.moving], page.number(result.seconds)]
+        lines.append(line + [page.number(values.get(column, math.nan)) for column in columns])
+    labels = sorted({label for result in results for label in result.dice})
+    dice = []
+    for label in labels:
+        mean = float(np.mean(_known([result.dice.get(label) for result in results]) or [math.nan]))
+        dice.append((str(label), page.bars([(mean, "after")], 1), [page.number(mean)]))
+    failed = [result.error for result in results if result.error]
+    body = [
+        f"<p>{len(results)} pairs, {len(failed)} of which failed.</p>",
+        *(f'<p class="warning">{escape(text)}.</p>' for text in [*failed, *warnings]),
+        page.table(["over the pairs", "mean", "standard deviation", "30th percentile"], means, numbers=1),
+        "<h2>Spread</h2>",
+        page.picture(picture, "box plots of the measures over the pairs"),
+        *(["<h2>Mean Dice of each label</h2>", page.chart(["label", "", "mean"], dice)] if dice else []),
+        "<h2>Pairs</h2>",
+        page.table(["fixed", "moving", "seconds", *columns], lines, numbers=2, sort=True),
+    ]
+    text = page.document(f"Evaluation of {name}", body, scripts=[page.template("sort.js")])
+    file.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _known(values: list[float | None]) -> list[float]:

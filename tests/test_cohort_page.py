@@ -14,7 +14,7 @@ from l2rfast.methods.cohort.page import write_page
 from l2rfast.methods.cohort.summary import FAILED, FINISHED, NOT_DONE, Row
 
 EVIL = '<script>alert("1")</script> & \''
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "link"}
 
 
 class Page(HTMLParser):
@@ -73,8 +73,8 @@ ROWS = [
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    write_page(tmp_path / "summary.html", ROWS, f"Study {EVIL}")
-    return Page(tmp_path / "summary.html")
+    write_page(tmp_path / "report.html", ROWS, f"Study {EVIL}")
+    return Page(tmp_path / "report.html")
 
 
 def test_failures_come_first_then_outliers(page: Page) -> None:
@@ -107,13 +107,13 @@ def test_pictures_lie_beside_it_and_come_as_they_are_needed(page: Page) -> None:
         f"pairs/{id}/overview.png" for id in ("out", "middle", "plain", "none")
     ]
     assert all(picture["loading"] == "lazy" and picture["alt"] for picture in pictures)
-    assert [link["href"] for link in page.all("a")][:2] == ["pairs/out/", "pairs/out/overview.png"]
+    assert [link["href"] for link in page.all("a")][:2] == ["pairs/out/report.html", "pairs/out/overview.png"]
     assert not [link for link in page.all("a") if "later" in link["href"]]
 
 
 def test_it_needs_no_network(page: Page) -> None:
     places = [value for e in page.elements for name, value in e.items() if name in ("src", "href", "action", "data")]
-    assert all(place.startswith("pairs/") for place in places)
+    assert all(place.startswith(("pairs/", "data:")) for place in places)
     assert not re.search(
         r"://|@import|url\(|fetch|import\(", page.all("style")[0]["text"] + page.all("script")[0]["text"]
     )
@@ -134,21 +134,21 @@ def test_columns_say_what_is_worst(page: Page) -> None:
 
 
 def test_ids_are_quoted_in_links(tmp_path: Path) -> None:
-    write_page(tmp_path / "summary.html", [row('a"#?%&<b')], "x")
-    page = Page(tmp_path / "summary.html")
+    write_page(tmp_path / "report.html", [row('a"#?%&<b')], "x")
+    page = Page(tmp_path / "report.html")
     (picture,) = page.all("img")
     assert picture["src"] == "pairs/a%22%23%3F%25%26%3Cb/overview.png"
     assert page.rows[0][0].startswith('a"#?%&<b ')
 
 
 def test_names_that_are_no_text_are_shown_as_far_as_they_are(tmp_path: Path) -> None:
-    write_page(tmp_path / "summary.html", [Row("a", FINISHED, "", "/data/\udcff.nii", "/é.nii")], "x")
-    assert "/data/?.nii /é.nii" in Page(tmp_path / "summary.html").rows[0][0]
+    write_page(tmp_path / "report.html", [Row("a", FINISHED, "", "/data/\udcff.nii", "/é.nii")], "x")
+    assert "/data/?.nii /é.nii" in Page(tmp_path / "report.html").rows[0][0]
 
 
 def test_an_empty_study_has_a_page(tmp_path: Path) -> None:
-    write_page(tmp_path / "summary.html", [], "x")
-    page = Page(tmp_path / "summary.html")
+    write_page(tmp_path / "report.html", [], "x")
+    page = Page(tmp_path / "report.html")
     assert [element["text"] for element in page.all("p")] == ["0 pairs: none."]
     assert not page.rows
 
@@ -162,11 +162,11 @@ def test_ten_thousand_pairs_are_ten_megabytes_at_most(tmp_path: Path) -> None:
     values = {f"{name}_{when}": 0.123456 for name in columns for when in ("before", "after")}
     values |= dict.fromkeys(("folding_percent", "digital_folding_percent", "log_jacobian_std", "inverse_residual"), 0.1)
     rows = [Row(f"sub-{n:05}_ses-01", FINISHED, "", fixed, moving, values, 0, 0.5, "dice") for n in range(1000)]
-    write_page(tmp_path / "summary.html", rows, "x")
-    assert (tmp_path / "summary.html").stat().st_size < 1e6
+    write_page(tmp_path / "report.html", rows, "x")
+    assert (tmp_path / "report.html").stat().st_size < 1e6
 
 
 def test_nothing_is_left_where_it_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a file that can be written"):
-        write_page(tmp_path / "no" / "summary.html", ROWS, "x")
+        write_page(tmp_path / "no" / "report.html", ROWS, "x")
     assert not list(tmp_path.iterdir())

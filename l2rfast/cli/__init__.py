@@ -31,6 +31,7 @@ from .sentence import sentence, told
 from .template import template
 from .train import discrete, unsupervised, weakly_supervised
 from .transforms import compose, convert, describe, invert, jacobian
+from .view import view
 
 Name = Annotated[str, typer.Argument(help="Of the file, as l2rfast data list has it.")]
 JSON = "l2rfast.json"  # whether --json was given, in what the contexts of a command line share
@@ -136,6 +137,7 @@ def _add(group: typer.Typer, commands: Mapping[str, Callable[..., Answer | None]
 
 
 _add(app, {"register": register, "cohort": cohort, "template": template, "evaluate": evaluate})
+_add(app, {"view": view})
 _add(app, {"apply": apply, "apply-points": apply_points})
 _add(app, {"invert": invert, "compose": compose, "convert": convert, "jacobian": jacobian, "describe": describe})
 _add(app, {"info": _info})

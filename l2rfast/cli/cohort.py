@@ -16,6 +16,7 @@ from ..methods.cohort import jacobians, page, summary
 from ..methods.cohort.listed import Listed
 from ..methods.cohort.study import Study
 from ..output import held
+from ..viewer.page import NAME
 from . import crew, lines
 from .answer import Answer
 from .shared_options import Quiet
@@ -131,7 +132,7 @@ def _sum_up(study: Study, listed: Sequence[Listed], statistics: bool) -> list[su
     with held(study.folder / "pairs", wait=True):
         rows = summary.summarised(study, listed)
         summary.write_csv(study.folder / "summary.csv", rows)
-        page.write_page(study.folder / "summary.html", rows, study.folder.resolve().name)
+        page.write_page(study.folder / NAME, rows, study.folder.resolve().name)
         if statistics:
             jacobians.write_jacobians(study, listed)
     return rows

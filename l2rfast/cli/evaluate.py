@@ -17,7 +17,7 @@ from .notices import notices
 from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
 
-FILES = ("evaluation.csv", "evaluation.json", "evaluation.png")
+FILES = ("evaluation.csv", "evaluation.json", "evaluation.png", "report.html")
 
 
 def evaluate(
@@ -63,7 +63,7 @@ def evaluate(
         evaluation.write_csv(folder.path("evaluation.csv"), results)
         name = method if chosen.transform == "deformable" else transform
         evaluation.write_json(folder.path("evaluation.json"), results, name, noticed)
-        evaluation.draw(folder.path("evaluation.png"), results)
+        evaluation.draw(folder.path("evaluation.png", "report.html"), results)
     if not quiet:
         table = Table("over the pairs", "mean", "std", "30 %")
         over = evaluation.aggregates(results)

@@ -204,6 +204,8 @@ def run(
                 ("moving", [moving, *moving_contrasts], images[1]),
                 ("fixed_mask", [fixed_mask], images[0]),
                 ("moving_mask", [moving_mask], images[1]),
+                ("fixed_labels", [fixed_labels], images[0]),
+                ("moving_labels", [moving_labels], images[1]),
             )
             for number, path in enumerate(paths, 1)
             if path is not None

@@ -89,6 +89,20 @@ class Report:
         found: dict[str, Any] = plain(content, digits=6)
         return found
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Report:
+        """The report that has this `content`.
+
+        Raises:
+            TypeError, KeyError, ValueError: no report has it.
+        """
+        values = {name: math.nan if value is None else value for name, value in content.items()}
+        values["seconds"] = {name: value for name, value in content["seconds"].items() if name != "total"}
+        for name, key in (("similarity", str), ("dice", int), ("hd95", int), ("tre", str)):
+            changes = {key(one): both for one, both in content[name].items() if one != "mean"}
+            values[name] = {one: tuple(math.nan if x is None else x for x in both) for one, both in changes.items()}
+        return cls(**values)
+
     def write_markdown(self, path: str | Path) -> None:
         """Write `markdown` to a file."""
         Path(path).write_text(self.markdown())

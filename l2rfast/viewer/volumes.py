@@ -87,6 +87,8 @@ def embedded(pair: Pair, limit: int | None = LIMIT) -> Embedded:
     """
     grid = _Grid(pair)
     windows = pair.windows()
+    field = _field(grid)
+    drawn = grid.nifti(field, grid.nodes())
     volumes = list(_volumes(grid, windows, whole=limit is None))
     steps = [1, 1, 1]
     while limit is not None and grid.voxels(steps) > VOXELS:
@@ -94,12 +96,10 @@ def embedded(pair: Pair, limit: int | None = LIMIT) -> Embedded:
     while True:
         places = {each.name: grid.steps(steps, each.least) for each in volumes}
         files = {each.name: grid.nifti(each, places[each.name]) for each in volumes}
+        files[field.name], places[field.name] = drawn, grid.nodes()
         if limit is None or sum(map(len, files.values())) <= limit:
             break
         grid.coarser(steps)
-    field = _field(grid)
-    files[field.name] = grid.nifti(field, grid.nodes())
-    places[field.name] = grid.nodes()
     return Embedded(files, places, windows, _note(grid, steps, None if limit is None else windows))
 
 
