@@ -110,6 +110,7 @@ def test_volumes_lie_where_they_lay() -> None:
     found = volumes.embedded(whole, limit=None)
     image = read(found.files["fixed"])
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")  # type: ignore[no-untyped-call]
+    assert image.header.get_zooms() == pytest.approx((1.5, 2, 3))
     place = np.array([3, 5, 7, 1])
     there = np.linalg.solve(image.affine, TURNED @ place).round().astype(int)[:3]
     assert np.asarray(image.dataobj)[tuple(there)] == float(whole.images["fixed"][3, 5, 7])

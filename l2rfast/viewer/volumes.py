@@ -173,6 +173,7 @@ class _Grid:
         header: Any = nib.Nifti1Header()  # type: ignore[no-untyped-call]
         header.set_data_shape(array.shape if array.shape[-1] > 1 else array.shape[:3])
         header.set_data_dtype(array.dtype)
+        header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), *[1.0] * (len(header.get_data_shape()) - 3)])
         header.set_sform(affine, code=1)
         header.set_slope_inter(*volume.scale)
         header.set_intent(volume.intent, allow_unknown=True)
