@@ -205,6 +205,7 @@ def test_files_and_report(pair: dict[str, torch.Tensor], tmp_path: Path) -> None
         "fixed_warped.nii.gz",
         "jacobian.nii.gz",
         "overview.png",
+        "report.html",
         "report.json",
         "report.md",
     }

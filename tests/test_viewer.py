@@ -96,6 +96,8 @@ REPORT: dict[str, Any] = {
     "hd95": {},
     "tre": {},
     "warnings": [EVIL],
+    "verdict": [EVIL, "No folds.", "Look at it."],
+    "verdict_level": "look",
     "threads": 1,
     "versions": {"l2rfast": "0"},
 }
@@ -180,7 +182,7 @@ def test_nothing_that_is_read_is_run() -> None:
     kinds = [attributes.get("type") for tag, attributes in read.elements if tag == "script"]
     assert kinds == ["application/json", *["text/plain"] * (1 + len(scans.files)), None]
     assert "alert" not in "".join(read.scripts)
-    assert read.text.count(EVIL) >= 4  # the title, the heading, the file, the warning
+    assert read.text.count(EVIL) >= 5  # the title, the heading, the file, the verdict, the warning
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
 
 

@@ -63,7 +63,9 @@ def evaluate(
         evaluation.write_csv(folder.path("evaluation.csv"), results)
         name = method if chosen.transform == "deformable" else transform
         evaluation.write_json(folder.path("evaluation.json"), results, name, noticed)
-        evaluation.draw(folder.path("evaluation.png", "report.html"), results)
+        picture = folder.path("evaluation.png")
+        evaluation.draw(picture, results)
+        evaluation.write_page(folder.path("report.html"), results, name, noticed, picture.read_bytes())
     if not quiet:
         table = Table("over the pairs", "mean", "std", "30 %")
         over = evaluation.aggregates(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,8 @@ class Report:
         Raises:
             TypeError, KeyError, ValueError: no report has it.
         """
-        values = {name: math.nan if value is None else value for name, value in content.items()}
+        own = {each.name for each in fields(cls)}
+        values = {name: math.nan if value is None else value for name, value in content.items() if name in own}
         values["seconds"] = {name: value for name, value in content["seconds"].items() if name != "total"}
         for name, key in (("similarity", str), ("dice", int), ("hd95", int), ("tre", str)):
             changes = {key(one): both for one, both in content[name].items() if one != "mean"}

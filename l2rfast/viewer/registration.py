@@ -53,6 +53,8 @@ def _head(source: Source) -> Iterator[str]:
     report, files = source.report, source.report["inputs"]
     names = [PurePath(str(files[role]["path"])).name for role in ("fixed", "moving") if role in files]
     yield f'<p class="quiet">{escape(" from ".join(names))}</p>'
+    verdict = "".join(f"<li>{escape(line)}</li>" for line in report.get("verdict", ()))
+    yield f'<ul class="verdict {escape(str(report.get("verdict_level")))}">{verdict}</ul>' if verdict else ""
     for warning in report["warnings"]:
         yield f'<p class="warning">{escape(warning)}.</p>'
     shown = []
@@ -122,7 +124,7 @@ def _charts(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"<section><h2>Dice of each label</h2>\n{drawn}</section>"
     rows = []
     for name, (before, after) in report["similarity"].items():
-        most = 1 if name == "correlation" else max(before or 0, after or 0)
+        most = 1 if name.startswith("correlation") else max(before or 0, after or 0)
         drawn = page.bars([(before or 0, "before"), (after or 0, "after")], most)
         rows.append((name, drawn, [_known(before), _known(after)]))
     yield f"<section><h2>Similarity</h2>\n{page.chart(['measure', _KEYS, *_BOTH], rows)}"
