@@ -53,6 +53,7 @@ def _page(words: str, command: Any) -> Iterator[str]:
     """Lines of Markdown."""
     context = typer.Context(command, info_name=f"l2rfast {words}")
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    usage = re.sub(r"[\[{][a-z_]+[\]}]", lambda name: name[0].upper(), usage)
     yield from ("```text", usage, "```", "", *_text(command.help).splitlines(), "")
     for title, kind in (("Arguments", "argument"), ("Options", "option")):
         listed = [each for each in command.params if each.param_type_name == kind]
@@ -61,15 +62,16 @@ def _page(words: str, command: Any) -> Iterator[str]:
         for each in listed:
             typed, told = each.get_help_record(context)
             notes = NOTES.search(told)
-            yield from (f"`{typed}`", f": {_text(NOTES.sub('', told))}")
-            if notes:
-                yield from ("", f"  {_noted(notes[1])}")
-            yield ""
+            typed = re.sub(r"<list\[(\w+)\]>", lambda of: f"<{of[1].lower()}>", typed)
+            if kind == "argument":
+                typed = typed.replace(each.name, each.name.upper(), 1)
+            said = [_text(NOTES.sub("", told)), *([_noted(notes[1])] if notes else [])]
+            yield from (f"`{typed}`", f": {' '.join(said)}", "")
 
 
 def _text(told: str) -> str:
-    """Plain text as Markdown."""
-    return re.sub(r"([\\`*_\[\]<>$|])", r"\\\1", told)
+    """Plain text as Markdown; the options in it are code."""
+    return re.sub(r"(?<!\S)(--[a-z-]+)", r"`\1`", re.sub(r"([\\`*_\[\]<>$|])", r"\\\1", told))
 
 
 def _noted(notes: str) -> str:

@@ -26,10 +26,26 @@ def as_text(docstring: str) -> str:
     return "".join(parts)
 
 
+def whole(text: str) -> str:
+    """What Napoleon made of a docstring, where it took what stands before a colon for a type."""
+    text = re.sub(
+        r":returns: (.*?)\n+:rtype: (.*?)(?=\n+:|\n\n|\n*\Z)",
+        lambda at: f":returns: {at[2]}: {at[1]}",
+        text,
+        flags=re.DOTALL,
+    )
+    return re.sub(r"\A(.*?)\n+:type: (.*?)\s*\Z", lambda at: f"{at[2]}: {at[1]}", text, flags=re.DOTALL)
+
+
 def _process(app: Sphinx, kind: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_text("\n".join(lines)).split("\n")
 
 
+def _joined(app: Sphinx, kind: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = whole("\n".join(lines)).split("\n")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _process, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", _joined, priority=600)  # after it
     return {"parallel_read_safe": True}

@@ -30,6 +30,7 @@ def report(**changes: Any) -> Report:
         "peak_memory_mb": 812.34,
         "threads": 3,
         "similarity": {"correlation": (0.87, 0.9757557), "mean squared error": (0.0045, NAN)},
+        "covered_percent": 98.76543,
         "folding_percent": 0.0123456789,
         "digital_folding_percent": 0.23456789,
         "log_jacobian_std": 0.1,

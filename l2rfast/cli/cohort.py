@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress as Bar
 
 from ..errors import InputError, notice
 from ..methods.cohort import jacobians, page, summary
@@ -19,6 +18,7 @@ from ..output import held
 from ..viewer.page import NAME
 from . import crew, lines
 from .answer import Answer
+from .bars import bar
 from .shared_options import Quiet
 
 
@@ -70,12 +70,12 @@ def cohort(
         todo = {id: jobs[id] for id in mine if not study.finished(id)}
         those = crew.assembled(list(todo.values()), workers, memory)
         try:
-            with those.at_work(dask) as team, Bar(console=console, disable=quiet) as bar:
+            with those.at_work(dask) as team, bar(console, quiet) as shown:
                 study.begin(every)
                 finished = len(mine) - len(todo)
                 console.print(f"{len(todo)} pairs to do, {finished} are finished; {those}", highlight=False)
-                task = bar.add_task("pairs", total=len(mine), completed=finished)
-                crew.register(lines.run, study, todo, those, team, lambda: bar.advance(task))
+                task = shown.add_task("pairs", total=len(mine), completed=finished)
+                crew.register(lines.run, study, todo, those, team, lambda: shown.advance(task))
         except KeyboardInterrupt as error:
             error.add_note("interrupted: the pairs that are finished stay, and --resume goes on")
             raise

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ..errors import notice
 from .answer import Answer
+from .bars import bar
 from .notices import notices
 from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
@@ -52,13 +52,13 @@ def evaluate(
         if found.test and not found.validation:
             notice(f"data: there are no pairs for validation in {data}, and those for the test are registered")
         pairs = found.evaluated
-        with Bar(console=console, disable=quiet) as bar:
-            task = bar.add_task("pairs", total=len(pairs))
+        with bar(console, quiet) as shown:
+            task = shown.add_task("pairs", total=len(pairs))
             results = evaluation.evaluate(
                 *(chosen, pairs, place),
                 init=init,
                 init_metric=init_metric,
-                progress=lambda done: bar.update(task, completed=done),
+                progress=lambda done: shown.update(task, completed=done),
             )
         evaluation.write_csv(folder.path("evaluation.csv"), results)
         name = method if chosen.transform == "deformable" else transform

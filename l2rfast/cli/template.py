@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress as Bar
+from rich.progress import Progress
 
 from .. import _check, _threads
 from ..errors import InputError
@@ -26,6 +26,7 @@ from ..methods.template.rounds import AFFINE, DEFORMABLE, FEWEST, MAPS, SAMPLED,
 from ..output import held
 from . import crew, lines
 from .answer import Answer
+from .bars import bar
 from .shared_options import Quiet
 
 TABLES = (".csv", ".tsv", ".txt")
@@ -86,13 +87,14 @@ def template(
         those = crew.assembled(sized, workers, memory, shape)
         came: list[Round] = []
         try:
-            with those.at_work(dask) as team:
+            with those.at_work(dask) as team, bar(console, quiet) as shown:
                 folder.begin(asked, *first)
                 console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
+                waiting = sum(not folder.mean(number).exists() for number in range(1, len(kinds) + 1))
+                shown.add_task("", total=len(WORKS) * waiting * len(jobs), visible=waiting > 0)
                 for number, kind in enumerate(kinds, 1):
                     if not folder.mean(number).exists():
-                        with Bar(console=console, disable=quiet) as bar:
-                            _found(folder, number, kind, jobs, those, team, bar)
+                        _found(folder, number, kind, jobs, those, team, shown)
                         folder.average(number, kind, sharpen)
                     folder.tidy(number)
                     done = folder.done(number)
@@ -134,7 +136,7 @@ def _found(
     jobs: Mapping[str, crew.Options],
     those: crew.Crew,
     team: Team,
-    bar: Bar,
+    shown: Progress,
 ) -> None:
     """Register all members to the template of the round before, but those that are, and sample them in their mean
     shape.
@@ -143,14 +145,16 @@ def _found(
         InputError: what came of one cannot be written, as where the disk is full: its round waits for it.
     """
     given = {id: _given(folder, number, id, kind, options) for id, options in jobs.items()}
-    for work, title, proof in ((align_member, f"round {number}, {kind}", MAPS), (sample_member, "mean", SAMPLED)):
+    for work, title, proof in WORKS:
         study = folder.round(number, proof)
         if proof == SAMPLED:
             folder.shape(number)
             given = {id: options for id, options in given.items() if folder.round(number).finished(id)}
         todo = {id: options for id, options in given.items() if not study.finished(id)}
-        task = bar.add_task(title, total=len(given), completed=len(given) - len(todo))
-        crew.register(work, study, todo, those, team, partial(bar.advance, task))
+        (whole,) = shown.tasks
+        fewer = len(jobs) - len(todo)  # that are done, or cannot be
+        shown.update(whole.id, description=f"round {number}, {kind}: {title}", total=(whole.total or 0) - fewer)
+        crew.register(work, study, todo, those, team, partial(shown.advance, whole.id))
         for why in filter(None, map(study.error, todo)):
             if why.startswith("--out"):
                 raise InputError(why)
@@ -164,6 +168,10 @@ def align_member(words: Sequence[str]) -> str | None:
 def sample_member(words: Sequence[str]) -> str | None:
     """Likewise, of one that is registered."""
     return lines.outcome(partial(_sample, words))
+
+
+# Of a round, for each member: what is done, what it is called, and what there is then.
+WORKS = ((align_member, "registered", MAPS), (sample_member, "averaged", SAMPLED))
 
 
 def _align(words: Sequence[str]) -> None:

@@ -15,8 +15,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from ..errors import InputWarning
 from ..methods.discrete.training import TrainingOptions as DiscreteOptions
@@ -30,6 +28,7 @@ from ..methods.weakly_supervised.options import PRESETS as WEAK_PRESETS
 from ..methods.weakly_supervised.options import TrainingOptions as WeakOptions
 from ..methods.weakly_supervised.training import train_weakly_supervised as train_weak
 from .answer import Answer
+from .bars import bar
 from .options import with_options
 from .shared_options import Device, Quiet
 
@@ -120,8 +119,6 @@ def weakly_supervised(
 def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
     """A bar on standard error, of the first process; and what to do after an interrupt."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns += (TimeElapsedColumn(), TimeRemainingColumn())  # type: ignore[assignment]
     try:
         first = _first()
         with _interrupts() as check, warnings.catch_warnings():
@@ -130,12 +127,14 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
             if quiet or not first:
                 yield lambda step, text: check()
                 return
-            with Bar(*columns, console=console) as bar:
-                task = bar.add_task("training", total=steps)
+            with bar(console) as shown:
+                task = shown.add_task("training", total=steps, start=False)
 
                 def show(step: int, text: str) -> None:
                     check()
-                    bar.update(task, completed=step, description=text)
+                    if not shown.tasks[task].started:  # a run that is resumed was no faster than it is
+                        shown.reset(task, completed=step)
+                    shown.update(task, completed=step, description=text)
 
                 yield show
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)

@@ -84,14 +84,11 @@ def _aligned(report: Report) -> tuple[str, str]:
     ]
     if any(against):
         return BAD, f"Aligned? Probably not: {'; '.join(filter(None, against))}."
-    more = "".join(
-        f"; {text}"
-        for text, (_, now) in (
-            (f"labels overlap by Dice {_change(overlap)}", overlap),
-            (f"landmarks are {_change(distance)} mm apart ({report.landmarks})", distance),
-        )
-        if not math.isnan(now)
-    )
+    more = ""
+    if not math.isnan(overlap[1]):
+        more += f"; labels overlap by Dice {_change(overlap)}"
+    if not math.isnan(distance[1]):
+        more += f"; landmarks are {distance[1]:.3g} mm apart ({report.landmarks}), {distance[0]:.3g} before"
     if after >= CLOSE and report.covered_percent >= COVERED:
         return GOOD, f"Aligned? Nothing measured speaks against it: {told}{more}."
     return LOOK, f"Aligned? The measures cannot tell: {told}{more}."
