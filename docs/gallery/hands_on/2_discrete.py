@@ -21,9 +21,11 @@ import l2rfast
 from l2rfast.data import scenes
 from l2rfast.data.synthetic import anatomies
 from l2rfast.figures import show
+from l2rfast.methods.discrete.training import non_local
+from l2rfast.methods.discrete.tutorial import TutorialNet2d
 from l2rfast.metrics import dice, folding_fraction
 
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %%
 # Two images, and the truth
@@ -140,7 +142,7 @@ for e, c in zip(steps.tolist(), row.flatten().tolist(), strict=True):
 plt.plot(steps, row.flatten(), "o-", color="0.3", linewidth=0.8, label="costs")
 plt.plot(steps, envelope, "o-", color="tab:blue", label="min-convolution")
 plt.gca().set(xlabel="displacement along axis 1, in control points", ylabel="cost", ylim=(0, 1.3 * float(row.max())))
-plt.legend()
+_ = plt.legend()
 
 # %%
 # Mean field: neighbours move alike
@@ -217,9 +219,6 @@ assert entropy[0, 0][~body[0]].mean() > entropy[0, 0][body[0]].mean()
 # .. math:: \sum_x \Bigl\lVert L_F(x) - \sum_d p(d \mid x) \, L_M(x + d) \Bigr\rVert^2
 #
 # A displacement may be probable in two places; the gradient weighs both, where a warp would know only one.
-
-from l2rfast.methods.discrete.training import non_local  # noqa: E402
-from l2rfast.methods.discrete.tutorial import TutorialNet2d  # noqa: E402
 
 slices = scenes.slices()
 count = len(slices["fixed"])
