@@ -24,7 +24,11 @@ from torch import Tensor
 import l2rfast
 from l2rfast.data import fetch, scenes
 from l2rfast.figures import show
-from l2rfast.losses import diffusion_energy
+from l2rfast.io import read_image, read_masks
+from l2rfast.losses import diffusion_energy, multiscale_dice
+from l2rfast.methods.unsupervised import Architecture, VoxelMorph
+from l2rfast.methods.weakly_supervised.options import of_preset
+from l2rfast.methods.weakly_supervised.training import centroid, train_weakly_supervised
 from l2rfast.metrics import dice, folding_fraction
 
 torch.manual_seed(0)
@@ -156,8 +160,6 @@ assert weighed["overlap"] > max(alone["overlap"], before)
 # No label and no true field is needed: the training is unsupervised. VoxelMorph's network is a U-Net: convolutions that
 # halve the resolution, convolutions that double it with the finer images beside, and a last one whose channels are the
 # field. We keep the middle fifth of the slices for validation, with a gap of one slice, as neighbours look alike.
-
-from l2rfast.methods.unsupervised import Architecture, VoxelMorph  # noqa: E402
 
 count = len(slices["fixed"])
 unseen = range(2 * count // 5, 3 * count // 5)
@@ -315,11 +317,6 @@ assert round_trip.mean() < 0.3
 #
 # with the bending energy :math:`B`. So, once trained, it needs no labels any more. (At small size the scans are
 # generated, in two contrasts.)
-
-from l2rfast.io import read_image, read_masks  # noqa: E402
-from l2rfast.losses import multiscale_dice  # noqa: E402
-from l2rfast.methods.weakly_supervised.options import of_preset  # noqa: E402
-from l2rfast.methods.weakly_supervised.training import centroid, train_weakly_supervised  # noqa: E402
 
 scans = scenes.prostates()
 cases = sorted(file.name for file in (scans / "us_images").iterdir())
