@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -101,23 +100,13 @@ def table(file: Path) -> None:
 
 def result(folder: Path) -> None:
     """Of a registration, with all that there can be."""
-    shutil.copytree(_registered(folder.parent), folder)
+    for name in ("FIXED", "MOVING"):
+        ensure(f"{name}.nii.gz", folder.parent)
+    options = ("--preset=fast", "--fixed-warped", "--jacobian", "--quiet", f"--out={folder}")
+    code, said = invoke("register", folder.parent / "FIXED.nii.gz", folder.parent / "MOVING.nii.gz", *options)
+    assert code == 0, said
 
 
-_kept: list[Path] = []
-
-
-def _registered(folder: Path) -> Path:
-    """Once for all pages. In a folder beside those of the tests."""
-    if not _kept:
-        made = folder.parent / "registered"
-        made.mkdir()
-        for name in ("FIXED", "MOVING"):
-            image(made / f"{name}.nii.gz")
-        options = ("--preset=fast", "--fixed-warped", "--jacobian", "--quiet", f"--out={made / 'RESULT'}")
-        assert invoke("register", made / "FIXED.nii.gz", made / "MOVING.nii.gz", *options) == (0, "")
-        _kept.append(made / "RESULT")
-    return _kept[0]
 
 
 def scans(folder: Path) -> None:

@@ -66,8 +66,8 @@ def _reason(above: Sequence[str]) -> str | None:
     return told[1] if told else None
 
 
-def commands(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The words of each command of a shell block, and its line, from 0. Comments are no words."""
+def commands(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Of each command of a shell block its line, from 0, its text and its words. Comments are no words."""
     begun, number = "", 0
     for i, line in enumerate(text.splitlines()):
         number = number if begun else i
@@ -75,5 +75,5 @@ def commands(text: str) -> Iterator[tuple[int, list[str]]]:
         if not line.endswith("\\"):
             words = shlex.split(begun, comments=True)
             if words:
-                yield number, words
+                yield number, begun, words
             begun = ""
