@@ -52,7 +52,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_files(table: Path, tmp_path: Path) -> None:
     assert evaluate(f"--data={table}", f"--out={tmp_path / 'out'}") == (0, "")
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [f"evaluation.{e}" for e in ("csv", "json", "png")]
+    files = [*(f"evaluation.{e}" for e in ("csv", "json", "png")), "report.html"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == files
     with (tmp_path / "out" / "evaluation.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["fixed"], row["moving"]) for row in rows] == [
@@ -83,6 +84,9 @@ def test_the_files(table: Path, tmp_path: Path) -> None:
         "digital_foldings",
     }
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<tr>") > 3 + len(content["aggregates"]["mean"])
+    assert f'<td class="n">{float(rows[0]["DSC"]):.4g}</td>' in page
 
 
 @pytest.mark.parametrize("ending", [".mha", ".png"])

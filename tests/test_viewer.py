@@ -125,6 +125,17 @@ def test_volumes_lie_where_they_lay() -> None:
     np.testing.assert_allclose(image.affine[:3, :3] @ vector, expected, atol=1e-3)
 
 
+def test_a_field_is_drawn_by_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "NODES", 8)
+    whole = pair(affine=np.eye(4))
+    found = volumes.embedded(whole)
+    x, y, z = found.steps["displacement"]
+    field = read(found.files["displacement"]).get_fdata()
+    assert (x, y, z) == (2, 2, 2)
+    assert field.shape == (10, 9, 8, 1, 3)
+    np.testing.assert_allclose(field[1, 0, 0, 0], whole.displacement[0, :, 2:4, :2, :2].mean((1, 2, 3)), atol=1e-3)
+
+
 def test_images_are_bytes_within_their_window() -> None:
     whole = pair(affine=np.eye(4))
     image = read(volumes.embedded(whole).files["fixed"])

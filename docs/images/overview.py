@@ -15,20 +15,30 @@ from l2rfast.io import Volume, write_image
 COLOURS = 256  # a palette of so many: a third of the bytes, no colour off by more than 10 of 255
 
 
-def main() -> None:
+def registered(folder: Path) -> Path:
+    """The result of a registration of two heads, in a folder."""
     moving, fixed = anatomies(2, (96, 96, 96), deformation=0.04, noise=0.01, seed=1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = []
-        for subject, role in ((fixed, "fixed"), (moving, "moving")):
-            for values, kind in ((subject.image, "image"), (subject.labels, "labels")):
-                files.append(folder / f"{role}_{kind}.nii.gz")
-                write_image(files[-1], Volume(values[0, 0], np.eye(4)))
-        run(files[0], files[2], folder / "result", fixed_labels=files[1], moving_labels=files[3])
-        with Image.open(folder / "result" / "overview.png") as drawn:
-            palette = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 2, "dither": Image.Dither.NONE}
-            picture = drawn.convert("RGB").quantize(COLOURS, **palette)
-    picture.save(Path(__file__).with_name("overview.png"), optimize=True)
+    files = []
+    for subject, role in ((fixed, "fixed"), (moving, "moving")):
+        for values, kind in ((subject.image, "image"), (subject.labels, "labels")):
+            files.append(folder / f"{role}_{kind}.nii.gz")
+            write_image(files[-1], Volume(values[0, 0], np.eye(4)))
+    run(files[0], files[2], folder / "result", fixed_labels=files[1], moving_labels=files[3])
+    return folder / "result"
+
+
+def save(drawn: Image.Image, name: str) -> None:
+    """Beside this file, with a palette."""
+    palette = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 2, "dither": Image.Dither.NONE}
+    drawn.convert("RGB").quantize(COLOURS, **palette).save(Path(__file__).with_name(name), optimize=True)
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Image.open(registered(Path(name)) / "overview.png") as drawn,
+    ):
+        save(drawn, "overview.png")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class View {
     this.nv = new niivue.Niivue({
       backColor: [0.043, 0.055, 0.078, 1], // of the page
       crosshairColor: [0.373, 0.827, 0.737, 0.6],
-      crosshairWidth: Math.max(...volumes.fixed.size) / 200, // voxels
+      crosshairWidth: Math.max(...volumes.fixed.size) / 300, // voxels
       crosshairGap: Math.max(...volumes.fixed.size) / 20, // so that the place itself is seen
       fontColor: [0.67, 0.71, 0.77, 1],
       fontMinPx: 12,

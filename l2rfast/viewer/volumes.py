@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -95,7 +95,7 @@ def embedded(pair: Pair, limit: int | None = LIMIT) -> Embedded:
         grid.coarser(steps)
     while True:
         places = {each.name: grid.steps(steps, each.least) for each in volumes}
-        files = {each.name: grid.nifti(each, places[each.name]) for each in volumes}
+        files = {each.name: grid.nifti(each.at(places[each.name]), places[each.name]) for each in volumes}
         files[field.name], places[field.name] = drawn, grid.nodes()
         if limit is None or sum(map(len, files.values())) <= limit:
             break
@@ -113,16 +113,20 @@ class _Volume:
     intent: int = 0
     least: int = 1  # step
 
-    def at(self, steps: Sequence[int]) -> Tensor:
+    def at(self, steps: Sequence[int]) -> _Volume:
+        """On a coarser grid."""
         if max(steps) == 1:
-            return self.data
+            return self
+        return replace(self, data=self._pooled(tuple(steps)))
+
+    def _pooled(self, steps: tuple[int, ...]) -> Tensor:
         if self.intent == _LABELS:
             x, y, z = (slice((step - 1) // 2, None, step) for step in steps)
             return self.data[:, :, x, y, z]
-        kernel, numbers = tuple(steps), self.data.float()
+        numbers = self.data.float()
         if self.name == "folds":
-            return max_pool3d(numbers, kernel, ceil_mode=True).to(self.data.dtype)
-        means = avg_pool3d(numbers, kernel, ceil_mode=True, count_include_pad=False)
+            return max_pool3d(numbers, steps, ceil_mode=True).to(self.data.dtype)
+        means = avg_pool3d(numbers, steps, ceil_mode=True, count_include_pad=False)
         return (means if self.data.is_floating_point() else means.round_()).to(self.data.dtype)
 
 
@@ -167,9 +171,10 @@ class _Grid:
         steps[min(axes, key=lambda axis: float(self.spacing[axis] * steps[axis]))] += 1
 
     def nifti(self, volume: _Volume, steps: Sequence[int]) -> bytes:
+        """The file of a volume that is on a grid of these steps."""
         affine = self.affine @ np.diag([*steps, 1])
         affine[:3, 3] += self.affine[:3, :3] @ (np.array(steps) - 1) / 2  # the middle of the first voxels
-        array = volume.at(steps)[0].permute(1, 2, 3, 0)[:, :, :, None].numpy()
+        array = volume.data[0].permute(1, 2, 3, 0)[:, :, :, None].numpy()
         header: Any = nib.Nifti1Header()  # type: ignore[no-untyped-call]
         header.set_data_shape(array.shape if array.shape[-1] > 1 else array.shape[:3])
         header.set_data_dtype(array.dtype)
@@ -214,8 +219,8 @@ def _smallest(labels: Tensor) -> Tensor:
 
 
 def _field(grid: _Grid) -> _Volume:
-    steps = grid.nodes()
-    field = _Volume("displacement", grid.vectors(grid.pair.displacement)).at(steps)
+    """At its nodes."""
+    field = _Volume("displacement", grid.vectors(grid.pair.displacement)).at(grid.nodes()).data
     scale = max(float(field.abs().max()), 1e-6) / 32767
     return _Volume("displacement", (field / scale).round_().short(), (scale, 0.0), _VECTORS)
 
