@@ -276,6 +276,9 @@ def lattice_steps(
     Args:
         size: the spatial size of the features.
         search_size, search_extent, align_corners: as there.
+
+    Returns:
+        A number for each axis.
     """
     return lattice(size, 1, search_size, search_extent, align_corners).steps
 

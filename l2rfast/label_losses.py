@@ -117,10 +117,30 @@ def multiscale_loss(
 
 
 def dice(a: Tensor, b: Tensor) -> Tensor:
-    """`label_loss` with measure ``"dice"``: 1 minus the soft Dice overlap (Milletari et al., 3DV 2016)."""
+    """`label_loss` with measure ``"dice"``: 1 minus the soft Dice overlap (Milletari et al., 3DV 2016).
+
+    Args:
+        a, b: as there.
+
+    Returns:
+        As there: 0 where they agree, 1 where nothing overlaps.
+
+    Raises:
+        InputError: as there.
+    """
     return label_loss(a, b)
 
 
 def multiscale_dice(a: Tensor, b: Tensor, *, sigmas: Sequence[float] = SIGMAS) -> Tensor:
-    """`multiscale_loss` with measure ``"dice"``: label-reg's loss."""
+    """`multiscale_loss` with measure ``"dice"``: label-reg's loss (Hu et al., Medical Image Analysis 2018).
+
+    Args:
+        a, b, sigmas: as there.
+
+    Returns:
+        As there.
+
+    Raises:
+        InputError: as there.
+    """
     return multiscale_loss(a, b, sigmas=sigmas)

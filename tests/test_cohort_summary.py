@@ -38,6 +38,7 @@ def finish(study: Study, id: str, **changes: Any) -> Path:
         "seconds": {"reading": 0.1 * len(list(study.folder.rglob("*")))},
         "peak_memory_mb": 800.0 + len(list(study.folder.rglob("*"))),
         "similarity": {"correlation": (0.5, 0.9), "MSE": (0.25, 0.0123456789)},
+        "covered_percent": 95.0,
         "folding_percent": 0.0,
         "digital_folding_percent": 0.0,
         "log_jacobian_std": 0.1,

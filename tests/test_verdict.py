@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 import l2rfast
 from l2rfast.cli.report import Report
-from l2rfast.cli.verdict import BAD, CLOSE, COVERED, GOOD, LOOK, MEASURE
-from l2rfast.methods.contrast import association
+from l2rfast.cli.verdict import BAD, BARELY, CLOSE, COVERED, FARTHER, FOLDED, GOOD, LOOK, LOOSE, LOST, MEASURE, MISSED
+from l2rfast.methods.contrast import DARK, association
 
 FINE: dict[str, Any] = {
     "inputs": {},
@@ -114,3 +115,20 @@ def test_the_correlation_ratio_asks_for_no_contrast() -> None:
     assert association(image, other) < 0.4
     assert math.isnan(association(image, torch.zeros_like(image)))
     assert np.isnan(association(image[:2, :2, :2], other[:2, :2, :2]))
+
+
+def test_the_page_has_the_thresholds() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "concepts" / "6-verdict.md").read_text()
+    for text in (
+        f"| the correlation ratio is less than before | by more than {LOST} |",
+        f"(`lncc`, `ssd`) | below {LOOSE} |",
+        f"there is nothing to compare | below {BARELY:g} % |",
+        f"the labels is less than before | by more than {LOST} |",
+        f"than before, on average | by more than {100 * (FARTHER - 1):.0f} % |",
+        f"| folds | more than {FOLDED} % of the voxels |",
+        f"| correlation ratio after | at least {CLOSE} |",
+        f"| covered | at least {COVERED:g} % |",
+        f"| there and back | at most {MISSED} voxels |",
+        f"above {100 * DARK:g} % of its range",
+    ):
+        assert text in page

@@ -214,6 +214,9 @@ def patch(*names: str) -> _Patch:
 def unpatch(*names: str) -> None:
     """Give libraries back what `patch` replaced; all that are patched when no name is given.
 
+    Args:
+        names: as of `patch`.
+
     Raises:
         InputError: a name that is not patched.
     """

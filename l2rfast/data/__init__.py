@@ -22,7 +22,14 @@ ENVIRONMENT = "L2RFAST_DATA"
 
 @dataclass(frozen=True)
 class Record:
-    """One public file: its name, size in bytes, sha256 and address."""
+    """One public file.
+
+    Attributes:
+        name: in the registry, with the folders before it.
+        bytes: its size.
+        sha256: of its contents, in hexadecimal digits.
+        url: its address.
+    """
 
     name: str
     bytes: int

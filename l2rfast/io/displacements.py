@@ -60,6 +60,9 @@ def read_displacement(path: str | os.PathLike[str]) -> tuple[Tensor, np.ndarray]
     The file has shape (D, H, W, 1, 3), (D, H, W, 3) or (H, W, 1, 1, 2), and its intent says what the vectors are: 1007
     LPS millimetres, 1006 RAS millimetres, both as ITK has it, whatever the header's unit of length.
 
+    Args:
+        path: of the file, NIfTI.
+
     Returns:
         The field, (1, 3, D, H, W) or (1, 2, H, W) float32, in voxels of the fixed grid, and the affine (4, 4) of that.
 

@@ -41,9 +41,12 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
 
 
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """The shape of an image by its header.
+    """The shape of an image by its header, with all of its axes.
+
+    Args:
+        path: of any format of docs/reference/input.md.
 
     Raises:
-        InputError: as `open_image`.
+        InputError: the file is missing, damaged or of another kind, or a library is missing that reads it.
     """
     return tuple(open_image(str(path), path).shape)

@@ -18,6 +18,12 @@ from .volume import Volume, axes_in_itk
 def read_image(path: str | os.PathLike[str]) -> Volume:
     """Read a 3-D image of any integer or floating dtype as float32; trailing axes of length 1 are dropped.
 
+    Args:
+        path: of any format of docs/reference/input.md.
+
+    Returns:
+        The image and its affine, from voxels to RAS millimetres.
+
     Raises:
         InputError: as `as_volume`.
     """
@@ -76,6 +82,10 @@ def write_image(path: str | os.PathLike[str], volume: Volume) -> None:
     goes into the sform alone; ITK, which has no room for shears, refuses to read the file. A slice of a file that has
     an axis of length 1 gets it back; another one that does not lie along the first two axes of the world is written as
     (1, H, W), so that ITK sees where it lies.
+
+    Args:
+        path: of the file.
+        volume: the image or the labels.
 
     Raises:
         InputError: another suffix, or an integer dtype other than uint8, int16 and int32.

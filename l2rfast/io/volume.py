@@ -44,6 +44,9 @@ def axes_in_itk(volume: Volume) -> int:
 
     A coronal, sagittal or oblique slice, of which an image of two axes would not say where it lies, has three, and so
     has one whose file has an axis of length 1.
+
+    Args:
+        volume: the image, of two axes or three.
     """
     if volume.flat is not None:
         return 3
@@ -55,6 +58,13 @@ def onto_plane(matrix: np.ndarray, fixed: Volume, moving: Volume) -> np.ndarray:
     """The (4, 4) map of the world as ITK needs it, of one that is for slices wherever they lie across their planes.
 
     Where ITK has them in three axes, the middle of fixed has to meet moving's plane.
+
+    Args:
+        matrix: (4, 4), from the world of fixed to that of moving, RAS millimetres.
+        fixed, moving: the images.
+
+    Returns:
+        (4, 4), of the same.
     """
     if axes_in_itk(fixed) == fixed.data.ndim:
         return matrix
@@ -66,7 +76,15 @@ def onto_plane(matrix: np.ndarray, fixed: Volume, moving: Volume) -> np.ndarray:
 
 
 def voxel_to_voxel(fixed_affine: np.ndarray, moving_affine: np.ndarray, ndim: int = 3) -> np.ndarray:
-    """The (ndim, ndim + 1) matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place."""
+    """The matrix that takes a voxel of the fixed grid to the voxel of the moving grid at its place.
+
+    Args:
+        fixed_affine, moving_affine: (4, 4), from voxels to RAS millimetres.
+        ndim: 2 or 3.
+
+    Returns:
+        (ndim, ndim + 1), as `l2rfast.affine_warp` takes it.
+    """
     return np.linalg.solve(moving_affine, fixed_affine)[:ndim][:, [*range(ndim), 3]]
 
 

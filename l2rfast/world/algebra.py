@@ -313,6 +313,12 @@ def compose(*transforms: Transform) -> Transform:
     """Transforms one after the other, in the order in which a point of fixed goes through them.
 
     Nothing is computed but products of matrices that are neighbours; none at all is the identity.
+
+    Args:
+        transforms: each from places to places, RAS millimetres.
+
+    Returns:
+        The one, or a `Composite`.
     """
     parts: list[Transform] = []
     for transform in transforms:
@@ -329,9 +335,16 @@ def compose(*transforms: Transform) -> Transform:
 
 
 def within(transform: Transform, grid: Grid) -> Tensor:
-    """Where all fields on the way are given, not more than one of their voxels beyond: (D, H, W) bool.
+    """Where all fields on the way are given, not more than one of their voxels beyond.
 
     Elsewhere fields go on as at their border, where ITK ends them by a jump to 0.
+
+    Args:
+        transform: that the voxels go through.
+        grid: of the voxels.
+
+    Returns:
+        (D, H, W) bool, on the grid.
     """
     map, inside = Map.of(grid), torch.ones(grid.size, dtype=torch.bool)
     for part in transform.parts if isinstance(transform, Composite) else (transform,):

@@ -29,7 +29,16 @@ class Followed(NamedTuple):
 
 
 def followed(transform: Transform, points: Tensor) -> Followed:
-    """Where points (M, 3) float64 go, in RAS millimetres, and what has to be said of it."""
+    """Where points go, and what has to be said of it.
+
+    Args:
+        transform: that they go through.
+        points: (M, 3) float64, in RAS millimetres.
+
+    Returns:
+        A named tuple: ``points`` likewise; ``inside``, which of them lie in the grids of all fields; ``off``, by how
+        many millimetres inverses miss them.
+    """
     inside, off = torch.ones(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=points.dtype)
     for part in transform.parts if isinstance(transform, Composite) else (transform,):
         went = part(points)
