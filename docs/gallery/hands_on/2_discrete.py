@@ -226,7 +226,7 @@ unseen = range(2 * count // 5, 3 * count // 5)
 seen = torch.tensor([i for i in range(count) if not unseen.start - 1 <= i <= unseen.stop])
 kinds = slices["fixed_labels"].unique()[1:]
 one_hot = {name: (slices[f"{name}_labels"] == kinds.view(1, -1, 1, 1)).float() for name in ("fixed", "moving")}
-STEPS = 40 if scenes.SMALL else 200
+STEPS = 40 if scenes.SMALL else 150
 
 
 def train(network: TutorialNet2d) -> list[float]:
