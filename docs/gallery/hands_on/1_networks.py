@@ -302,9 +302,9 @@ assert of_flow["overlap"] > of_loose["overlap"]
 assert round_trip.mean() < 0.3
 
 # %%
-# The flow itself folds nowhere. What is computed on a grid of voxels is near it, so that a few folds are left where it is
-# steep: count them.
-# ``Architecture(velocity=True)`` makes a network predict a velocity (Dalca et al., Medical Image Analysis 2019).
+# The flow itself folds nowhere. What is computed on a grid of voxels is near it, so that a few folds are left where it
+# is steep: count them. ``Architecture(velocity=True)`` makes a network predict a velocity (Dalca et al., Medical Image
+# Analysis 2019).
 
 # %%
 # When intensities do not help: labels

@@ -151,7 +151,8 @@ _ = plt.legend()
 # The costs of one displacement at neighbouring control points are averaged, for every displacement by itself. After a
 # min-convolution this is a step of a mean-field approximation, as used for fully connected random fields by
 # Kraehenbuehl and Koltun (NIPS 2011): a displacement is cheap where the neighbours agree with it, or with one close to
-# it. Alternating the two spreads what is certain, at edges, to where it is not. PDD-Net alternates twice; so do we.
+# it. Alternating the two spreads what is certain, at edges, to where it is not. We do it twice, as PDD-Net does, which
+# mixes in the costs again in between.
 
 once = l2rfast.mean_field(l2rfast.min_convolution(cost, weight), radius=2)
 agreed = l2rfast.mean_field(l2rfast.min_convolution(once, weight), radius=2)
