@@ -164,7 +164,7 @@ assert weighed["overlap"] > max(alone["overlap"], before)
 count = len(slices["fixed"])
 unseen = range(2 * count // 5, 3 * count // 5)
 seen = torch.tensor([i for i in range(count) if not unseen.start - 1 <= i <= unseen.stop])
-STEPS = 60 if scenes.SMALL else 200
+STEPS = 60 if scenes.SMALL else 150
 
 
 def train(network: VoxelMorph, smoothness: float, steps: int = STEPS) -> list[float]:
@@ -268,8 +268,8 @@ assert of_register["folded, %"] == 0
 assert of_register["overlap"] > of_network["overlap"]
 
 # %%
-# Fields that cannot fold
-# -----------------------
+# Flows: fields with a way back
+# -----------------------------
 #
 # Take the parameter to be a velocity :math:`v` that does not change in time, and the transform to be where its flow
 # takes every place in unit time, :math:`\phi = \exp(v)`. A flow is invertible, by the flow of :math:`-v`. Scaling and
@@ -297,12 +297,14 @@ of_loose, of_flow = judge("displacement, smoothness 0.1", loose), judge("velocit
 round_trip = l2rfast.compose(there, back).norm(dim=1)[..., 8:-8, 8:-8]
 print(f"there and back: {round_trip.mean():.3f} voxels from the start on average")
 show({"displacement": (loose, l2rfast.jacobian_determinant(loose) <= 0), "flow": there, "its inverse": back})
-assert of_flow["folded, %"] < 0.1 < of_loose["folded, %"]
+assert of_flow["folded, %"] < of_loose["folded, %"] / 5
+assert of_flow["overlap"] > of_loose["overlap"]
 assert round_trip.mean() < 0.3
 
 # %%
-# On a grid of voxels the flow is an approximation, so that a few folds may be left where it is steep: count them.
-# ``Architecture(velocity=True)`` makes a network predict a velocity (Dalca et al., Medical Image Analysis 2019).
+# The flow itself folds nowhere. What is computed on a grid of voxels is near it, so that a few folds are left where it
+# is steep: count them. ``Architecture(velocity=True)`` makes a network predict a velocity (Dalca et al., Medical Image
+# Analysis 2019).
 
 # %%
 # When intensities do not help: labels
@@ -354,7 +356,7 @@ options, trainer = of_preset("cpu")
 if scenes.SMALL:
     options, trainer = replace(options, width=4), replace(trainer, batch=2, steps=20, every=10)
 else:
-    trainer = replace(trainer, steps=120, every=40)
+    trainer = replace(trainer, steps=80, every=20)
 train_weakly_supervised(scans, OUT / "run", options, replace(trainer, mirror=(1,)), hold_out=2)
 with (OUT / "run" / "validation.csv").open(newline="") as stream:
     validations = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]

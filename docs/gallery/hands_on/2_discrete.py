@@ -151,7 +151,8 @@ _ = plt.legend()
 # The costs of one displacement at neighbouring control points are averaged, for every displacement by itself. After a
 # min-convolution this is a step of a mean-field approximation, as used for fully connected random fields by
 # Kraehenbuehl and Koltun (NIPS 2011): a displacement is cheap where the neighbours agree with it, or with one close to
-# it. Alternating the two spreads what is certain, at edges, to where it is not. PDD-Net alternates twice; so do we.
+# it. Alternating the two spreads what is certain, at edges, to where it is not. We do it twice, as PDD-Net does, which
+# mixes in the costs again in between.
 
 once = l2rfast.mean_field(l2rfast.min_convolution(cost, weight), radius=2)
 agreed = l2rfast.mean_field(l2rfast.min_convolution(once, weight), radius=2)
@@ -226,7 +227,7 @@ unseen = range(2 * count // 5, 3 * count // 5)
 seen = torch.tensor([i for i in range(count) if not unseen.start - 1 <= i <= unseen.stop])
 kinds = slices["fixed_labels"].unique()[1:]
 one_hot = {name: (slices[f"{name}_labels"] == kinds.view(1, -1, 1, 1)).float() for name in ("fixed", "moving")}
-STEPS = 40 if scenes.SMALL else 200
+STEPS = 40 if scenes.SMALL else 150
 
 
 def train(network: TutorialNet2d) -> list[float]:
