@@ -10,6 +10,7 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `plots` and `commands`
 
@@ -76,3 +77,13 @@ html_theme_options = {"navigation_with_keys": True}
 napoleon_google_docstring = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+
+
+def _to_the_reports(app: Any, path: Path, page: str, content: list[str]) -> None:
+    """The README's table, which the landing page includes, links to the reports as files: here they are pages."""
+    if path.name == "README.md":
+        content[0] = content[0].replace("(bench/reports/", "(/performance/")
+
+
+def setup(app: Any) -> None:
+    app.connect("include-read", _to_the_reports)

@@ -1,4 +1,4 @@
-"""``python docs/images/overview.py`` draws `overview.png` anew: two generated heads, as `l2rfast register` shows them."""
+"""``python docs/images/overview.py`` draws `overview.png` anew: two generated heads, registered."""
 
 from __future__ import annotations
 

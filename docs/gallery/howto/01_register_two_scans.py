@@ -2,9 +2,9 @@ r"""
 Register two scans
 ==================
 
-You have two scans of the same part of the body, and want one of them, *moving*, to lie on the other, *fixed*, place for
-place. Here these are two brains of different people, with maps of their structures. The maps are not needed: they are
-carried along, and show how well it went.
+You have two scans of the same part of the body, and want one of them, *moving*, to lie on the other, *fixed*, place
+for place. Here these are two brains of different people, with maps of their structures. The maps are not needed:
+they are carried along, and show how well it went.
 """
 
 import json
@@ -33,17 +33,17 @@ shell(
 # %%
 # Look at the picture
 # -------------------
-# ``overview.png`` is there to be looked at first. In each row, one plane through the middle: fixed with the outlines of the
-# warped labels on it, moving, warped, the difference to fixed before and after, and what the deformation makes of
-# a regular grid. A fold would be marked in red.
+# ``overview.png`` is there to be looked at first. In each row, one plane through the middle: fixed with the outlines
+# of the warped labels on it, moving, warped, the difference to fixed before and after, and what the deformation makes
+# of a regular grid. A fold would be marked in red.
 
 show_file(folder / "result" / "overview.png")
 
 # %%
 # Look closer
 # -----------
-# A part of one slice. Each outline is that of a structure of *fixed*: on moving it runs beside the structures, on warped
-# it should run along them.
+# A part of one slice. Each outline is that of a structure of *fixed*: on moving it runs beside the structures, on
+# warped it should run along them.
 
 images = brains() | {"warped": read_image(folder / "result" / "warped.nii.gz").data}
 width, depth, height = images["fixed"].shape
@@ -58,16 +58,20 @@ difference = {f"fixed - {name}": images["fixed"] - images[name] for name in ("mo
 show(difference, signed=difference)
 
 # %%
+# To scroll through the scans, with sliders and outlines, open ``result/report.html`` in a browser; ``l2rfast view
+# result`` shows them there at full resolution.
+#
 # Did it work?
 # ------------
-# Three things tell it, in this order.
+# The last lines that the command has printed are a verdict, and say what to look at (:doc:`/concepts/verdict`). It
+# cannot look for you. Three things tell it, in this order.
 #
-# 1. **The picture.** Structures that you know have to lie under each other. Numbers can be good where a gyrus lies on its
-#    neighbour.
-# 2. **The numbers before and after.** The similarity has to go up; where there are labels, so has the Dice coefficient, 1 for
-#    structures that coincide.
-# 3. **No folds, and no wild deformation.** The default method gives no folds. The standard deviation of the logarithm of the
-#    Jacobian determinant tells how unevenly volumes change.
+# 1. **The picture.** Structures that you know have to lie under each other. Numbers can be good where a gyrus lies on
+#    its neighbour.
+# 2. **The numbers before and after.** The similarity has to go up; where there are labels, so has the Dice
+#    coefficient, 1 for structures that coincide.
+# 3. **No folds, and no wild deformation.** The default method gives no folds. The standard deviation of the logarithm
+#    of the Jacobian determinant tells how unevenly volumes change.
 #
 # ``report.json`` has all of them.
 
@@ -95,7 +99,7 @@ show({"fixed to moving": there, "and back": back})
 # - The scans do not even lie on each other roughly: :doc:`02_no_overlap`.
 # - They are of different kinds, MR and CT for instance: :doc:`03_two_modalities`.
 # - Something is in one of them that the other does not have: :doc:`04_masks_and_lesions`.
-# - Small structures are off: ``--preset accurate`` takes more time and gets closer, see
-#   :doc:`the measurements </performance/registration>`.
+# - Small structures are off: ``--preset accurate`` takes more time and gets closer, see :doc:`the measurements
+#   </performance/registration>`.
 #
 # :doc:`/reference/register` explains all options and files.

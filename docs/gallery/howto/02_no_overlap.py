@@ -2,9 +2,9 @@ r"""
 My scans do not overlap
 =======================
 
-A scanner writes into the header of a scan where in its world each voxel lies. Two scans of one session then lie on each
-other. Scans of two sessions, of two scanners, or with a header that a conversion has lost, do not: a viewer shows
-them apart, turned, or one of them not at all. A deformation cannot begin there. It needs a start.
+A scanner writes into the header of a scan where in its world each voxel lies. Two scans of one session then lie on
+each other. Scans of two sessions, of two scanners, or with a header that a conversion has lost, do not: a viewer
+shows them apart, turned, or one of them not at all. A deformation cannot begin there. It needs a start.
 """
 
 import json
@@ -24,8 +24,8 @@ images = brains()
 # %%
 # Such a pair
 # -----------
-# Here moving gets a header that turns it by 40 degrees about its third axis and puts it 300 mm to one side. In voxels it
-# is the same image as before; in the world it lies elsewhere.
+# Here moving gets a header that turns it by 40 degrees about its third axis and puts it 300 mm to one side. In voxels
+# it is the same image as before; in the world it lies elsewhere.
 
 turn = math.radians(40)
 header = np.eye(4)
@@ -41,8 +41,8 @@ shell("l2rfast register fixed.nii.gz far.nii.gz --out far --init none --quiet", 
 # %%
 # The command
 # -----------
-# Without ``--init`` the headers are looked at first. Where they contradict each other, or the images, an affine map is
-# searched. ``--quiet`` leaves out the progress.
+# Without ``--init`` the headers are looked at first. Where they contradict each other, or the images, an affine map
+# is searched. ``--quiet`` leaves out the progress.
 
 shell("l2rfast register fixed.nii.gz far.nii.gz --out found --quiet", folder)
 show_file(folder / "found" / "overview.png")
@@ -56,13 +56,13 @@ print("because:", options["init_because"])
 shell("l2rfast describe found/affine.txt", folder)
 
 # %%
-# That is the turn by 40 degrees and the 300 mm, as near as two different heads let it be known, and what they differ by in
-# size and shape as a whole.
+# That is the turn by 40 degrees and the 300 mm, as near as two different heads let it be known, and what they differ
+# by in size and shape as a whole.
 #
 # Did it work?
 # ------------
-# Compare with the same scans without the spoiled header: the two results should be alike. ``warped`` is on the grid of fixed
-# in both cases.
+# Compare with the same scans without the spoiled header: the two results should be alike. ``warped`` is on the grid
+# of fixed in both cases.
 
 shell("l2rfast register fixed.nii.gz moving.nii.gz --out straight --quiet", folder)
 warped = {name: read_image(folder / name / "warped.nii.gz").data for name in ("straight", "found")}
@@ -73,21 +73,23 @@ for name, image in warped.items():
     print(f"{name:<9} correlation with fixed, within its structures: {torch.corrcoef(both)[0, 1]:.3f}")
 
 # %%
-# With your own scans there is no such comparison. Look at the column *moving* of the picture: after the start, and before
-# any deformation, it should look like *fixed*, upright, not mirrored, and of about its size.
+# With your own scans there is no such comparison. Look at the column *moving* of the picture: after the start, and
+# before any deformation, it should look like *fixed*, upright, not mirrored, and of about its size.
 #
 # If the start is wrong
 # ---------------------
-# - ``--init rigid`` if both are of one person, ``--init moments`` if only the centres and axes of mass can be trusted.
+# - ``--init rigid`` if both are of one person, ``--init moments`` if only the centres and axes of mass can be
+#   trusted.
 # - ``--init-metric mind`` or ``lncc`` compares by something else than mutual information.
 # - ``--fixed-mask`` and ``--moving-mask`` show what to look at, if much of one image is not in the other.
-# - Four landmarks or more on both scans, ``--fixed-landmarks`` and ``--moving-landmarks``, are a start of their own, which is
-#   tried among the others. They can be set in 3D Slicer.
-# - ``--initial FILE`` goes on from a transform that another tool, or you by hand in ITK-SNAP or 3D Slicer, have found:
+# - Four landmarks or more on both scans, ``--fixed-landmarks`` and ``--moving-landmarks``, are a start of their own,
+#   which is tried among the others. They can be set in 3D Slicer.
+# - ``--initial FILE`` goes on from a transform that another tool, or you by hand in ITK-SNAP or 3D Slicer, have
+#   found:
 #
 # .. code-block:: console
 #
 #    $ l2rfast register fixed.nii.gz far.nii.gz --out result --initial by_hand.txt
 #
-# ``--transform rigid`` or ``--transform affine`` ends with the start, if that is all you want. :doc:`/reference/register` lists
-# the options.
+# ``--transform rigid`` or ``--transform affine`` ends with the start, if that is all you want.
+# :doc:`/reference/register` lists the options.

@@ -22,9 +22,9 @@ images = brains()
 # %%
 # Such a pair
 # -----------
-# The two brains are both T1 images. So that the truth is known, moving gets other intensities: bright where it was of a
-# medium grey, dark where it was bright. That is no real T2, but like one it has no function of one
-# sign that leads from one contrast to the other. On real MR and CT the recipes are measured: :doc:`/recipes`.
+# The two brains are both T1 images. So that the truth is known, moving gets other intensities: bright where it was of
+# a medium grey, dark where it was bright. That is no real T2, but like one it has no function of one sign that leads
+# from one contrast to the other. On real MR and CT the recipes are measured: :doc:`/recipes`.
 
 moving = images["moving"]
 grey = moving / torch.quantile(moving.flatten()[::97], 0.99)
@@ -35,8 +35,8 @@ show({"fixed": images["fixed"], "moving, as it was": moving, "moving, other cont
 # %%
 # The command
 # -----------
-# It is the same. After the discrete search, which works on MIND features in any case, the relation between the two images is
-# measured, and what the refinement compares by is chosen.
+# It is the same. After the discrete search, which works on MIND features in any case, the relation between the two
+# images is measured, and what the refinement compares by is chosen.
 
 shell(
     r"""
@@ -74,8 +74,8 @@ show(
 # %%
 # What each metric makes of it
 # ----------------------------
-# ``--metric`` decides by hand. By squared differences (``ssd``) the refinement tries to make dark things small, and spoils
-# what the search has found. The maps of structures, which play no part in the registration, measure it.
+# ``--metric`` decides by hand. By squared differences (``ssd``) the refinement tries to make dark things small, and
+# spoils what the search has found. The maps of structures, which play no part in the registration, measure it.
 
 print(
     f"before: mean Dice {report['dice']['mean'][0]:.3f}, {report['options']['metric']}: {report['dice']['mean'][1]:.3f}"
@@ -92,11 +92,12 @@ for metric in ("ssd", "mi"):
     print(f"{metric}: mean Dice {found['dice']['mean'][1]:.3f}")
 
 # %%
-# If there are several contrasts of both, give them all. One field is found that serves them together, each with its own
-# metric:
+# If there are several contrasts of both, give them all. One field is found that serves them together, each with its
+# own metric:
 #
 # .. code-block:: console
 #
-#    $ l2rfast register T1A.nii.gz T1B.nii.gz --fixed T2A.nii.gz --moving T2B.nii.gz --metric lncc --metric lncc --out result
+#    $ l2rfast register T1A.nii.gz T1B.nii.gz --fixed T2A.nii.gz --moving T2B.nii.gz --out result \
+#          --metric lncc --metric lncc
 #
 # What the measures are and what each is blind to is the second of :doc:`/lectures/index`.

@@ -2,9 +2,9 @@ r"""
 Masks and lesions
 =================
 
-A tumour, a resection, a cast shadow, a tube: something is in one scan that the other has nothing for. A registration
-that does not know it pulls tissue from around until the difference is small. A mask says where a scan counts. Inside the
-lesion the field is then what its surroundings make of it.
+A tumour, a resection, a cast shadow, a tube: something is in one scan that the other has nothing for. A
+registration that does not know it pulls tissue from around until the difference is small. A mask says where a scan
+counts. Inside the lesion the field is then what its surroundings make of it.
 """
 
 import nibabel as nib
@@ -22,8 +22,8 @@ affine = read_image(pair().fixed).affine
 # %%
 # Such a pair
 # -----------
-# Fixed gets a dark ball beside its middle, where tissue was. As the scan without it is there too, so is the truth: the field that
-# is found without the lesion.
+# Fixed gets a dark ball beside its middle, where tissue was. As the scan without it is there too, so is the truth:
+# the field that is found without the lesion.
 
 shape = images["fixed"].shape
 centre = [round(0.62 * shape[0]), round(0.45 * shape[1]), shape[2] // 2]
@@ -35,8 +35,8 @@ sick = torch.where(lesion, 0.15 * images["fixed"].max() * torch.rand(shape), ima
 write_image(folder / "lesion.nii.gz", Volume(sick, affine))
 
 # %%
-# The mask is 0 in the lesion and 1 elsewhere: what counts. Drawn by hand it may be generous, a voxel or two wider than what it
-# is to hide.
+# The mask is 0 in the lesion and 1 elsewhere: what counts. Drawn by hand it may be generous, a voxel or two wider
+# than what it is to hide.
 
 mask = (distance >= radius + 1).to(torch.uint8)
 write_image(folder / "counts.nii.gz", Volume(mask, affine))
@@ -60,8 +60,8 @@ show_file(folder / "masked" / "overview.png")
 # %%
 # Did it work?
 # ------------
-# The change of volume tells: ``l2rfast jacobian`` writes its logarithm, and a registration that tries to make a lesion of
-# healthy tissue squeezes or stretches it there.
+# The change of volume tells: ``l2rfast jacobian`` writes its logarithm, and a registration that tries to make a
+# lesion of healthy tissue squeezes or stretches it there.
 
 names = ("healthy", "unmasked", "masked")
 for name in names:
@@ -79,14 +79,14 @@ for name in ("unmasked", "masked"):
     print(f"{name:<8} in the lesion {error[lesion].mean():.2f} voxels, around it {error[around].mean():.2f} voxels")
 
 # %%
-# With your own scans, where no healthy one is there to compare with, look at the grid of the picture and at the Jacobian: in the
-# lesion they should go on as around it.
+# With your own scans, where no healthy one is there to compare with, look at the grid of the picture and at the
+# Jacobian: in the lesion they should go on as around it.
 #
 # More about masks
 # ----------------
 # - ``--moving-mask`` is the same for the moving scan; both may be given.
-# - A mask of the brain keeps what lies around it out of the comparison. It does not cut: a tight mask hides the border, by
-#   which much of an alignment is found. Leave some background in it.
+# - A mask of the brain keeps what lies around it out of the comparison. It does not cut: a tight mask hides the
+#   border, by which much of an alignment is found. Leave some background in it.
 # - Scans in which NaN marks what is not there need no mask: ``--nan-outside``.
 # - What is measured before and after counts within the masks alone.
 # - If the lesion is in the moving scan and you want it on fixed, take its outline along as ``--moving-labels``.

@@ -2,8 +2,8 @@ r"""
 Apply, invert, convert
 ======================
 
-Two scans are registered. Now a label map, a second contrast, points or a surface have to go the same way, or back, or into
-another program.
+Two scans are registered. Now a label map, a second contrast, points or a surface have to go the same way, or back,
+or into another program.
 """
 
 import numpy as np
@@ -61,8 +61,8 @@ shell(
 )
 
 # %%
-# Did it work? On either scan the outlines of what came from the other should lie on the structures, and Dice with the scan's own
-# labels tells how far they do.
+# Did it work? On either scan the outlines of what came from the other should lie on the structures, and Dice with the
+# scan's own labels tells how far they do.
 
 reference = read_image(pair().fixed)
 for side in ("fixed", "moving"):
@@ -80,17 +80,17 @@ show(
 # %%
 # Points
 # ------
-# Points of *fixed* go the way that the transform goes. (Images that are resampled look as if they went the other way: for
-# each voxel of fixed the value is fetched from moving.) Points of moving go through the inverse: ``--from moving``. Here are four
-# voxels of fixed, there and back; 3D Slicer's files, surfaces and streamlines go likewise.
+# Points of *fixed* go the way that the transform goes. (Images that are resampled look as if they went the other way:
+# for each voxel of fixed the value is fetched from moving.) Points of moving go through the inverse: ``--from
+# moving``. Here are four voxels of fixed, there and back; 3D Slicer's files, surfaces and streamlines go likewise.
 
 shape = torch.tensor(images["fixed"].shape)
 points = (shape * torch.tensor([[0.4, 0.4, 0.5], [0.6, 0.4, 0.5], [0.5, 0.6, 0.4], [0.5, 0.5, 0.6]])).round()
 np.savetxt(folder / "points.csv", points, delimiter=",", header="x,y,z", comments="", fmt="%g")
 shell(
     r"""
-    l2rfast apply-points points.csv --out in_moving.csv --coordinates voxels --fixed fixed.nii.gz --moving moving.nii.gz \
-        --transform result/displacement.nii.gz --transform result/affine.txt
+    l2rfast apply-points points.csv --out in_moving.csv --coordinates voxels --fixed fixed.nii.gz \
+        --moving moving.nii.gz --transform result/displacement.nii.gz --transform result/affine.txt
     l2rfast apply-points in_moving.csv --out again.csv --from moving --coordinates voxels --fixed fixed.nii.gz \
         --moving moving.nii.gz --transform result/displacement.nii.gz --transform result/affine.txt
     """,
@@ -117,9 +117,9 @@ shell(
 # %%
 # Convert
 # -------
-# ITK-SNAP, 3D Slicer, ANTs and SimpleITK read the files as they are. For other tools there is ``convert``, which needs the two images
-# where a format's numbers depend on them. FLIRT's and greedy's matrices look alike, so a file of such a
-# kind is read by its name alone: ``flirt:FILE``.
+# ITK-SNAP, 3D Slicer, ANTs and SimpleITK read the files as they are. For other tools there is ``convert``, which
+# needs the two images where a format's numbers depend on them. FLIRT's and greedy's matrices look alike, so a file of
+# such a kind is read by its name alone: ``flirt:FILE``.
 
 shell(
     """
@@ -132,8 +132,9 @@ shell(
 )
 
 # %%
-# Did it work? Read back, it is the same transform. Before you rely on it look once at an image that the other tool has resampled
-# with it, beside ``warped.nii.gz``: the flaws of a conversion are gross, an image turned, mirrored or shifted.
+# Did it work? Read back, it is the same transform. Before you rely on it look once at an image that the other tool
+# has resampled with it, beside ``warped.nii.gz``: the flaws of a conversion are gross, an image turned, mirrored or
+# shifted.
 #
 # Where volumes grow and shrink
 # -----------------------------

@@ -2,8 +2,8 @@ r"""
 Register a cohort
 =================
 
-Every scan of a study to one template, a hundred times over: on all cores, with a table that says what to register, and a page
-that shows which pair went wrong. What is finished stays, whatever ends the run.
+Every scan of a study to one template, a hundred times over: on all cores, with a table that says what to register,
+and a page that shows which pair went wrong. What is finished stays, whatever ends the run.
 """
 
 import csv
@@ -21,8 +21,8 @@ folder = pair().fixed.parent
 # %%
 # The table
 # ---------
-# A row for each pair, columns as the options of ``l2rfast register`` are called. Here are two generated heads and the one that
-# they are deformations of, so that the page is quickly built; and a third row, whose file is not there.
+# A row for each pair, columns as the options of ``l2rfast register`` are called. Here are two generated heads and the
+# one that they are deformations of, so that the page is quickly built; and a third row, whose file is not there.
 
 template, *subjects = anatomies(3, (48, 48, 48), structures=4, deformation=0.03)
 for name, subject in {"template": template, **{f"s{i}": subject for i, subject in enumerate(subjects, 1)}}.items():
@@ -38,8 +38,8 @@ print(*rows, sep="\n")
 # %%
 # The command
 # -----------
-# What holds for all rows is an option. A column that is no option, such as ``age``, may stay. How many processes work, and why, is
-# printed first. The pair that cannot be registered costs no other; the exit code is then 1.
+# What holds for all rows is an option. A column that is no option, such as ``age``, may stay. How many processes
+# work, and why, is printed first. The pair that cannot be registered costs no other; the exit code is then 1.
 
 shell(
     r"""
@@ -62,8 +62,8 @@ for row in found:
     print(*(row[name][:60] for name in columns), sep="\t")
 
 # %%
-# ``summary.html`` shows the same with a picture of each pair, to scroll through: a hundred pairs take some minutes to look at, and
-# no number replaces that. Each pair has the folder that ``register`` writes:
+# ``STUDY/report.html`` shows the same with a picture of each pair, to scroll through: a hundred pairs take some
+# minutes to look at, and no number replaces that. Each pair has the folder that ``register`` writes:
 
 show_file(folder / "STUDY" / "pairs" / "s1" / "overview.png")
 
@@ -83,12 +83,13 @@ for when in ("before", "after"):
 # %%
 # Go on
 # -----
-# ``--resume`` does what is missing: after a kill, with rows that were added, or once what failed is mended. What is finished is
-# not done again.
+# ``--resume`` does what is missing: after a kill, with rows that were added, or once what failed is mended. What is
+# finished is not done again.
 #
 # .. code-block:: console
 #
-#    $ l2rfast cohort PAIRS.csv --out STUDY --fixed template.nii.gz --fixed-labels template_labels.nii.gz --preset fast --resume
+#    $ l2rfast cohort PAIRS.csv --out STUDY --fixed template.nii.gz --fixed-labels template_labels.nii.gz \
+#          --preset fast --resume
 #
 # BIDS, and a template
 # --------------------
@@ -105,5 +106,5 @@ for when in ("before", "after"):
 #
 #    $ l2rfast template sub-*/anat/*_T1w.nii.gz --out TEMPLATE
 #
-# :doc:`/reference/cohort` has the columns, the files and the statistics of Jacobians; :doc:`/reference/template` the template;
-# :doc:`10_cluster` Slurm and Dask.
+# :doc:`/reference/cohort` has the columns, the files and the statistics of Jacobians; :doc:`/reference/template` the
+# template; :doc:`10_cluster` Slurm and Dask.

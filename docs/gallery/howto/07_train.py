@@ -2,9 +2,10 @@ r"""
 Train on my data
 ================
 
-A network that has seen many scans of a kind predicts the field of a new pair at once, where an optimisation searches it for
-each pair anew. This page trains VoxelMorph on a folder of images and asks whether it was worth it. It takes generated
-slices of 64 x 64 pixels and some seconds, where yours takes volumes and hours: what it shows are the steps.
+A network that has seen many scans of a kind predicts the field of a new pair at once, where an optimisation
+searches it for each pair anew. This page trains VoxelMorph on a folder of images and asks whether it was worth it.
+It takes generated slices of 64 x 64 pixels and some seconds, where yours takes volumes and hours: what it shows are
+the steps.
 """
 
 import json
@@ -22,9 +23,9 @@ folder = pair().fixed.parent
 # %%
 # The data
 # --------
-# A folder ``images``, and where there are label maps a folder ``labels`` with the same names. The labels measure; they are trained
-# on only if you say so. Tables of pairs, BIDS, nnU-Net's layout and Learn2Reg's ``dataset.json`` are taken as well:
-# :doc:`/reference/data`.
+# A folder ``images``, and where there are label maps a folder ``labels`` with the same names. The labels measure;
+# they are trained on only if you say so. Tables of pairs, BIDS, nnU-Net's layout and Learn2Reg's ``dataset.json`` are
+# taken as well: :doc:`/reference/data`.
 
 subjects = anatomies(20, (64, 64), structures=6, deformation=0.04)
 for kind in ("images", "labels"):
@@ -37,8 +38,8 @@ show({f"head{i:02}": [subjects[i].image, subjects[i].labels] for i in range(5)})
 # %%
 # The command
 # -----------
-# All ordered pairs of the images are trained on, but for the last three images, which are held out. ``--velocity`` makes fields
-# without folds. The network is smaller than the published one, and so is the number of steps.
+# All ordered pairs of the images are trained on, but for the last three images, which are held out. ``--velocity``
+# makes fields without folds. The network is smaller than the published one, and so is the number of steps.
 
 steps = 100 if SMALL else 1000
 shell(
@@ -54,16 +55,17 @@ shell(
 #
 # Did it learn?
 # -------------
-# ``curves.png`` has the loss of the training, and the measures of the pairs that it has not seen. While those still get better, more
-# steps help. Where they get worse although the loss goes down, the network has begun to learn its pairs by heart. The
-# weights that are kept are those of the best validation.
+# ``curves.png`` has the loss of the training, and the measures of the pairs that it has not seen. While those still
+# get better, more steps help. Where they get worse although the loss goes down, the network has begun to learn its
+# pairs by heart. The weights that are kept are those of the best validation.
 
 show_file(folder / "run" / "curves.png")
 
 # %%
 # Was it worth it?
 # ----------------
-# ``evaluate`` registers the pairs that were held out: by the network, and by the default method, which needs no training.
+# ``evaluate`` registers the pairs that were held out: by the network, and by the default method, which needs no
+# training.
 
 shell(
     r"""
@@ -79,17 +81,17 @@ for name in ("by_network", "by_default"):
     print(f"{name}: mean Dice {mean['DSC']:.3f}, HD95 {mean['HD95']:.2f} mm, folds {mean['digital_foldings']:.0f}")
 
 # %%
-# So short a training loses against an optimisation. What a network is for is what an optimisation does not see: labels, keypoints,
-# what is typical of the anatomy; and the time of a pair. Measure both on your own data before you decide. The
-# network's pairs, before and after:
+# So short a training loses against an optimisation. What a network is for is what an optimisation does not see:
+# labels, keypoints, what is typical of the anatomy; and the time of a pair. Measure both on your own data before you
+# decide. The network's pairs, before and after:
 
 show_file(folder / "by_network" / "evaluation.png")
 
 # %%
 # Use it
 # ------
-# The weights are one file, for ``register``, ``cohort`` and ``template`` alike. ``--finetune`` goes on from the network's field for the
-# one pair.
+# The weights are one file, for ``register``, ``cohort`` and ``template`` alike. ``--finetune`` goes on from the
+# network's field for the one pair.
 
 shell(
     r"""
@@ -104,11 +106,12 @@ show_file(folder / "by_weights" / "overview.png")
 # On your own data
 # ----------------
 # - Bring all scans to one size and spacing, roughly aligned. 3-D goes as 2-D does.
-# - With labels, ``--segmentation 1`` adds their overlap to the loss. Report then the overlap of other structures too: that of the same
-#   ones says less than it did.
-# - Images of two modalities: ``--similarity mind``, or ``l2rfast train weakly-supervised``, which is trained on labels.
+# - With labels, ``--segmentation 1`` adds their overlap to the loss. Report then the overlap of other structures too:
+#   that of the same ones says less than it did.
+# - Images of two modalities: ``--similarity mind``, or ``l2rfast train weakly-supervised``, which is trained on
+#   labels.
 # - Large motion, as in CT of lungs: ``l2rfast train discrete``, PDD-Net.
 # - Several GPUs or processes: ``torchrun --nproc-per-node 2 -m l2rfast.cli train ...``.
 #
-# :doc:`/reference/unsupervised`, :doc:`/reference/weakly-supervised` and :doc:`/reference/pddnet` have the losses, the files and
-# longer examples.
+# :doc:`/reference/unsupervised`, :doc:`/reference/weakly-supervised` and :doc:`/reference/pddnet` have the losses,
+# the files and longer examples.

@@ -2,9 +2,9 @@ r"""
 Use the layers in my code
 =========================
 
-The operations that the commands are made of are functions on PyTorch's tensors, with gradients. They take the
-place of ``F.grid_sample``, of local correlation by convolutions, of a cost volume by shifted copies, in a network or in an
-optimisation of your own.
+The operations that the commands are made of are functions on PyTorch's tensors, with gradients. They take the place
+of ``F.grid_sample``, of local correlation by convolutions, of a cost volume by shifted copies, in a network or in
+an optimisation of your own.
 """
 
 import torch
@@ -18,9 +18,9 @@ from l2rfast.losses import diffusion_energy
 # %%
 # The convention
 # --------------
-# Images are (N, C, D, H, W) or (N, C, H, W). A displacement field is (N, 3, D, H, W) or (N, 2, H, W), **in voxels**; component k moves
-# along spatial axis k; and ``out(x) = image(x + disp(x))``. There is no grid to build or to normalise, and no reversed
-# order of axes.
+# Images are (N, C, D, H, W) or (N, C, H, W). A displacement field is (N, 3, D, H, W) or (N, 2, H, W), **in voxels**;
+# component k moves along spatial axis k; and ``out(x) = image(x + disp(x))``. There is no grid to build or to
+# normalise, and no reversed order of axes.
 
 cut = slices()
 fixed, moving = (cut[name][4:5] / cut["fixed"].max() for name in ("fixed", "moving"))
@@ -57,9 +57,10 @@ def register(weight: float) -> tuple[torch.Tensor, float]:
 
 
 # %%
-# Did it work? The similarity alone does not tell: with a small weight it is higher, and the field folds, which no tissue
-# does. (In theory the field of a velocity cannot fold; on a grid, where the velocities of neighbours differ by much, it
-# does.) ``digital_jacobian`` finds all folds, as it takes the least of the one-sided differences at each pixel.
+# Did it work? The similarity alone does not tell: with a small weight it is higher, and the field folds, which no
+# tissue does. (In theory the field of a velocity cannot fold; on a grid, where the velocities of neighbours differ by
+# much, it does.) ``digital_jacobian`` finds all folds, as it takes the least of the one-sided differences at each
+# pixel.
 
 print(f"before:     local correlation {l2rfast.local_ncc(fixed, moving, window=9):.3f}")
 rows = [{"fixed": fixed, "moving": moving, "difference": fixed - moving}]
@@ -88,8 +89,8 @@ print(warp, "gradient to the weights:", f"{last.weight.grad.norm():.2e}")
 # %%
 # In code that is there already
 # -----------------------------
-# If the code is built on MONAI, VoxelMorph, neurite, FireANTs, ConvexAdam or ``F.grid_sample`` itself, nothing has to be
-# rewritten. Within the block each call of ``F.grid_sample`` is ours.
+# If the code is built on MONAI, VoxelMorph, neurite, FireANTs, ConvexAdam or ``F.grid_sample`` itself, nothing has to
+# be rewritten. Within the block each call of ``F.grid_sample`` is ours.
 
 before = F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
 with l2rfast.patch("torch"):
@@ -101,7 +102,8 @@ print(f"largest difference: {(before - after).abs().max():.1e}")
 #
 # Which backend runs
 # ------------------
-# The fastest that is there for the device. It can be forced; one that is not there is an error and never silently another.
+# The fastest that is there for the device. It can be forced; one that is not there is an error and never silently
+# another.
 
 with l2rfast.backend("reference"):  # the definition of each operation, in plain PyTorch
     defined = l2rfast.warp(moving, field)

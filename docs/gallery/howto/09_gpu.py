@@ -4,9 +4,9 @@ On a GPU
 
 .. warning::
 
-   No GPU has run these kernels yet. Their arithmetic is tested on the CPU, where Triton's are interpreted, and they compile for
-   GPUs of NVIDIA and AMD. What is said below of a GPU is how it is meant to be, and none of it was run when this page
-   was built.
+   No GPU has run these kernels yet. Their arithmetic is tested on the CPU, where Triton's are interpreted, and they
+   compile for GPUs of NVIDIA and AMD. What is said below of a GPU is how it is meant to be, and none of it was run
+   when this page was built.
 """
 
 import torch
@@ -18,16 +18,17 @@ from l2rfast.data.scenes import pair
 # %%
 # What runs here
 # --------------
-# ``l2rfast info`` says what there is on a machine: this is the one that built the page. ``triton`` and ``cuda`` stand where an operation has
-# such kernels *and* they can be loaded; *runs on cpu* is what a tensor on the CPU is given to. With a GPU there is a column
-# for it.
+# ``l2rfast info`` says what there is on a machine: this is the one that built the page. ``triton`` and ``cuda`` stand
+# where an operation has such kernels *and* they can be loaded; *runs on cpu* is what a tensor on the CPU is given to.
+# With a GPU there is a column for it.
 
 shell("l2rfast info")
 
 # %%
 # Install
 # -------
-# With a PyTorch for CUDA and its ``nvcc``, the CUDA kernels are built with the others; PyTorch for GPUs brings Triton.
+# With a PyTorch for CUDA and its ``nvcc``, the CUDA kernels are built with the others; PyTorch for GPUs brings
+# Triton.
 #
 # .. code-block:: console
 #
@@ -56,8 +57,8 @@ if not torch.cuda.is_available():
 # %%
 # The layers
 # ----------
-# Tensors on a GPU are computed there. Where an operation has kernels of several kinds the fastest is taken; where it has none for the
-# device, the reference, in PyTorch.
+# Tensors on a GPU are computed there. Where an operation has kernels of several kinds the fastest is taken; where it
+# has none for the device, the reference, in PyTorch.
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 image = torch.rand(1, 1, 32, 32, 32, device=device)
@@ -69,8 +70,8 @@ print("computed on", disp.grad.device.type)
 # %%
 # Did it work?
 # ------------
-# Compare once with the CPU. On a GPU, sums are taken in another order, so fields differ by rounding, and
-# the registrations of two scans by a little more, as each step goes on from the one before.
+# Compare once with the CPU. On a GPU, sums are taken in another order, so fields differ by rounding, and the
+# registrations of two scans by a little more, as each step goes on from the one before.
 #
 # .. code-block:: console
 #

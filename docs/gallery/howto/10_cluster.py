@@ -2,8 +2,8 @@ r"""
 On a cluster
 ============
 
-A thousand pairs, and a cluster with Slurm, or with Dask. Here Dask is run on this machine; Slurm's commands are shown, and were not
-run when this page was built.
+A thousand pairs, and a cluster with Slurm, or with Dask. Here Dask is run on this machine; Slurm's commands are
+shown, and were not run when this page was built.
 """
 
 import csv
@@ -24,21 +24,22 @@ for name, subject in zip(("template", "s1", "s2"), anatomies(3, (32, 32, 32), st
 # %%
 # Slurm: an array of jobs
 # -----------------------
-# Each task does so many pairs of the list. All share one folder, and the task that ends last writes the whole summary.
+# Each task does so many pairs of the list. All share one folder, and the task that ends last writes the whole
+# summary.
 #
 # .. code-block:: console
 #
 #    $ sbatch --array=0-19 --cpus-per-task=4 --mem=16G \
 #          --wrap='l2rfast cohort PAIRS.csv --out STUDY --fixed template.nii.gz --chunk 50'
 #
-# The number of the task is ``$SLURM_ARRAY_TASK_ID``; without Slurm ``--array-index`` gives it.
-# A task that was killed is submitted again by its number, and does what is missing.
+# The number of the task is ``$SLURM_ARRAY_TASK_ID``; without Slurm ``--array-index`` gives it. A task that was killed
+# is submitted again by its number, and does what is missing.
 #
 # Dask
 # ----
-# ``pip install 'l2rfast[dask]'``. ``--dask local`` starts workers on this machine. ``--dask slurm`` has workers that are jobs of Slurm, each with
-# the memory that the pairs are predicted to need, and what else dask-jobqueue's own configuration asks for. An address finds a
-# scheduler that runs already, whose workers see the same files.
+# ``pip install 'l2rfast[dask]'``. ``--dask local`` starts workers on this machine. ``--dask slurm`` has workers that
+# are jobs of Slurm, each with the memory that the pairs are predicted to need, and what else dask-jobqueue's own
+# configuration asks for. An address finds a scheduler that runs already, whose workers see the same files.
 
 shell("l2rfast cohort PAIRS.csv --out STUDY --fixed template.nii.gz --preset fast --dask local --workers 1", folder)
 
@@ -50,8 +51,8 @@ shell("l2rfast cohort PAIRS.csv --out STUDY --fixed template.nii.gz --preset fas
 #
 # Did it work?
 # ------------
-# The summary has a row for each pair, and says which have failed. However a pair was computed, the bits are the same. So any
-# one of them can be checked by hand:
+# The summary has a row for each pair, and says which have failed. However a pair was computed, the bits are the same.
+# So any one of them can be checked by hand:
 
 with (folder / "STUDY" / "summary.csv").open(newline="") as file:
     print(*(f"{row['id']}: {row['status']}" for row in csv.DictReader(file)), sep="\n")
@@ -60,5 +61,5 @@ one, other = (folder / name / "displacement.nii.gz" for name in ("STUDY/pairs/s1
 print("the same bytes:", one.read_bytes() == other.read_bytes())
 
 # %%
-# ``--resume`` goes on after anything. Snakemake, BIDS apps and the rest are in :doc:`/reference/cohort`; volumes larger than the memory
-# of a machine in :doc:`/reference/blocks`.
+# ``--resume`` goes on after anything. Snakemake, BIDS apps and the rest are in :doc:`/reference/cohort`; volumes
+# larger than the memory of a machine in :doc:`/reference/blocks`.
