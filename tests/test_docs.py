@@ -20,7 +20,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
 from pagefiles import ensure
 from pages import ROOT, RUN, SHOWN, Block, blocks, commands
 from PIL import Image
