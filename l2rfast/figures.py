@@ -134,7 +134,7 @@ def show_file(path: str | os.PathLike[str]) -> None:
     """Draw a picture of a file, such as ``overview.png``, as a new figure of pyplot, as wide as a page."""
     import matplotlib.pyplot as plt
 
-    pixels = plt.imread(path)
+    pixels = plt.imread(os.fspath(path))
     height, width = pixels.shape[:2]
     figure = plt.figure(figsize=(11, 11 * height / width))
     ax = figure.add_axes((0, 0, 1, 1))

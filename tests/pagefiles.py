@@ -107,8 +107,6 @@ def result(folder: Path) -> None:
     assert code == 0, said
 
 
-
-
 def scans(folder: Path) -> None:
     """Images and labels of subjects to train on."""
     for i, subject in enumerate(_subjects(SUBJECTS, TRAINED)):

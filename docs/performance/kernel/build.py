@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -21,12 +22,14 @@ def load(source: str, *options: str) -> None:
     command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *options, f"-I{ROOT / 'kernels'}", f"-I{HERE}"]
     command += [*(f"-isystem{path}" for path in include_paths()), *(f"-L{path}" for path in library_paths())]
     command += [str(HERE / source), "-ltorch_cpu"]
-    texts = [file.read_text() for file in [HERE / source, HERE / "flow.h", *sorted((ROOT / "kernels/common").glob("*.*h"))]]
+    texts = [
+        file.read_text() for file in [HERE / source, HERE / "flow.h", *sorted((ROOT / "kernels/common").glob("*.*h"))]
+    ]
     state = hashlib.blake2b(repr([torch.__version__, *command, *texts]).encode(), digest_size=8)
     output = BUILT / f"{Path(source).stem}-{state.hexdigest()}.so"
     if not output.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
-        part = output.with_suffix(f".{id(state)}.part")
+        part = output.with_suffix(f".{os.getpid()}.part")
         subprocess.run([*command, "-o", str(part)], check=True)
         part.rename(output)
     torch.ops.load_library(output)

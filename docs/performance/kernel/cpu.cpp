@@ -51,7 +51,8 @@ void compute(const Rows<T>& a, const Rows<T>& b, int64_t w, T edge2, const Flows
 #pragma GCC ivdep  // what is written overlaps nothing that is read: without this the loop is not vectorised
   for (int64_t i = 1; i < w - 1; ++i) at(i, i - 1, i + 1);
   at(w - 1, std::max<int64_t>(0, w - 2), w - 1);
-  to.x[-1] = -to.x[0], to.x[w] = -to.x[w - 1];  // the adjoint of a border that is repeated: a mirror that turns the sign
+  to.x[-1] = -to.x[0],
+  to.x[w] = -to.x[w - 1];  // the adjoint of a border that is repeated: a mirror that turns the sign
 }
 
 template <class T>
@@ -62,7 +63,8 @@ class Tile {
     planes_.resize(3 * (kRows + 2) * row_);
   }
 
-  // The gradient of item n in the tile that begins at a plane and a row, and the sum of the distances of each of its rows.
+  // The gradient of item n in the tile that begins at a plane and a row, and the sum of the distances of each of its
+  // rows.
   void run(int64_t n, int64_t z0, int64_t y0, T* gradient, double* sums) {
     const int64_t z1 = std::min(z0 + kPlanes, grid_.d), y1 = std::min(y0 + kRows, grid_.h);
     for (int64_t z = std::max<int64_t>(z0 - 1, 0); z <= std::min(z0, grid_.d - 1); ++z) plane(n, z, y0, y1);

@@ -90,7 +90,8 @@ std::tuple<Tensor, Tensor> ngf(const Tensor& fixed_, const Tensor& moving_, doub
     body.voxels = double(voxels);
     body.edge2 = T(edge * edge);
     body.scale = T(-1.0 / double(voxels));  // -2 / voxels, and half of each difference
-    const Tensor sums = torch::stable::new_empty(fixed, {fixed.size(0), fixed.size(1), body.columns.count()}, Dtype::Double);
+    const Tensor sums =
+        torch::stable::new_empty(fixed, {fixed.size(0), fixed.size(1), body.columns.count()}, Dtype::Double);
     body.sums = write<double>(sums);
     each_block(body, items * body.columns.count(), kThreads, fixed);
     distance = sum_of_blocks(sums, dtype_of<T>);

@@ -7,7 +7,7 @@ namespace l2rfast {
 
 template <class T>
 struct Flow {
-  T z, y, x;  // of which the gradient is the adjoint of the slopes
+  T z, y, x;   // of which the gradient is the adjoint of the slopes
   T distance;  // 1 - p q
 };
 
