@@ -79,7 +79,7 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
 def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to read, unpacked as its suffix says, by gzip in half of the time that Python's own takes."""
     packed = str(path).lower().endswith((".gz", ".mgz"))
-    unpacked = igzip.IGzipFile(path) if packed else ImageOpener(os.fspath(path))  # type: ignore[no-untyped-call]
+    unpacked = igzip.IGzipFile(path) if packed else ImageOpener(os.fspath(path))
     with unpacked as file:
         yield cast("IO[bytes]", file)
 
