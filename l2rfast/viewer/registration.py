@@ -12,7 +12,7 @@ from .niivue import LICENCE, NiiVue, niivue
 from .page import number
 from .volumes import Embedded
 
-_KEYS = 'before <span class="key before"></span> after <span class="key after"></span>'
+_KEYS = '<span class="key before"></span>before <span class="key after"></span>after'
 _BOTH = ("before", "after")
 
 
