@@ -238,6 +238,15 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [a for tag, a in without.elements if tag == "img"]
 
 
+def test_a_light_page_has_its_picture_beside_it(result: Path, tmp_path: Path) -> None:
+    files = [str(result.parent / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    line = ["register", *files, f"--out={tmp_path}", "--preset=fast", "--light-report", "--quiet"]
+    assert CliRunner().invoke(cli.app, line).exit_code == 0
+    assert (tmp_path / "report.html").stat().st_size < 40_000
+    read = Page((tmp_path / "report.html").read_text())
+    assert [a["src"] for tag, a in read.elements if tag == "img"] == ["overview.png"]
+
+
 def test_bars_are_as_long_as_values() -> None:
     drawn = page.bars([(0.25, "before"), (3.0, "after"), (float("nan"), "after")], 1)
     assert re.findall(r'width="([\d.]+)"', drawn) == ["25", "100", "0"]

@@ -61,7 +61,7 @@ def run(
 ) -> Report:
     """The whole job, of one contrast or several; ``arguments`` go to `methods.registration.register`; its report.
 
-    With ``light_report`` the page of the result has no scans in it.
+    With ``light_report`` the page of the result has no scans in it, and the picture beside it.
 
     Raises:
         InputError: anything that cannot be read, used or written; nothing is then left in ``out``.
@@ -213,7 +213,8 @@ def run(
         report.seconds = {"reading": stages.seconds.pop("reading"), **result.seconds, **stages.seconds}
         report.warnings = noticed
         report.peak_memory_mb = _peak_memory() / 1e6
-        source = Source("Registration report", report.measures(), report.content(), overview.read_bytes(), scans)
+        drawn = None if light_report else overview.read_bytes()
+        source = Source("Registration report", report.measures(), report.content(), drawn, scans)
         folder.path("report.html").write_text(registration(source), encoding="utf-8", errors="replace")
         report.write_json(folder.path("report.json"))
         report.write_markdown(folder.path("report.md"))

@@ -83,7 +83,7 @@ def register(
     fixed_warped: Annotated[bool, typer.Option("--fixed-warped", help="Write FIXED on the grid of MOVING.")] = False,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write the log Jacobian determinant.")] = False,
     light_report: Annotated[
-        bool, typer.Option("--light-report", help="report.html without the scans in it, up to 15 MB smaller.")
+        bool, typer.Option("--light-report", help="report.html without scans and picture in it, up to 15 MB smaller.")
     ] = False,
     memory: Annotated[str | None, typer.Option(help="Of images in .zarr: by blocks that fit it, as 4GB.")] = None,
     workers: Annotated[int | None, typer.Option(help="With --memory: processes for blocks, two at most.")] = None,

@@ -72,7 +72,7 @@ def _page(folder: Path) -> tuple[str, dict[str, bytes]]:
     """Of a registration, and what it asks for."""
     try:
         content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        report, picture = Report.of(content), (folder / "overview.png").read_bytes()
+        report = Report.of(content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"RESULT ({folder}): expected a report that this version writes, got another") from error
     scans: Embedded | None = None
@@ -84,7 +84,7 @@ def _page(folder: Path) -> tuple[str, dict[str, bytes]]:
     volumes = {} if scans is None else {f"volumes/{name}.nii.gz": file for name, file in scans.files.items()}
     places = {name: f"volumes/{name}.nii.gz" for name in (scans.files if scans else ())}
     title = f"Registration report, {folder.name}"
-    return registration(Source(title, report.measures(), content, picture, scans, places)), volumes
+    return registration(Source(title, report.measures(), content, None, scans, places)), volumes
 
 
 def _pair(folder: Path, report: Report) -> Pair:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-from isal import igzip
 
 FILE, LICENCE = "niivue.js.gz", "niivue.txt"
 
@@ -25,4 +24,4 @@ def niivue() -> NiiVue | None:
     if not file.is_file():
         return None
     packed = file.read_bytes()
-    return NiiVue(packed, igzip.decompress(packed).decode())
+    return NiiVue(packed, gzip.decompress(packed).decode())

@@ -126,9 +126,10 @@ def tiles(values: Iterable[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(each)}</div>'
 
 
-def picture(png: bytes, text: str) -> str:
-    """A PNG as a part of the page, with what is said where it cannot be seen."""
-    return f'<img class="picture" alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def picture(png: bytes | str, text: str) -> str:
+    """A PNG as a part of the page, or by its name beside it, with what is said where it cannot be seen."""
+    place = escape(png) if isinstance(png, str) else f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<img class="picture" alt="{escape(text)}" src="{place}">'
 
 
 def details(title: str, *parts: str) -> str:

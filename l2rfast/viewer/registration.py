@@ -12,7 +12,7 @@ from .niivue import LICENCE, NiiVue, niivue
 from .page import number
 from .volumes import Embedded
 
-_KEYS = 'before <span class="key before"></span> after <span class="key after"></span>'
+_KEYS = '<span class="key before"></span>before <span class="key after"></span>after'
 _BOTH = ("before", "after")
 
 
@@ -23,7 +23,7 @@ class Source(NamedTuple):
         title: as text.
         measures: name, before and after of each, as text.
         report: as ``report.json`` has it.
-        overview: the PNG.
+        overview: the PNG; None where the page is to have it beside it, as ``overview.png``.
         scans: for the viewer; None where the page has none.
         places: of the files of scans where the page does not hold them itself, beside it, by their names.
     """
@@ -31,7 +31,7 @@ class Source(NamedTuple):
     title: str
     measures: Sequence[Sequence[str]]
     report: Mapping[str, Any]
-    overview: bytes
+    overview: bytes | None
     scans: Embedded | None
     places: Mapping[str, str] = {}
 
@@ -109,7 +109,7 @@ def _viewer(source: Source, viewer: NiiVue | None) -> Iterator[str]:
 def _pictures(source: Source) -> Iterator[str]:
     yield "<h2>Overview</h2>"
     text = "fixed, moving, warped, the differences before and after, and the deformation, in the middle planes"
-    yield page.picture(source.overview, text)
+    yield page.picture("overview.png" if source.overview is None else source.overview, text)
 
 
 def _charts(report: Mapping[str, Any]) -> Iterator[str]:

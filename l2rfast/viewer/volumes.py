@@ -18,8 +18,9 @@ from torch.nn.functional import avg_pool3d, max_pool3d
 from ..fields import jacobian_determinant
 from ..methods.intensities import robust_range
 
-# The floor of a page: reading each image once and writing its bytes, compressed; that, gzip, is most of its time.
-LIMIT = 9_500_000  # bytes, in base64 a third more: with NiiVue and the picture the page stays below 15 MB
+# The floor of a page is to read every image once and to write its bytes. It is made beside the picture, by the thread
+# that writes the fields: of 160 x 192 x 224 voxels in some 0.6 s of one processor, of which gzip is a quarter.
+LIMIT = 8_200_000  # bytes, in base64 a third more: with NiiVue and the picture the page stays below 15 MB
 VOXELS = 8_000_000  # of one volume: what a phone's browser still holds, four times and in colours
 NODES = 56  # of the displacement, along the longest axis
 RANGE = 2.0  # of the log Jacobian, either way
@@ -136,23 +137,16 @@ class _Grid:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self._shape = (*pair.folds.shape, 1)[:3]
-        self._turn = io_orientation(pair.affine)  # type: ignore[no-untyped-call]
-        self.affine = pair.affine @ inv_ornt_aff(self._turn, self._shape)  # type: ignore[no-untyped-call]
-        self.shape = [self._shape[axis] for axis in self._turn[:, 0].argsort()]
+        self.turn = io_orientation(pair.affine)  # type: ignore[no-untyped-call]
+        self.affine = pair.affine @ inv_ornt_aff(self.turn, self._shape)  # type: ignore[no-untyped-call]
+        self.shape = [self._shape[axis] for axis in self.turn[:, 0].argsort()]
         self.spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def turned(self, volume: Tensor) -> Tensor:
         """(*spatial) -> (1, 1, X, Y, Z)."""
         array = volume.detach().cpu().reshape(self._shape).numpy()
-        turned = apply_orientation(array, self._turn)  # type: ignore[no-untyped-call]
+        turned = apply_orientation(array, self.turn)  # type: ignore[no-untyped-call]
         return torch.from_numpy(np.ascontiguousarray(turned))[None, None]
-
-    def vectors(self, field: Tensor) -> Tensor:
-        """(1, ndim, *spatial) -> (1, 3, X, Y, Z), components along these axes; across a slice 0."""
-        found = torch.zeros(1, 3, *self.shape)
-        for part, (axis, sign) in zip(field[0], self._turn, strict=False):
-            found[0, int(axis)] = sign * self.turned(part)[0, 0]
-        return found
 
     def nodes(self) -> list[int]:
         """Steps between the vectors that are drawn."""
@@ -208,7 +202,7 @@ def _volumes(grid: _Grid, windows: dict[str, tuple[float, float]], *, whole: boo
 def _in_bytes(grid: _Grid, name: str, image: Tensor, low: float, high: float, least: int = 1) -> _Volume:
     """From low to high, 0 to 254: the middle of a range is a number of its own."""
     scale = (high - low) / 254 or 1.0
-    numbers = ((image.detach() - low) / scale).nan_to_num_(0, 254, 0).clamp_(0, 254).round_().byte()
+    numbers = (image.detach() - low).div_(scale).nan_to_num_(0, 254, 0).clamp_(0, 254).round_().byte()
     return _Volume(name, grid.turned(numbers), (scale, low), least=least)
 
 
@@ -219,10 +213,13 @@ def _smallest(labels: Tensor) -> Tensor:
 
 
 def _field(grid: _Grid) -> _Volume:
-    """At its nodes."""
-    field = _Volume("displacement", grid.vectors(grid.pair.displacement)).at(grid.nodes()).data
-    scale = max(float(field.abs().max()), 1e-6) / 32767
-    return _Volume("displacement", (field / scale).round_().short(), (scale, 0.0), _VECTORS)
+    """At its nodes, with components along the axes of the grid; across a slice 0."""
+    steps = grid.nodes()
+    found = torch.zeros(1, 3, *(-(-n // step) for n, step in zip(grid.shape, steps, strict=True)))
+    for part, (axis, sign) in zip(grid.pair.displacement[0], grid.turn, strict=False):
+        found[0, int(axis)] = sign * _Volume("component", grid.turned(part)).at(steps).data[0, 0]
+    scale = max(float(found.abs().max()), 1e-6) / 32767
+    return _Volume("displacement", (found / scale).round_().short(), (scale, 0.0), _VECTORS)
 
 
 def _window(image: Tensor) -> tuple[float, float]:
