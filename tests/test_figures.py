@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from l2rfast import InputError
-from l2rfast.figures import show
+from l2rfast.figures import show, show_file
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,11 @@ def test_what_is_true_is_marked_alone() -> None:
 def test_other_shapes_are_refused(wrong: Tensor) -> None:
     with pytest.raises(InputError, match=r"^it: expected a tensor of shape .*, got \("):
         show({"it": wrong})
+
+
+def test_a_file_is_drawn_as_wide_as_a_page(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).random((20, 44, 3)).astype(np.float32)
+    plt.imsave(tmp_path / "a.png", pixels)
+    show_file(tmp_path / "a.png")
+    assert plt.gcf().get_size_inches().tolist() == [11, 5]
+    np.testing.assert_allclose(drawn(panels()[0])[..., :3], pixels, atol=1 / 255)

@@ -53,8 +53,8 @@ def pair() -> Files:
         InputError: as `brains`.
     """
     volumes = brains()
-    folder = _folder()
-    files = {name: folder / f"{name}.nii.gz" for name in volumes}
+    place = folder()
+    files = {name: place / f"{name}.nii.gz" for name in volumes}
     for name, values in volumes.items():
         write_image(files[name], Volume(values, np.eye(4)))  # the public files have no affine
     return Files(**files)
@@ -92,21 +92,21 @@ def prostates() -> Path:
         kinds = ("mr_images", "us_images", "mr_labels", "us_labels")
         files = [fetch(f"tutorials2019/weakly/data/train/{kind}/case{i:06}.nii.gz") for i in range(8) for kind in kinds]
         return files[0].parent.parent
-    folder = _folder()
+    place = folder()
     subjects = anatomies(8, (36, 36, 36), structures=3, contrasts=2, deformation=0.06)
     for i, subject in enumerate(subjects):
         kind = ("mr", "us")[i % 2]
         gland = subject.labels[0, 0] > 0
         masks = torch.stack([gland, subject.labels[0, 0] == 1], -1)
         for what, values in (("images", subject.image[0, 0]), ("labels", masks.to(torch.uint8))):
-            file = folder / f"{kind}_{what}" / f"case{i // 2}.nii.gz"
+            file = place / f"{kind}_{what}" / f"case{i // 2}.nii.gz"
             file.parent.mkdir(exist_ok=True)
             write_image(file, Volume(values, np.eye(4)))
-    return folder
+    return place
 
 
-def _folder() -> Path:
+def folder() -> Path:
     """A new one, removed when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="l2rfast-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    made = Path(tempfile.mkdtemp(prefix="l2rfast-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
