@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "capture_repr": (),  # the value of a last line is nothing to show
     "download_all_examples": False,
     "remove_config_comments": True,
     "reset_modules": (),  # one Matplotlib for all
