@@ -7,6 +7,7 @@ demo's scans.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -60,16 +61,20 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "capture_repr": (),  # the value of a last line is nothing to show
     "download_all_examples": False,
     "remove_config_comments": True,
     "reset_modules": (),  # one Matplotlib for all
     "show_memory": False,
+    "min_reported_time": 3600,  # seconds of the machine that builds are of no use
+    "default_thumb_file": str(Path(__file__).parent / "images" / "overview.png"),
 }
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
 
 html_theme = "furo"
 html_title = "l2rfast"
-html_static_path = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
@@ -82,7 +87,7 @@ autodoc_typehints = "signature"
 def _to_the_reports(app: Any, path: Path, page: str, content: list[str]) -> None:
     """The README's table, which the landing page includes, links to the reports as files: here they are pages."""
     if path.name == "README.md":
-        content[0] = content[0].replace("(bench/reports/", "(/performance/")
+        content[0] = re.sub(r"\[[^]]*\]\(bench/reports/(\w+\.md)\)", r"[](/performance/\1)", content[0])
 
 
 def setup(app: Any) -> None:

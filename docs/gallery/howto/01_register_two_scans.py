@@ -63,7 +63,7 @@ show(difference, signed=difference)
 #
 # Did it work?
 # ------------
-# The last lines that the command has printed are a verdict, and say what to look at (:doc:`/concepts/verdict`). It
+# The last lines that the command has printed are a verdict, and say what to look at (:doc:`/concepts/6-verdict`). It
 # cannot look for you. Three things tell it, in this order.
 #
 # 1. **The picture.** Structures that you know have to lie under each other. Numbers can be good where a gyrus lies on

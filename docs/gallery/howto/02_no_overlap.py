@@ -21,6 +21,8 @@ from l2rfast.io import Volume, read_image, write_image
 folder = pair().fixed.parent
 images = brains()
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Such a pair
 # -----------

@@ -19,6 +19,8 @@ from l2rfast.io import Volume, read_image, write_image
 folder = pair().fixed.parent
 images = brains()
 
+# sphinx_gallery_thumbnail_number = 3
+
 # %%
 # Such a pair
 # -----------

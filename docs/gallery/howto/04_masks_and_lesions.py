@@ -19,6 +19,8 @@ folder = pair().fixed.parent
 images = brains()
 affine = read_image(pair().fixed).affine
 
+# sphinx_gallery_thumbnail_number = 3
+
 # %%
 # Such a pair
 # -----------

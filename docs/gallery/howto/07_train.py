@@ -20,6 +20,8 @@ from l2rfast.io import Volume, write_image
 
 folder = pair().fixed.parent
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # The data
 # --------

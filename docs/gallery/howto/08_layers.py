@@ -15,6 +15,8 @@ from l2rfast.data.scenes import slices
 from l2rfast.figures import show
 from l2rfast.losses import diffusion_energy
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # The convention
 # --------------

@@ -13,6 +13,7 @@ import numpy as np
 from l2rfast.cli.shell import shell
 from l2rfast.data.scenes import pair
 from l2rfast.data.synthetic import anatomies
+from l2rfast.figures import show_file
 from l2rfast.io import Volume, write_image
 
 folder = pair().fixed.parent / "cluster"
@@ -59,6 +60,7 @@ with (folder / "STUDY" / "summary.csv").open(newline="") as file:
 shell("l2rfast register template.nii.gz s1.nii.gz --out BY_HAND --preset fast --quiet", folder)
 one, other = (folder / name / "displacement.nii.gz" for name in ("STUDY/pairs/s1", "BY_HAND"))
 print("the same bytes:", one.read_bytes() == other.read_bytes())
+show_file(folder / "BY_HAND" / "overview.png")
 
 # %%
 # ``--resume`` goes on after anything. Snakemake, BIDS apps and the rest are in :doc:`/reference/cohort`; volumes
