@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "docs", "site"],
         cwd=root,
-        env={**os.environ, "L2RFAST_DOCS": "small", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "NO_COLOR": "1", "L2RFAST_DOCS": "small", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

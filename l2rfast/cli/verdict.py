@@ -1,6 +1,6 @@
 """What a registration came to, in three sentences: aligned? folds? what to look at?
 
-The thresholds, and how often they are right, are in docs/concepts/verdict.md, by ``python -m bench.verdict``.
+The thresholds, and how often they are right, are in docs/concepts/6-verdict.md, by ``python -m bench.verdict``.
 No measure of intensities proves that two scans are aligned: anatomies of two people can be brought to look alike.
 """
 
