@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("l2rfast")
 # with one at the end.
 LONG = ["test_operators", "test_examples", "test_register", "test_packaging", "test_libraries", "test_triton"]
 LONG += ["test_cuda", "test_initial", "test_instructions", "test_bench", "test_unsupervised", "test_contexts"]
-LONG += ["test_masks"]
+LONG += ["test_masks", "test_docs", "test_docs_kernel"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
