@@ -97,9 +97,7 @@ class Report:
             TypeError, KeyError, ValueError: no report has it.
         """
         own = {each.name for each in fields(cls)}
-        values: dict[str, Any] = {
-            name: math.nan if value is None else value for name, value in content.items() if name in own
-        }
+        values: dict[str, Any] = {name: math.nan if v is None else v for name, v in content.items() if name in own}
         values["seconds"] = {name: value for name, value in content["seconds"].items() if name != "total"}
         for name, key in (("similarity", str), ("dice", int), ("hd95", int), ("tre", str)):
             changes = {key(one): both for one, both in content[name].items() if one != "mean"}
