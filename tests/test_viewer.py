@@ -293,6 +293,18 @@ def test_scans_at_full_resolution_are_those_of_the_files(result: Path) -> None:
     np.testing.assert_allclose(embedded, read(sent.data).get_fdata(), atol=0.1)
 
 
+def test_a_slice_is_shown_too(tmp_path: Path) -> None:
+    for name, one in zip(("fixed", "moving"), anatomies(2, (40, 36), structures=2, deformation=0.02), strict=True):
+        write_image(tmp_path / f"{name}.nii.gz", Volume(one.image[0, 0], np.eye(4)))
+    job.run(tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz", tmp_path / "out", transform="rigid", quiet=True)
+    find = found(tmp_path / "out")
+    assert find("") is not None
+    sent = find("volumes/moving.nii.gz")
+    assert sent is not None
+    moving: Any = nib.load(tmp_path / "moving.nii.gz")  # type: ignore[attr-defined]
+    np.testing.assert_allclose(read(sent.data).get_fdata()[..., 0], moving.get_fdata(), atol=1e-5)  # by the headers
+
+
 def test_scans_that_are_gone_are_said_to_be(result: Path, tmp_path: Path) -> None:
     content = json.loads((result / "report.json").read_text())
     content["inputs"]["fixed"]["path"] = str(tmp_path / "gone.nii")

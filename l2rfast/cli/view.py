@@ -94,7 +94,7 @@ def _pair(folder: Path, report: Report) -> Pair:
         InputError: a file that is not there, or is another than it was.
     """
     from ..fields import digital_jacobian
-    from ..io import as_volume, read_displacement, read_image, read_labels, read_transform
+    from ..io import as_volume, read_displacement, read_labels, read_transform
     from ..methods.method import DEFORMABLE
     from ..methods.result import Registration
 
@@ -105,7 +105,11 @@ def _pair(folder: Path, report: Report) -> Pair:
             raise InputError(f"{role} ({known['path']}): expected the scan that was registered, got another shape")
         return volume
 
-    fixed, moving, warped = scan("fixed"), scan("moving"), read_image(folder / "warped.nii.gz")
+    fixed, moving, warped = (
+        scan("fixed"),
+        scan("moving"),
+        as_volume("warped", folder / "warped.nii.gz", dims=(2, 3), nan_outside=True),
+    )
     field, _ = read_displacement(folder / "displacement.nii.gz")
     ndim = fixed.data.ndim
     axes = [axis for axis in range(field.shape[1]) if axis != fixed.flat][:ndim]
