@@ -142,10 +142,7 @@ shell(
 # moving is larger. ``--jacobian`` has had it written.
 
 change = read_image(folder / "result" / "jacobian.nii.gz").data
-show(
-    {"fixed": images["fixed"], "logarithm of the Jacobian determinant": change},
-    signed=["logarithm of the Jacobian determinant"],
-)
+show({"fixed": images["fixed"], "log Jacobian": change}, signed=["log Jacobian"])
 
 # %%
 # :doc:`/reference/transforms` says of every format what it means, and by which tool that was shown.

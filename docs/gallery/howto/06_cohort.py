@@ -71,14 +71,10 @@ show_file(folder / "STUDY" / "pairs" / "s1" / "overview.png")
 # All of them on the template, beside it: structures have to lie at the same places.
 
 outline = template.labels[0, 0]
-for when in ("before", "after"):
-    row = {f"template, {when}": [template.image[0, 0], outline]}
-    for i, subject in enumerate(subjects, 1):
-        image = subject.image[0, 0]
-        if when == "after":
-            image = read_image(folder / "STUDY" / "pairs" / f"s{i}" / "warped.nii.gz").data
-        row[f"s{i}, {when}"] = [image, outline]
-    show(row)
+before = {"template": template.image[0, 0]} | {f"s{i}": subject.image[0, 0] for i, subject in enumerate(subjects, 1)}
+after = {f"{id}, warped": read_image(folder / f"STUDY/pairs/{id}/warped.nii.gz").data for id in ("s1", "s2")}
+rows = (before, {"template again": before["template"]} | after)
+show(*({name: [image, outline] for name, image in row.items()} for row in rows))
 
 # %%
 # Go on
