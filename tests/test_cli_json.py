@@ -167,6 +167,8 @@ def test_what_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
         (("register", "fixed.nii.gz", "moving.nii.gz"), "Missing option"),
         (("data", "nonsense"), "No such command"),
         (("info", "--nonsense"), "No such option"),
+        (("--nonsense", "info"), "No such option"),
+        ((), "No such option"),
     ],
 )
 def test_an_error_is_a_document_too(arguments: tuple[str, ...], said: str) -> None:
@@ -186,6 +188,12 @@ def test_a_defect_and_an_interrupt_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert document("data", "path", "x", code=1) == {"error": "RuntimeError: a defect"}
     fail(KeyboardInterrupt(signal.SIGTERM))
     assert document("data", "path", "x", code=143) == {"error": "interrupted, nothing was written"}
+
+
+def test_the_version_is_no_error() -> None:
+    result = CliRunner().invoke(cli.app, ["--version", "info", "--json"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("l2rfast ")
 
 
 def test_without_it_nothing_changes() -> None:

@@ -40,7 +40,13 @@ JSON = "l2rfast.json"  # whether --json was given, in what the contexts of a com
 class _Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[JSON] = "--json" in args  # known also of a command line that cannot be read
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            _fail(ctx, told(error))
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         try:
