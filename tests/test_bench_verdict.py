@@ -45,7 +45,7 @@ def test_the_page_counts_misses_and_false_alarms() -> None:
         return Outcome("heads", "", chosen, aligned, level, 0.5, 0.9, 100.0)
 
     levels = [one(True, "good"), one(True, "bad"), one(False, "good"), one(False, "look"), one(False, "good")]
-    page = "\n\n".join(verdict.page([*levels, one(True, "look", chosen=False)]))
+    page = "\n\n".join(verdict.paragraphs([*levels, one(True, "look", chosen=False)]))
     lines = [line for line in page.splitlines() if line.startswith("| heads")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert rows[0] == ["heads", "5", "2", "0.90 to 0.90", "1", "0", "1", "2", "1", "0", "2", "1"]

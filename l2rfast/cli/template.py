@@ -87,20 +87,21 @@ def template(
         those = crew.assembled(sized, workers, memory, shape)
         came: list[Round] = []
         try:
-            with those.at_work(dask) as team, bar(console, quiet) as shown:
+            with those.at_work(dask) as team:
                 folder.begin(asked, *first)
                 console.print(f"{len(jobs)} members, {len(kinds)} rounds; {those}", highlight=False)
-                waiting = sum(not folder.mean(number).exists() for number in range(1, len(kinds) + 1))
-                shown.add_task("", total=len(WORKS) * waiting * len(jobs), visible=waiting > 0)
-                for number, kind in enumerate(kinds, 1):
-                    if not folder.mean(number).exists():
-                        _found(folder, number, kind, jobs, those, team, shown)
-                        folder.average(number, kind, sharpen)
-                    folder.tidy(number)
-                    done = folder.done(number)
-                    came.append(done)
-                    moved = f"the template moved by {done.moved:.3g} mm to the mean shape"
-                    console.print(f"round {number} of {len(kinds)}, {kind}: {moved}", highlight=False)
+                with bar(console, quiet) as shown:
+                    waiting = sum(not folder.mean(number).exists() for number in range(1, len(kinds) + 1))
+                    shown.add_task("", total=len(WORKS) * waiting * len(jobs), visible=waiting > 0)
+                    for number, kind in enumerate(kinds, 1):
+                        if not folder.mean(number).exists():
+                            _found(folder, number, kind, jobs, those, team, shown)
+                            folder.average(number, kind, sharpen)
+                        folder.tidy(number)
+                        done = folder.done(number)
+                        came.append(done)
+                        moved = f"the template moved by {done.moved:.3g} mm to the mean shape"
+                        console.print(f"round {number} of {len(kinds)}, {kind}: {moved}", highlight=False)
         except KeyboardInterrupt as error:
             error.add_note("interrupted: what is finished stays, and --resume goes on")
             raise
