@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,7 +31,7 @@ from l2rfast.io import Volume, write_image
 from l2rfast.viewer import page, registration, volumes
 from l2rfast.viewer.folders import Folder
 from l2rfast.viewer.registration import Source
-from l2rfast.viewer.server import Server
+from l2rfast.viewer.server import Content, Server
 
 EVIL = '</script><script>alert("1")</script> & \'.nii'
 SHAPE = (20, 18, 16)
@@ -317,6 +318,49 @@ def test_scans_that_are_gone_are_said_to_be(result: Path, tmp_path: Path) -> Non
     assert "The scans are not in this page" in sent.data.decode()
 
 
+@pytest.mark.parametrize("kind", ["2-D", "one slice", "not there"])
+def test_scans_of_all_kinds_are_shown(kind: str, tmp_path: Path) -> None:
+    for name, one in zip(("fixed", "moving"), anatomies(2, (32, 30), structures=2, deformation=0.02), strict=True):
+        image = one.image[0, 0] if kind == "2-D" else one.image[0, 0, :, :, None]
+        if kind == "not there":
+            image = image.repeat(1, 1, 16)
+            image[:4] = torch.nan
+        write_image(tmp_path / f"{name}.nii.gz", Volume(image, np.eye(4)))
+    files = [tmp_path / f"{name}.nii.gz" for name in ("fixed", "moving")]
+    job.run(*files, tmp_path / "out", nan_outside=kind == "not there", preset="fast", quiet=True)
+    find = found(tmp_path / "out")
+    assert find("") is not None
+    if registration.niivue() is None:
+        pytest.skip("built without NiiVue")
+    assert find("volumes/warped.nii.gz") is not None
+
+
+def test_a_name_that_is_not_utf8(result: Path, tmp_path: Path) -> None:
+    fixed = tmp_path / os.fsdecode(b"\xff.nii.gz")
+    fixed.write_bytes((result.parent / "fixed.nii.gz").read_bytes())
+    job.run(fixed, result.parent / "moving.nii.gz", tmp_path / "out", preset="fast", quiet=True)
+    assert b"\xff.nii.gz" in (tmp_path / "out" / "report.md").read_bytes()
+    assert "?.nii.gz" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    sent = found(tmp_path / "out")("")
+    assert sent is not None
+    assert b"?.nii.gz" in sent.data
+
+
+DAMAGED = [{"inputs": 3}, {"seconds": {"reading": "x"}}, {"similarity": {"a": ["x", 1]}}, {"options": {}}]
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", "[" * 100_000, "{", *DAMAGED])
+def test_a_damaged_report_is_said_to_be(damage: Any, result: Path, tmp_path: Path) -> None:
+    for file in result.glob("*.*z"):
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "affine.txt").symlink_to(result / "affine.txt")
+    if isinstance(damage, dict):
+        damage = json.dumps({**json.loads((result / "report.json").read_text()), **damage})
+    (tmp_path / "report.json").write_text(damage)
+    with pytest.raises(InputError, match="expected a report that this version writes"):
+        found(tmp_path)("")
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder that register, cohort or evaluate has written"):
         found(tmp_path)
@@ -367,9 +411,22 @@ def test_a_server_refuses_everything_else(served: tuple[Server, Ask]) -> None:
         assert ask(f"/{server.secret}/{name}")[0] == 404, name
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert ask(f"/{server.secret}/", method)[0] == 405
+    for target in ("http://[/", "//[", "/" + "a" * 5000):
+        assert ask(target)[0] == 404
     for host in ("evil.example", f"evil.example:{server.server_port}", "127.0.0.1"):
         assert ask(f"/{server.secret}/", host=host)[0] == 403
     assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_defect_is_answered(served: tuple[Server, Ask]) -> None:
+    server, ask = served
+
+    def fail(name: str) -> Content | None:
+        raise RuntimeError("a defect")
+
+    server.find = fail
+    status, text = ask(f"/{server.secret}/")
+    assert (status, b"the terminal" in text) == (500, True)
 
 
 def test_a_study_sends_its_pairs_alone(result: Path, tmp_path: Path) -> None:
@@ -402,6 +459,7 @@ def test_a_study_sends_its_pairs_alone(result: Path, tmp_path: Path) -> None:
         "pairs//report.html",
     )
     beyond = ("cohort.json", "pairs/link/report.html", "pairs/b/report.html", "pairs/a/../a/report.html")
+    beyond += (f"pairs/{'a' * 300}/report.html", "pairs/\0/report.html")
     for name in (*within, *beyond):
         assert find(name) is None, name
 

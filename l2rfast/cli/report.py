@@ -106,7 +106,8 @@ class Report:
 
     def write_markdown(self, path: str | Path) -> None:
         """Write `markdown` to a file."""
-        Path(path).write_text(self.markdown())
+        # Bytes of a name that are not UTF-8 stay as they are.
+        Path(path).write_text(self.markdown(), encoding="utf-8", errors="surrogateescape")
 
     def markdown(self) -> str:
         """The whole report as Markdown tables."""

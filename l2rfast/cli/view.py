@@ -69,12 +69,22 @@ def _result(folder: Path) -> Result:
 
 
 def _page(folder: Path) -> tuple[str, dict[str, bytes]]:
-    """Of a registration, and what it asks for."""
+    """Of a registration, and what it asks for.
+
+    Raises:
+        InputError: its report is damaged, or another version's.
+    """
     try:
         content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        report = Report.of(content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _drawn(folder, content, Report.of(content))
+    except InputError:
+        raise
+    # Whatever a part of another type leads to: nothing of it is checked one by one.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"RESULT ({folder}): expected a report that this version writes, got another") from error
+
+
+def _drawn(folder: Path, content: dict[str, Any], report: Report) -> tuple[str, dict[str, bytes]]:
     scans: Embedded | None = None
     if niivue() is not None:
         try:
@@ -98,18 +108,17 @@ def _pair(folder: Path, report: Report) -> Pair:
     from ..methods.method import DEFORMABLE
     from ..methods.result import Registration
 
+    def image(role: str, path: Any) -> Any:
+        return as_volume(role, path, dims=(2, 3), nan_outside=True)
+
     def scan(role: str) -> Any:
         known = report.inputs[role]
-        volume = as_volume(role, known["path"], dims=(2, 3), nan_outside=True)
+        volume = image(role, known["path"])
         if list(volume.data.shape) != known["shape"]:
             raise InputError(f"{role} ({known['path']}): expected the scan that was registered, got another shape")
         return volume
 
-    fixed, moving, warped = (
-        scan("fixed"),
-        scan("moving"),
-        as_volume("warped", folder / "warped.nii.gz", dims=(2, 3), nan_outside=True),
-    )
+    fixed, moving, warped = scan("fixed"), scan("moving"), image("warped", folder / "warped.nii.gz")
     field, _ = read_displacement(folder / "displacement.nii.gz")
     ndim = fixed.data.ndim
     axes = [axis for axis in range(field.shape[1]) if axis != fixed.flat][:ndim]

@@ -80,10 +80,18 @@ class Study(Folder):
             return super().__call__(name)
         id, _, file = inside.partition("/")
         pair = self._pairs / id
-        if id in ("", ".", "..") or not file or self._pairs.is_symlink() or pair.is_symlink() or not pair.is_dir():
+        if id in ("", ".", "..") or not file or not (_own(self._pairs) and _own(pair)):
             return None
         if self._open is None or self._open[0] != id:
             if file != NAME:  # a picture, of the list of all
                 return self._result(pair)(file)
             self._open = id, self._result(pair)
         return self._open[1](file)
+
+
+def _own(folder: Path) -> bool:
+    """Whether it is a folder, and no link to one."""
+    try:
+        return stat.S_ISDIR(folder.lstat().st_mode)
+    except (OSError, ValueError):  # a name too long for the disk, or none at all
+        return False

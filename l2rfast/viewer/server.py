@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import InputError
 
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self._send(HTTPStatus.FORBIDDEN, Content("text/plain", b"not by this name\n"), send=send)
             return
-        secret, slash, name = urlsplit(self.path).path.removeprefix("/").partition("/")
+        secret, slash, name = self.path.partition("?")[0].removeprefix("/").partition("/")
         known = slash and hmac.compare_digest(secret.encode(), self.server.secret.encode())
         found = None
         if known:
@@ -99,6 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
                 said = Content("text/plain; charset=utf-8", f"{error}\n".encode("utf-8", "replace"))
                 self._send(HTTPStatus.INTERNAL_SERVER_ERROR, said, send=send)
                 return
+            except Exception:  # a defect, which the terminal is told of
+                said = Content("text/plain", b"this could not be made: the terminal of l2rfast view says why\n")
+                self._send(HTTPStatus.INTERNAL_SERVER_ERROR, said, send=send)
+                raise
             finally:
                 self.server.asked = time.monotonic()
         if found is None:
