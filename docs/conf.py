@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
     "reset_modules": (),  # one Matplotlib for all
     "show_memory": False,
     "min_reported_time": 3600,  # seconds of the machine that builds are of no use
+    "write_computation_times": False,  # and no page of them, which the search would find
     "default_thumb_file": str(Path(__file__).parent / "images" / "overview.png"),
 }
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
