@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,21 @@ def test_the_page_has_the_thresholds() -> None:
         f"above {100 * DARK:g} % of its range",
     ):
         assert text in page
+
+
+def test_the_page_has_the_counts_of_the_report() -> None:
+    root = Path(__file__).parent.parent
+    outcomes = json.loads((root / "bench" / "reports" / "verdict.json").read_text())["outcomes"]
+    page = (root / "docs" / "concepts" / "6-verdict.md").read_text()
+    assert f"| of {len(outcomes)} | `good` | `look` | `bad` |" in page
+    for name, aligned in (("aligned", True), ("not aligned", False)):
+        counts = Counter(one["level"] for one in outcomes if one["aligned"] == aligned)
+        assert f"| {name} | {counts[GOOD]} | {counts[LOOK]} | {counts[BAD]} |" in page
+    good = [one for one in outcomes if one["level"] == GOOD]
+    misses = [one for one in good if not one["aligned"]]
+    assert f"Of {len(good)} verdicts `good` {len(misses)} are misses" in page
+    assert all(one["kind"].startswith("generated") for one in misses)
+    other = [one for one in misses if "another anatomy" in one["kind"]]
+    assert f"{len(other)} of another anatomy" in page
+    new = [one for one in good if not one["chosen_on"]]
+    assert f"before {sum(not one['aligned'] for one in new)} of {len(new)} are" in page.replace("\n  ", " ")

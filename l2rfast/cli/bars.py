@@ -21,7 +21,7 @@ from rich.progress import (
 
 from ..methods import stages
 
-# Parts of the time that two brains of 160 x 192 x 224 took by default, on two threads of a busy machine, without labels:
+# Parts of the time that two brains of 160 x 192 x 224 took by default, on two threads of a busy machine without labels:
 # an estimate. Stages that a registration does not have are passed over; of a network's nobody knows.
 SHARES = {
     "reading": 4,
