@@ -174,6 +174,14 @@ def test_blocks_are_run_or_say_why_not(page: Path) -> None:
             assert block.reason.startswith("needs "), f"{where}: expected a reason as 'needs a GPU'"
 
 
+def test_figures_have_an_alternative_text() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        for plot in re.finditer(r"^ *(?:`{3,}|:{3,})\{plot\}.*\n((?: *:[\w-]+:.*\n)*)", text, re.M):
+            where = f"{name(page)}:{text.count(chr(10), 0, plot.start()) + 1}"
+            assert re.search(r":nofigs:|:alt: *\S", plot[1]), f"{where}: the figure has no :alt:, a sentence of text"
+
+
 PAGE = """\
 % not run: needs a GPU
 
