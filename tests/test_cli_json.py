@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -199,3 +201,12 @@ def test_the_version_is_no_error() -> None:
 def test_without_it_nothing_changes() -> None:
     result = CliRunner().invoke(cli.app, ["describe", "absent.txt"])
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "l2rfast.cli", "data", "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "l2rfast: error: no space left on the device of the output\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from typing import Annotated, Any
@@ -72,7 +73,8 @@ class _Commands(TyperGroup):
 def _fail(ctx: Any, error: str) -> None:
     """With --json the document of a command that failed: why."""
     if ctx.meta[JSON]:
-        typer.echo(document({"error": error}))
+        with suppress(OSError):  # where it cannot be written, as on a full disk, the standard error says so
+            typer.echo(document({"error": error}))
 
 
 app = typer.Typer(
