@@ -206,7 +206,10 @@ def test_without_it_nothing_changes() -> None:
 def test_a_full_disk_is_one_sentence() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "l2rfast.cli", "data", "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "l2rfast.cli", "data", "list", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert ended.returncode == 2
     assert ended.stderr == "l2rfast: error: no space left on the device of the output\n"
