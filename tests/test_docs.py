@@ -82,6 +82,7 @@ def _small(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)
 @pytest.mark.usefixtures("_small")
+@pytest.mark.filterwarnings("ignore:Default grid_sample")  # in ConvexAdam
 def test_the_code_of_a_page_runs(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page.read_text()):
