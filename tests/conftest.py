@@ -27,7 +27,15 @@ hypothesis.settings.load_profile("l2rfast")
 
 # Files of half a minute and more, the longest first, which the workers take before the others, so that none is left
 # with one at the end.
-LONG = ["test_operators", "test_examples", "test_register", "test_packaging", "test_libraries", "test_triton"]
+LONG = [
+    "test_site",
+    "test_operators",
+    "test_examples",
+    "test_register",
+    "test_packaging",
+    "test_libraries",
+    "test_triton",
+]
 LONG += ["test_cuda", "test_initial", "test_instructions", "test_bench", "test_unsupervised", "test_contexts"]
 LONG += ["test_masks", "test_docs", "test_docs_kernel"]
 
