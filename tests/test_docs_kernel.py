@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import interpreting
 import pytest
 import torch
 from evaluation import LAYOUTS
@@ -142,12 +141,4 @@ if not INTERPRETED:
 
     def test_triton_interpreted() -> None:
         """The tests of values of this file, in a process where kernels are interpreted."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", __file__, "-k", "triton", "-p", "no:cacheprovider", "--tb=short"],
-            env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+        interpreting.check(__file__, "-k", "triton")

@@ -7,8 +7,6 @@ TRITON_INTERPRET=1; another starts them in a process that has it.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import interpreting
 import pytest
 import torch
 from evaluation import LAYOUTS, TOLERANCES, disagreements, evaluate, same_bits
@@ -344,12 +343,4 @@ class TestHere:
     )
     def test_interpreted(self) -> None:
         """The tests of values of this file, in a process where kernels are interpreted."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", __file__, "-p", "no:cacheprovider", "--tb=short"],
-            env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+        interpreting.check(__file__)
