@@ -1,0 +1,43 @@
+"""The counts of a part's last full run: ``reliability/reports/PART.json``, which docs/reliability.md tells."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.machine import describe, software
+
+REPORTS = Path(__file__).parent / "reports"
+
+
+@contextmanager
+def recorded(part: str, folder: Path = REPORTS) -> Iterator[MutableMapping[str, int | float]]:
+    """Counts that the run of a part fills; they are written where it ends without an exception.
+
+    Args:
+        part: ``python -m reliability.PART`` is what runs.
+        folder: where its report goes.
+
+    Yields:
+        What was counted by its name, as ``{"inputs": 100000, "refused in a sentence": 99120, "tracebacks": 0}``, in the
+        order in which it is told.
+    """
+    counts: dict[str, int | float] = {}
+    start = time.monotonic()
+    yield counts
+    report = {
+        "command": shlex.join(["python", "-m", f"reliability.{part}", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": describe(),
+        "software": software(),
+        "seconds": round(time.monotonic() - start),
+        "counts": counts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{part}.json").write_text(json.dumps(report, indent=1) + "\n")
