@@ -17,11 +17,12 @@ REPORTS = Path(__file__).parent / "reports"
 
 
 @contextmanager
-def recorded(part: str, folder: Path = REPORTS) -> Iterator[MutableMapping[str, int | float]]:
+def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[MutableMapping[str, int | float]]:
     """Counts that the run of a part fills; they are written where it ends without an exception.
 
     Args:
         part: ``python -m reliability.PART`` is what runs.
+        run: which of its runs, where there are several, and each has a report ``PART-RUN.json``.
         folder: where its report goes.
 
     Yields:
@@ -40,4 +41,5 @@ def recorded(part: str, folder: Path = REPORTS) -> Iterator[MutableMapping[str, 
         "counts": counts,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{part}.json").write_text(json.dumps(report, indent=1) + "\n")
+    name = f"{part}-{run}" if run else part
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")

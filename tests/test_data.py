@@ -26,6 +26,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "server"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
+        http.handle_error = lambda *_: None  # who asked has hung up
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
         yield folder, f"http://127.0.0.1:{http.server_port}"
@@ -103,13 +104,13 @@ def test_downloads_once(cache: Path, server: tuple[Path, str]) -> None:
 
 def test_a_damaged_file_is_never_handed_out(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = put(cache, b"a brai")
-    with pytest.raises(InputError, match=f"{file}: expected sha256"):
+    with pytest.raises(InputError, match=f"{file}: expected 7 bytes of sha256"):
         data.path(NAME)
     assert data.fetch(NAME).read_bytes() == CONTENTS
     monkeypatch.setenv(data.ENVIRONMENT, str(tmp_path / "own"))
     own = put(tmp_path / "own", b"another brain")
     for get in (data.path, data.fetch):
-        with pytest.raises(InputError, match=f"{own}: expected sha256"):
+        with pytest.raises(InputError, match=f"{own}: expected 7 bytes of sha256"):
             get(NAME)
     assert own.read_bytes() == b"another brain"
 
@@ -121,6 +122,20 @@ def test_a_failed_download_leaves_nothing(cache: Path, server: tuple[Path, str])
     (server[0] / "brain.nii.gz").unlink()
     with pytest.raises(InputError, match="HTTPError"):
         data.fetch(NAME)
+    assert not files(cache)
+
+
+def test_a_download_that_goes_on_is_ended(
+    cache: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before all of it is there: of a hundred times what was expected, a few pieces."""
+    (server[0] / "brain.nii.gz").write_bytes(CONTENTS * 1_000_000)
+    come: list[int] = []
+    update = data._Limit.update
+    monkeypatch.setattr(data._Limit, "update", lambda self, count: (come.append(count), update(self, count)))
+    with pytest.raises(InputError, match=rf"{NAME}: expected to download 7 bytes from http.*, but more came"):
+        data.fetch(NAME)
+    assert sum(come) < 100_000
     assert not files(cache)
 
 

@@ -1,7 +1,7 @@
 """Public scans and network weights that the demo, the examples and the tests use.
 
 A file is looked up in the folder that the environment variable ``L2RFAST_DATA`` names, then in the
-user's cache. Its sha256 is checked wherever it comes from.
+user's cache. Its size and sha256 are checked wherever it comes from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import InputError
 
 ENVIRONMENT = "L2RFAST_DATA"
+_PIECE = 1 << 14  # bytes, of a download
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def path(name: str) -> Path:
         places = " or ".join(str(folder) for folder in _folders())
         raise InputError(f"{name}: not found in {places}; get it with: l2rfast data fetch {name}")
     if not _intact(file, record(name)):
-        raise InputError(f"{file}: expected sha256 {record(name).sha256}; delete the file or fetch it again")
+        wanted = f"{record(name).bytes} bytes of sha256 {record(name).sha256}"
+        raise InputError(f"{file}: expected {wanted}; delete the file or fetch it again")
     return file
 
 
@@ -100,12 +102,38 @@ def _download(wanted: Record) -> None:
     import pooch  # type: ignore[import-untyped]  # not needed where the files lie, as on machines without a network
 
     pooch.get_logger().setLevel("WARNING")
+    get = pooch.HTTPDownloader(progressbar=_Limit(wanted), chunk_size=_PIECE)
     try:
-        pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=wanted.name, path=_cache())
+        pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=wanted.name, path=_cache(), downloader=get)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"{wanted.name}: expected to download it from {wanted.url}, but got {type(error).__name__}"
         ) from error
+
+
+class _Limit:
+    """In the place of a progress bar, to which pooch tells each piece that has come: ends a download that goes on and
+    on, before it fills the disk."""
+
+    def __init__(self, wanted: Record) -> None:
+        self._wanted, self._come = wanted, 0
+        self.total = 0  # which pooch sets
+
+    def update(self, count: int) -> None:
+        self._come += count
+        if self._come >= self._wanted.bytes + _PIECE:  # of the last piece the whole is told
+            raise InputError(
+                f"{self._wanted.name}: expected to download {self._wanted.bytes} bytes from {self._wanted.url}, but "
+                "more came"
+            )
+
+    def reset(self) -> None:
+        self._come = 0
+
+    def close(self) -> None:
+        """Nothing is shown."""
 
 
 def _folders() -> list[Path]:
@@ -120,6 +148,8 @@ def _cache() -> Path:
 
 
 def _intact(file: Path, expected: Record) -> bool:
+    if file.stat().st_size != expected.bytes:
+        return False
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() == expected.sha256
 
