@@ -75,7 +75,7 @@ def test_data_lists_and_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for command in ("path", "fetch"):
         code, out, err = run("data", command, NAME)
         assert (code, out) == (2, "")
-        assert err.startswith(f"l2rfast: error: {file}: expected sha256")
+        assert err.startswith(f"l2rfast: error: {file}: expected {data.record(NAME).bytes} bytes of sha256")
     monkeypatch.setattr(data, "_intact", lambda *_: True)
     for command in ("path", "fetch"):
         assert run("data", command, NAME) == (0, f"{file}\n", "")
