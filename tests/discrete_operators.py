@@ -62,6 +62,9 @@ def not_extents() -> Errors:
 OPERATIONS = [
     Operation(
         l2rfast.correlation,
+        lambda sizes: samples.noisy(
+            "fixed moving", 3, sizes, radius=[1], metric=METRICS, padding=EDGES, smoothing=[2, 0]
+        ),
         list(samples.noisy("fixed moving", 3, SHAPES, radius=[1], dilation=[2], padding=EDGES, smoothing=[2, 0]))
         + list(samples.noisy("fixed moving", 3, {2: [(5, 4)]}, radius=[(2, 0)], metric=METRICS, smoothing=[0, 1]))
         + list(samples.noisy("fixed moving", 3, {3: [(3, 4, 3)]}, radius=[(1, 0, 2)], metric=METRICS, padding=EDGES)),
@@ -76,6 +79,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.lattice_correlation,
+        lambda sizes: samples.lattices(samples.few(sizes), sizes),
         list(samples.lattices(LATTICES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3), (1, 1, 1)]})),
         list(samples.lattices({2: [(17, 5)], 3: [(3, 9, 5)]}, {2: [(30, 40)], 3: [(9, 12, 11)]})),
         [
@@ -88,6 +92,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.min_convolution,
+        lambda sizes: samples.costs(samples.few(sizes), sizes, "weight"),
         list(samples.costs(SEARCHES, POINTS, "weight")),
         list(samples.costs(BIG_SEARCHES | {2: [(3, 60)]}, BIG_POINTS, "weight")),
         [
@@ -100,6 +105,7 @@ OPERATIONS = [
     ),
     Operation(
         pooled_min_convolution,
+        lambda sizes: samples.costs(samples.few(sizes), sizes),
         list(samples.costs(SEARCHES, POINTS)),
         list(samples.costs(BIG_SEARCHES, BIG_POINTS)),
         [*not_costs("cost")],
@@ -107,6 +113,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.mean_field,
+        lambda sizes: samples.costs(samples.few(sizes), sizes, radius=[1], passes=[2]),
         list(samples.costs(SEARCHES, POINTS, radius=[1, 2], passes=[2, 1]))
         + list(samples.costs(SEARCHES, POINTS, radius=[0])),
         list(samples.costs(BIG_SEARCHES, BIG_POINTS, radius=[1, 3])),
@@ -116,6 +123,7 @@ OPERATIONS = [
     ),
     Operation(
         soft_argmin,
+        lambda sizes: samples.costs(samples.few(sizes), sizes, "beta", dilation=[2, 0.7]),
         list(samples.costs(SEARCHES, POINTS, "beta", dilation=[2, 0.7])),
         list(samples.costs(BIG_SEARCHES, BIG_POINTS, "beta")),
         [
@@ -127,6 +135,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.shift_labels,
+        lambda sizes: samples.label_shifts(samples.few(sizes, odd=True), sizes),
         list(samples.label_shifts(ODD, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3)]})),
         list(samples.label_shifts(ODD, BIG)),
         [
@@ -145,6 +154,7 @@ OPERATIONS = [
     ),
     Operation(
         shift_labels_on_a_lattice,
+        lambda sizes: samples.lattice_label_shifts(samples.few(sizes), sizes),
         list(samples.lattice_label_shifts(LATTICES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3)]})),
         list(samples.lattice_label_shifts(BIG_SEARCHES, {2: [(30, 40)], 3: [(9, 12, 11)]})),
         [*not_extents()],

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from samples import Sample, noise
+from samples import Sample, Sizes, noise
 from torch import Tensor
 
 from l2rfast._dispatch import OPERATORS, _runs_on
@@ -33,6 +33,7 @@ class Operation:
     """A public function of tensors and options.
 
     Attributes:
+        space: its calls on images of given sizes, from which `reliability.operators` makes others.
         samples: calls small enough to differentiate by every number.
         big: calls of the sizes BIG.
         errors: changes to the arguments of the first sample, and how the message that they give begins.
@@ -42,6 +43,7 @@ class Operation:
     """
 
     function: Callable[..., Any]
+    space: Callable[[Sizes], Iterator[Sample]]
     samples: list[Sample]
     big: list[Sample]
     errors: list[tuple[dict[str, Any], str]]

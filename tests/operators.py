@@ -104,6 +104,7 @@ OPERATIONS = [
     *sampling_operators.OPERATIONS,
     Operation(
         l2rfast.integrate_velocity,
+        lambda sizes: samples.velocities(sizes, (3,), "one way", "whole", "noise"),
         list(samples.velocities(SHAPES, (3, 1, 0), "one way", "whole", "noise")),
         list(samples.velocities(BIG, (7,), "one way")),
         [
@@ -115,6 +116,7 @@ OPERATIONS = [
     ),
     Operation(
         integrate_velocity_keeping_fields,
+        lambda sizes: samples.velocities(sizes, (2,), "one way", "whole", "noise"),
         list(samples.velocities(SHAPES, (2,), "one way", "whole", "noise")),
         list(samples.velocities(BIG, (2,), "one way")),
         [*not_tensors("velocity"), *not_integers(steps=0)],
@@ -124,6 +126,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.invert,
+        lambda sizes: samples.invertible(sizes, tries=[8]),
         list(samples.invertible(SHAPES, tries=[8])),
         list(samples.invertible(BIG, tries=[8])),
         [
@@ -136,6 +139,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.compose_steps,
+        samples.between_steps,
         list(samples.between_steps(SHAPES)),
         list(samples.between_steps(BIG)),
         [
@@ -149,6 +153,7 @@ OPERATIONS = [
     ),
     Operation(
         adam_step,
+        samples.steps,
         list(samples.steps(SHAPES)),
         list(samples.steps(BIG)),
         [
@@ -165,6 +170,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.jacobian_determinant,
+        lambda sizes: samples.noisy("disp", None, sizes),
         list(samples.noisy("disp", None, SHAPES)),
         list(samples.noisy("disp", None, BIG)),
         [*not_tensors("disp"), ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis")],
@@ -172,6 +178,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.digital_jacobian,
+        lambda sizes: samples.in_blocks("disp", None, sizes),
         list(samples.noisy("disp", None, SHAPES)) + list(samples.in_blocks("disp", None, SHAPES)),
         list(samples.noisy("disp", None, BIG)) + list(samples.in_blocks("disp", None, BIG)),
         [
@@ -182,6 +189,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.block_average,
+        lambda sizes: samples.in_blocks("image", 3, sizes),
         list(samples.in_blocks("image", 3, SHAPES)),
         list(samples.in_blocks("image", 2, BIG)),
         [*not_tensors("image"), *not_blocks((5, 4))],
@@ -190,6 +198,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.box_average,
+        lambda sizes: samples.noisy("image", 3, sizes, radius=[3], passes=[2], padding=BOXES),
         list(samples.noisy("image", 3, SHAPES, radius=[1, 0], passes=[2, 0], padding=BOXES))
         + list(samples.noisy("image", 3, SHAPES, radius=[3], padding=BOXES)),
         list(samples.noisy("image", 2, BIG, radius=[3], passes=[2], padding=BOXES))
@@ -200,6 +209,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.mind_ssc,
+        lambda sizes: samples.noisy("image", 1, sizes, radius=[2], dilation=[2], pool=[1]),
         list(samples.noisy("image", 1, SHAPES, radius=[2, 0], dilation=[1, 3])),
         list(samples.noisy("image", 1, BIG, radius=[1], dilation=[2], pool=[1, 4])),
         [
@@ -212,6 +222,7 @@ OPERATIONS = [
     *discrete_operators.OPERATIONS,
     Operation(
         l2rfast.coupled_convex,
+        lambda sizes: samples.coupled_convexes(samples.few(sizes, odd=True), sizes),
         list(samples.coupled_convexes({2: [(5, 5), (1, 7)], 3: [(3, 3, 3), (1, 5, 3)]}, SHAPES)),
         list(samples.coupled_convexes({2: [(5, 7)], 3: [(3, 5, 3)]}, {2: [(20, 30)], 3: [(9, 8, 10)]})),
         [
@@ -222,6 +233,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.inverse_consistency,
+        lambda sizes: samples.noisy("forward backward", None, sizes, iterations=[2]),
         list(samples.noisy("forward backward", None, SHAPES, iterations=[2, 0])),
         list(samples.inverses(BIG)),
         [
@@ -235,6 +247,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.local_ncc,
+        samples.local_nccs,
         list(samples.local_nccs(SHAPES | LINES)),
         list(samples.local_nccs(BIG | BIG_LINES)),
         [*not_alike("a", "b", noise(2, 3, 5, 4)), *_not_windows()],
@@ -242,6 +255,7 @@ OPERATIONS = [
     ),
     Operation(
         masked_local_ncc,
+        samples.masked_local_nccs,
         list(samples.masked_local_nccs(SHAPES | LINES)),
         list(samples.masked_local_nccs(BIG)),
         [
@@ -256,6 +270,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.warp_local_ncc,
+        samples.warp_local_nccs,
         list(samples.warp_local_nccs(SHAPES)),
         list(samples.warp_local_nccs(BIG)),
         [*_not_fitting(noise(2, 1, 5, 4)), *not_one_of(padding=PADDINGS), *_not_windows()],
@@ -263,6 +278,7 @@ OPERATIONS = [
     ),
     Operation(
         warp_local_ncc_of_blocks,
+        samples.warp_local_nccs_of_blocks,
         list(samples.warp_local_nccs_of_blocks(SHAPES)),
         list(samples.warp_local_nccs_of_blocks(BIG)),
         [
@@ -274,6 +290,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.warp_ssd,
+        samples.warp_ssds,
         list(samples.warp_ssds(SHAPES)),
         list(samples.warp_ssds(BIG)),
         [*_not_fitting(noise(2, 16, 5, 4))],
@@ -281,6 +298,7 @@ OPERATIONS = [
     ),
     Operation(
         joint_histogram,
+        samples.histograms,
         list(samples.histograms(SHAPES | LINES)),
         list(samples.histograms(BIG | BIG_LINES)),
         [
@@ -296,6 +314,7 @@ OPERATIONS = [
     ),
     Operation(
         weighted_joint_histogram,
+        samples.weighted_histograms,
         list(samples.weighted_histograms(SHAPES | LINES)),
         list(samples.weighted_histograms(BIG)),
         [
@@ -308,6 +327,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.diffusion_energy,
+        lambda sizes: samples.noisy("disp", None, sizes, spacing=(None, 0.7)),
         [
             *samples.noisy("disp", None, SHAPES),
             *samples.noisy("disp", None, {2: [(4, 5)]}, spacing=([3, 0.5],)),
@@ -325,6 +345,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.bending_energy,
+        lambda sizes: samples.noisy("disp", None, sizes, stencil=losses.STENCILS),
         [
             *samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]}, stencil=losses.STENCILS),
             *samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, stencil=("compact",)),
@@ -340,6 +361,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.gradient_energy,
+        lambda sizes: samples.noisy("disp", None, sizes, norm=("l2", "l1")),
         list(samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, norm=("l2", "l1"))),
         list(samples.noisy("disp", None, BIG, norm=("l2",))),
         [
@@ -351,6 +373,7 @@ OPERATIONS = [
     ),
     Operation(
         filters.gaussian_filter,
+        lambda sizes: samples.noisy("image", 2, sizes, sigma=(0.7, 2.0)),
         list(samples.noisy("image", 2, SHAPES, sigma=(0.7, 0.2, 2.0))),
         list(samples.noisy("image", 2, BIG, sigma=(1.0, 2.5))),
         [({"sigma": -1.0}, "sigma: expected a number >= 0"), ({"sigma": math.inf}, "sigma: expected a number >= 0")],

@@ -404,6 +404,15 @@ def between_steps(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(_name(size, blocks, length), inputs, {"blocks": blocks})
 
 
+def few(sizes: Sizes, *, odd: bool = False) -> Sizes:
+    """As few displacements or points, whatever the sizes of images, as a volume for each of them leaves room for."""
+    counts = {2: (5, 3, 7, 1), 3: (3, 1, 5)} if odd else {2: (2, 5, 3, 4, 1), 3: (3, 1, 2)}
+    return {
+        ndim: [tuple(counts[ndim][(n + axis) % len(counts[ndim])] for axis, n in enumerate(size)) for size in of]
+        for ndim, of in sizes.items()
+    }
+
+
 def _searches(searches: Sizes, sizes: Sizes) -> Iterator[tuple[Size, Size]]:
     return chain(*(product(searches[ndim], sizes[ndim]) for ndim in sizes))
 

@@ -66,6 +66,7 @@ torch.set_num_threads(1)  # for small tensors, as in the tests
 OPERATIONS = [
     Operation(
         l2rfast.warp,
+        samples.warps,
         list(samples.warps(SHAPES)),
         list(samples.warps(BIG, EDGES)),
         [
@@ -81,6 +82,7 @@ OPERATIONS = [
     ),
     Operation(
         spline_warp,
+        samples.spline_warps,
         list(samples.spline_warps(SHAPES)),
         list(samples.spline_warps(BIG, EDGES)),
         [*not_tensors("image", "disp"), *_not_sampled("image", "disp", noise(2, 2, 5, 4))],
@@ -88,6 +90,7 @@ OPERATIONS = [
     ),
     Operation(
         spline_coefficients,
+        lambda sizes: samples.noisy("image", 3, sizes),
         list(samples.noisy("image", 3, SHAPES)),
         list(samples.noisy("image", 2, BIG)),
         [*not_tensors("image"), ({"image": noise(2, 2, 5)}, "image: expected shape (N, C, H, W)")],
@@ -96,6 +99,7 @@ OPERATIONS = [
     ),
     Operation(
         warp_many,
+        samples.warps_of_two,
         list(samples.warps_of_two(SHAPES)),
         list(samples.warps_of_two(BIG, ["reflection"])),
         [
@@ -114,6 +118,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.warp_with_gradient,
+        samples.warps_with_gradient,
         list(samples.warps_with_gradient(SHAPES)),
         list(samples.warps_with_gradient(BIG, ["zeros"])),
         [
@@ -124,6 +129,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.grid_sample,
+        lambda sizes: samples.grids(sizes, {}),
         list(samples.grids(SHAPES, POWERS)),
         list(samples.grids(BIG_POWERS, BIG_POWERS, EDGES)),
         [
@@ -140,6 +146,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.affine_warp,
+        samples.affine_warps,
         list(samples.affine_warps(SHAPES)),
         list(samples.affine_warps(BIG, EDGES)),
         [
@@ -154,6 +161,7 @@ OPERATIONS = [
     ),
     Operation(
         affine_resample,
+        samples.displaced_affine_warps,
         list(samples.displaced_affine_warps(SHAPES)),
         list(samples.displaced_affine_warps(BIG, EDGES)),
         [
@@ -169,24 +177,28 @@ OPERATIONS = [
     ),
     Operation(
         vote,
+        samples.warps_with_gradient,
         list(samples.warps_with_gradient(SHAPES)),
         list(samples.warps_with_gradient(BIG, EDGES)),
         [*not_tensors("disp"), *not_one_of(padding=PADDINGS)],
     ),
     Operation(
         affine_vote,
+        lambda sizes: (s.without("mode") for s in samples.affine_warps(sizes)),
         [s.without("mode") for s in samples.affine_warps(SHAPES) if s.options["mode"] == "nearest"],
         [s.without("mode") for s in samples.affine_warps(BIG, EDGES) if s.options["mode"] == "nearest"],
         [*not_tensors("matrix"), *not_one_of(padding=PADDINGS)],
     ),
     Operation(
         sinc,
+        samples.warps_with_gradient,
         list(samples.warps_with_gradient({2: SHAPES[2], 3: [(3, 4, 3), (1, 2, 6)]})),
         list(samples.warps_with_gradient({2: [(40, 30)]}, EDGES)),
         [*not_tensors("image", "disp"), *not_one_of(padding=PADDINGS)],
     ),
     Operation(
         affine_sinc,
+        lambda sizes: (s.without("mode") for s in samples.affine_warps(sizes)),
         [
             s.without("mode")
             for s in samples.affine_warps({2: SHAPES[2], 3: [(1, 2, 3)]})
@@ -197,6 +209,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.compose,
+        samples.compositions,
         list(samples.compositions(SHAPES)),
         list(samples.compositions(BIG)),
         [
