@@ -5,14 +5,15 @@ TORCH ?=
 VENV := .venv$(addprefix -,$(TORCH))
 PINS := $(if $(TORCH),build/constraints-$(TORCH).txt,constraints.txt)
 BIN := $(VENV)/bin
-CPP := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find kernels reliability -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OUT ?= demo
 SIZE ?= full
 REF ?= HEAD
+SEED ?= 0
 GPU_PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-wheel lint format docs bench bench-compare test-gpu bench-gpu clean
+.PHONY: demo test check test-wheel test-sanitize reliability audit lint format docs bench bench-compare test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # Register two real brain scans (or, where they cannot be had, two synthetic ones) and print the report.
@@ -38,6 +39,26 @@ test-wheel: $(VENV)/.built
 		build/torch/bin/python -P tests/installed.py cpp || exit 1; \
 	done
 	rm -rf build/torch
+
+# The C++ kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, some two hours on two cores:
+# the tests of operators, and random calls. g++ has what they need.
+test-sanitize: $(VENV)/.built
+	$(BIN)/python -m reliability.sanitizers address
+	$(BIN)/python -m reliability.sanitizers thread
+
+# All that tries to break the package, for a night: docs/reliability.md.
+reliability: test-sanitize
+	$(BIN)/python -m reliability.operators --cases 10000 --seed $(SEED)
+	$(BIN)/python -m reliability.files --inputs 100000 --seed $(SEED)
+	$(BIN)/python -m reliability.power
+	$(BIN)/python -m reliability.training --kills 50 --seed $(SEED)
+	$(BIN)/python -m reliability.long_run --registrations 2000
+	$(BIN)/python -m bench.tables
+
+# Whether holes are known of the pinned packages: asks the package index, so that it is not part of lint.
+audit: $(VENV)/.built
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

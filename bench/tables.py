@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reliability.counts import PARTS, counted
+
 from .harness import OURS
 from .patches import patches
 from .recipes import recipes
@@ -145,12 +147,14 @@ def roofline(report: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+MEASURED, BROKEN = "bench/reports", "reliability/reports"
 # By file: what makes its table, or all of them in their order, and the reports that they are made of.
-TABLES: dict[str, tuple[Callable[..., str | list[str]], tuple[str, ...]]] = {
-    "README.md": (headline, ("cpu.json", "registration.json", "busy.json")),
-    "bench/README.md": (roofline, ("cpu.json",)),
-    "docs/reference/compat.md": (patches, ("compat/cpu.json", "registration.json")),
-    "docs/recipes.md": (recipes, ("scans.json",)),
+TABLES: dict[str, tuple[Callable[..., str | list[str]], str, tuple[str, ...]]] = {
+    "README.md": (headline, MEASURED, ("cpu.json", "registration.json", "busy.json")),
+    "bench/README.md": (roofline, MEASURED, ("cpu.json",)),
+    "docs/reference/compat.md": (patches, MEASURED, ("compat/cpu.json", "registration.json")),
+    "docs/recipes.md": (recipes, MEASURED, ("scans.json",)),
+    "docs/reliability.md": (counted, BROKEN, tuple(f"{part}.json" for part in PARTS)),
 }
 
 
@@ -174,8 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="fail where a table is not that of the report")
     arguments = parser.parse_args(argv)
     stale = False
-    for name, (make, sources) in TABLES.items():
-        files = [ROOT / "bench" / "reports" / source for source in sources]
+    for name, (make, folder, sources) in TABLES.items():
+        files = [ROOT / folder / source for source in sources]
         reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
         file = ROOT / name
         text = file.read_text()
@@ -184,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         if arguments.check:
             stale = True
-            print(f"{name}: its table is not that of bench/reports/{' and '.join(sources)}; run python -m bench.tables")
+            print(f"{name}: its table is not that of {folder}/{' and '.join(sources)}; run python -m bench.tables")
         else:
             file.write_text(written)
     return int(stale)

@@ -53,7 +53,7 @@ def touched(files: set[Path]) -> list[Path]:
     """The test files to run."""
     words = {word for path in files for word in names(path)}
     own_names = {f"test_{name}" for path in files for name in functions(path)}
-    helpers = {path.stem for path in files if path.suffix == ".py" and path.parts[0] in ("tests", "bench")}
+    helpers = {path.stem for path in files if path.suffix == ".py" and path.parts[0] in ("tests", "bench", "reliability")}
     found = []
     for test in sorted((ROOT / "tests").glob("test_*.py")):
         text, own = test.read_text(), test.relative_to(ROOT) in files

@@ -1,29 +1,47 @@
-"""Calls of operators in a process that is watched: ``samples`` of the tests, or as many random ones, and their seed."""
+"""Calls of operators in a process that is watched: ``samples`` of the tests, or so many random ones, and their seed."""
 
 from __future__ import annotations
 
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 
+from reliability.operators import BY_NAME, call, calls, leaves
 
-def samples() -> int:
-    """Forward and backward, by the C++ kernels, all small samples of the tests; returns how many."""
-    from evaluation import evaluate
-    from operators import OPERATIONS
 
+def of_samples() -> int:
+    """Forward and backward, all small samples of the tests; returns how many."""
     done = 0
-    for operation in (o for o in OPERATIONS if "cpp" in o.backends):
+    for name, operation in BY_NAME.items():
         for sample in operation.samples:
             inputs = {name: tensor.float() for name, tensor in sample.inputs.items()}
-            evaluate(operation, inputs, sample.options, backend="cpp")
+            call(name, **leaves(operation, inputs), **sample.options)
             done += 1
     return done
 
 
+def at_random(count: int, seed: int) -> int:
+    """Good and bad calls; returns how many ended in what is no refusal, which is printed."""
+    wrong, told = 0, time.monotonic()
+    for index, (name, args, kwargs) in enumerate(calls(seed, count)):
+        try:
+            call(name, *args, **kwargs)
+        except Exception:
+            wrong += 1
+            print(f"call {index} of seed {seed}, {name}:", file=sys.stderr)
+            traceback.print_exc()
+        if time.monotonic() > told + 60:
+            told = time.monotonic()
+            print(f"{index} of {count} calls", file=sys.stderr)
+    return wrong
+
+
 def main(argv: Sequence[str]) -> int:
     if argv == ["samples"]:
-        print(samples())
-    return 0
+        print(of_samples())
+        return 0
+    return int(at_random(*map(int, argv)) > 0)
 
 
 if __name__ == "__main__":
