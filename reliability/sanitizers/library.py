@@ -46,10 +46,14 @@ def package(sanitizer: str) -> Path:
 
 
 def runtime(sanitizer: str) -> str:
-    """The sanitizer's own library, which a process that was not built with it has to load first."""
-    name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+    """What a process that was not built with the sanitizer has to load first, as ``LD_PRELOAD`` has it: its own library,
+    and that of C++, whose exceptions it wants to see.
+    """
+    found = []
+    for name in ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6"):
+        asked = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        found.append(asked.stdout.strip())
+    return " ".join(found)
 
 
 def _library(sanitizer: str, folder: Path) -> Path:
