@@ -39,6 +39,7 @@ class Operation:
         errors: changes to the arguments of the first sample, and how the message that they give begins.
         differentiable: the inputs that gradients go to.
         twice: whether second derivatives are promised.
+        finite: the inputs whose numbers have to be finite.
         made_of: the operator that does the work, where none has the name of the function.
     """
 
@@ -49,6 +50,7 @@ class Operation:
     errors: list[tuple[dict[str, Any], str]]
     differentiable: tuple[str, ...] = ()
     twice: bool = False
+    finite: tuple[str, ...] = ()
     made_of: str = ""
 
     @property

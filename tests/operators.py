@@ -345,7 +345,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.bending_energy,
-        lambda sizes: samples.noisy("disp", None, sizes, stencil=losses.STENCILS),
+        lambda sizes: samples.noisy("disp", None, samples.at_least(5, sizes), stencil=losses.STENCILS),
         [
             *samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]}, stencil=losses.STENCILS),
             *samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, stencil=("compact",)),
@@ -361,7 +361,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.gradient_energy,
-        lambda sizes: samples.noisy("disp", None, sizes, norm=("l2", "l1")),
+        lambda sizes: samples.noisy("disp", None, samples.at_least(3, sizes), norm=("l2", "l1")),
         list(samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, norm=("l2", "l1"))),
         list(samples.noisy("disp", None, BIG, norm=("l2",))),
         [

@@ -28,7 +28,7 @@ OTHERS = ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "floa
 LABELS = ("image", "labels", "input")  # which may be integers in some modes
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 31, 37)
-VOXELS = 1500  # of an image
+VOXELS = 500  # of an image
 
 # Where memory of 2^31 elements, of which nothing is touched but the image, makes offsets no 32 bits hold.
 FAR = 2**31
@@ -118,7 +118,7 @@ class Case:
         layouts: from `STRIDES`, by input.
         values: special ones from `VALUES`, by input: which, and every how manyth element is one.
         junk: from `JUNK`, by argument.
-        way: how the operation is called: "call", "vmap", "aot_eager" or "inductor".
+        way: how the operation is called: "call", "vmap", "threads", "aot_eager" or "inductor".
     """
 
     operation: str
@@ -201,7 +201,7 @@ def drawn(seed: int, index: int) -> Case:
         if rng.random() < 0.25
         else {},
         junk={rng.choice([*inputs, *options]): rng.choice([*JUNK])} if rng.random() < 0.12 else {},
-        way=rng.choices(("call", "vmap", "aot_eager", "inductor"), (86, 11, 2.8, 0.2))[0],
+        way=rng.choices(("call", "vmap", "threads", "aot_eager", "inductor"), (84, 10, 4, 2, 0.05))[0],
     )
 
 
