@@ -102,6 +102,7 @@ OPERATIONS = [
             *not_one_of(method=("exact", "pooled")),
         ],
         ("cost", "weight"),
+        finite=("cost", "weight"),
     ),
     Operation(
         pooled_min_convolution,
@@ -110,6 +111,7 @@ OPERATIONS = [
         list(samples.costs(BIG_SEARCHES, BIG_POINTS)),
         [*not_costs("cost")],
         ("cost",),
+        finite=("cost",),
     ),
     Operation(
         l2rfast.mean_field,
@@ -132,6 +134,7 @@ OPERATIONS = [
             *[({"dilation": d}, "dilation: expected a finite number") for d in (math.nan, math.inf, "3", (1, 2, 3))],
         ],
         ("cost", "beta"),
+        finite=("beta",),
     ),
     Operation(
         l2rfast.shift_labels,

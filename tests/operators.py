@@ -230,6 +230,7 @@ OPERATIONS = [
             *[({"coefficients": (0.1, a)}, "coefficients: expected positive") for a in (0.0, -0.1, math.nan)],
             ({"cost": noise(2, 3, 4, 5, 5)}, "cost: expected odd search sizes"),
         ],
+        finite=("cost",),
     ),
     Operation(
         l2rfast.inverse_consistency,
@@ -323,6 +324,7 @@ OPERATIONS = [
             ({"weight": noise(2, 3, 5, 4).requires_grad_()}, "weight: no gradient to it is implemented"),
         ],
         ("a", "b"),
+        finite=("weight",),
         made_of="joint_histogram",
     ),
     Operation(

@@ -41,7 +41,7 @@ STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "one image": lambda t: t[:1].expand(t.shape),
     "one channel": lambda t: t[:, :1].expand(t.shape),
     "one number": lambda t: t.flatten()[:1].expand(t.numel()).view(1).expand(t.shape) if t.numel() == 1 else _one(t),
-    "negated": lambda t: torch._neg_view(-t) if t.is_floating_point() else t,
+    "negated": lambda t: torch._neg_view(-t) if t.dtype.is_floating_point and t.dtype.itemsize > 1 else t,
     "far": lambda t: _far(t),
 }
 

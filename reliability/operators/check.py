@@ -18,6 +18,8 @@ from .cases import FLOATS, REFUSALS, Case
 TESTS = str(Path(__file__).parent.parent.parent / "tests")
 # A backend may be so much further from the truth than the reference in the same dtype.
 WORSE = 8
+# What a dtype rounds, in parts of what it is allowed to be wrong.
+EPSILON = torch.finfo(torch.float32).eps / TOLERANCES[torch.float32]
 
 
 class Refused(Exception):
@@ -56,7 +58,11 @@ def check(case: Case) -> tuple[str, list[str]]:
     truth = evaluate(operation, exact, options, backend="reference")
     for backend, got in results.items():
         if backend != "reference":
-            lines = differences(_outputs(got) if beyond else got, truth, results["reference"], spreads=bool(beyond))
+            spreads = bool(beyond) or _is_near_the_end(inputs)
+            got = _outputs(got) if beyond else got
+            lines = differences(got, truth, results["reference"], spreads=spreads)
+            if lines:  # measured by what does not cancel, as in constant images
+                lines = differences(got, truth, results["reference"], spreads=spreads, sizes=_sizes(case, exact))
             faults += [f"{backend}: {line}" for line in lines]
     if beyond:
         return "not finite", faults
@@ -103,15 +109,34 @@ def _unexpected(where: str, error: Exception) -> list[str]:
     return [f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
 
 
+def _is_near_the_end(inputs: Inputs) -> bool:
+    """Whether sums of some numbers of the inputs may be more than their dtype, or float32, holds."""
+    return any(float(t.abs().max()) > torch.finfo(t.dtype).max / 1e3 for t in inputs.values() if t.is_floating_point())
+
+
 def _outputs(results: Inputs) -> Inputs:
     """Without the gradients: whether one is 0 or NaN beside a voxel that is not finite is no backend's promise."""
     return {name: value for name, value in results.items() if name.startswith("output")}
 
 
-def differences(got: Inputs, truth: Inputs, rounded: Inputs, *, spreads: bool = False) -> list[str]:
+def _sizes(case: Case, inputs: Inputs) -> dict[str, float]:
+    """How large the results of a case are, by name, with inputs of the same magnitude that are not constant."""
+    plain = replace(case, values={}, layouts={}, way="call")
+    operation, others, options = _prepared(plain)
+    results = evaluate(operation, {n: t.double() for n, t in others.items()}, options, backend="reference")
+    largest = max(float(t.abs().max()) * t.numel() ** 0.5 for t in inputs.values())
+    times = max([1.0, *(float(t.abs().max() / others[n].abs().max()) for n, t in inputs.items() if others[n].any())])
+    rounded = dict.fromkeys(results, 4 * largest * EPSILON)
+    return {n: max(float(value.norm()) * times**2, rounded[n]) for n, value in results.items()}
+
+
+def differences(
+    got: Inputs, truth: Inputs, rounded: Inputs, *, spreads: bool = False, sizes: dict[str, float] | None = None
+) -> list[str]:
     """A line for each result that is further from the truth than its dtype, and the reference in it, allow.
 
-    Nothing may be finite that is not; and nothing else not finite, unless what is not `spreads` by sums.
+    Nothing may be finite that is not; and nothing else not finite, unless what is not `spreads` by sums. `sizes` are
+    norms that errors are measured by where those of the truth are smaller.
     """
     lines = []
     for name, value in got.items():
@@ -127,6 +152,7 @@ def differences(got: Inputs, truth: Inputs, rounded: Inputs, *, spreads: bool = 
             lines.append(f"{name}: not finite in {made} of {g.numel()} numbers that are")
         known = g.isfinite() & exact.isfinite() & reference.isfinite()
         size, error, allowed = (float(t[known].norm()) for t in (exact, g - exact, reference - exact))
+        size = max(size, (sizes or {}).get(name, 0.0))
         tolerance = TOLERANCES.get(value.dtype, 0.0)
         tiny = torch.finfo(value.dtype).tiny * g.numel() ** 0.5 if value.is_floating_point() else 0.0
         if not error <= tolerance * size + WORSE * allowed + tiny:
@@ -160,7 +186,7 @@ def _vmap(operation: Operation, inputs: Inputs, options: dict[str, Any]) -> list
     def mapped(**given: Tensor) -> Any:
         return torch.vmap(one)(*given.values())
 
-    stacked = {name: torch.stack([t, t.flip(0)]) for name, t in inputs.items()}
+    stacked = {name: torch.stack([t, t.flip(0) if t.is_floating_point() else t]) for name, t in inputs.items()}
     got, expected = (evaluate(operation, stacked, {}, function=f) for f in (mapped, looped))
     return differences(got, expected, expected)
 
