@@ -36,7 +36,7 @@ FAR = 2**31
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     **LAYOUTS,
     "offset": lambda t: torch.cat([t.new_zeros(3), t.flatten(), t.new_zeros(5)])[3 : 3 + t.numel()].view(t.shape),
-    "stepped": lambda t: torch.stack([t, t + 1], 1)[:, 0],
+    "stepped": lambda t: torch.stack([t, t], 1)[:, 0],
     "reversed": lambda t: t.permute(*reversed(range(t.ndim))).contiguous().permute(*reversed(range(t.ndim))),
     "one image": lambda t: t[:1].expand(t.shape),
     "one channel": lambda t: t[:, :1].expand(t.shape),
