@@ -12,5 +12,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tests"))  # where the operations are described
 
 from .cases import Case, call, calls, drawn
+from .checks import check
 
-__all__ = ["Case", "call", "calls", "drawn"]
+__all__ = ["Case", "call", "calls", "check", "drawn"]

@@ -26,7 +26,7 @@ def environments(index: int, case: Case) -> list[str]:
 
 def run(cases: int, seed: int, counts: MutableMapping[str, int | float]) -> int:
     """Check so many cases, and print each that fails in its simplest form; how many failed."""
-    found: Counter[str] = Counter()
+    found: Counter[str] = Counter(failed=0)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(name)) for name in ENVIRONMENTS}
         for index in range(cases):
