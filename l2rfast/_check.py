@@ -15,6 +15,8 @@ from torch import Tensor
 from .errors import InputError
 
 _LARGEST = sys.float_info.max
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # PyTorch's others hold no sums
+_LONGEST = 65_535  # of what is repeated, or counts voxels: what is beyond is no choice, and does not end
 _ARRAYS = (np.generic, np.ndarray, Tensor)  # a tuple: torch.compile cannot follow the union of these
 
 
@@ -22,11 +24,16 @@ def plain(value: Any) -> Any:
     """A number of any type, or an array or tensor of numbers, as Python's number, or tuple of them; what is neither as
     it is. Sequences item by item.
     """
-    if isinstance(value, _ARRAYS) and not getattr(value, "is_meta", False):
+    if isinstance(value, _ARRAYS) and (not isinstance(value, Tensor) or _is_dense(value)):
         value = value.tolist()
     elif not isinstance(value, int | float) and isinstance(value, Real):
         value = operator.index(value) if isinstance(value, Integral) else float(value)
     return tuple(plain(item) for item in value) if isinstance(value, tuple | list) else value
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Whether it has numbers that are read one by one."""
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
 
 
 def is_integer(value: Any) -> bool:
@@ -42,6 +49,14 @@ def is_number(value: Any) -> bool:
 def tensor(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else value.layout
+        raise InputError(f"{name}: expected a dense tensor, got one that is {kind}")
+
+
+def is_floating(value: Tensor) -> bool:
+    """Of a dtype that operations compute in, or from."""
+    return value.dtype in _FLOATING
 
 
 _SHAPES = {1: "(N, C, W)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
@@ -55,9 +70,9 @@ def image(name: str, value: Tensor, *, floating: bool = True, dims: Sequence[int
         raise InputError(f"{name}: expected shape {shapes}, got {tuple(value.shape)}")
     if value.numel() == 0:
         raise InputError(f"{name}: expected at least one element, got shape {tuple(value.shape)}")
-    if floating and not value.is_floating_point():
+    if floating and not is_floating(value):
         raise InputError(f"{name}: expected a floating-point dtype, got {value.dtype}")
-    if value.is_complex():
+    if value.is_complex() or (value.is_floating_point() and not is_floating(value)):
         raise InputError(f"{name}: expected a real dtype, got {value.dtype}")
     return value.ndim - 2
 
@@ -92,7 +107,25 @@ def at_least(name: str, value: int, minimum: int) -> int:
     number = plain(value)
     if not is_integer(number) or number < minimum:
         raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+    if number > _LONGEST:
+        raise InputError(f"{name}: expected at most {_LONGEST}, got {value!r}")
     return int(number)
+
+
+def flag(name: str, value: bool) -> bool:
+    """Check what is on or off and return it as Python's."""
+    one = plain(value)
+    if not isinstance(one, int) or one not in (0, 1):
+        raise InputError(f"{name}: expected True or False, got {value!r}")
+    return bool(one)
+
+
+def numbers(name: str, values: Sequence[float], *, positive: bool = False) -> list[float]:
+    """Check a sequence of numbers and return it as Python's."""
+    several = plain(values)
+    if not isinstance(several, tuple) or not all(is_number(one) and (one > 0 or not positive) for one in several):
+        raise InputError(f"{name}: expected {'positive' if positive else 'finite'} numbers, got {values!r}")
+    return [float(number) for number in several]
 
 
 def not_negative(name: str, value: float) -> float:
@@ -114,6 +147,8 @@ def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> 
     values = each_axis(value, ndim)
     if len(values) != ndim or not all(is_integer(v) and v >= minimum for v in values):
         raise InputError(f"{name}: expected an integer >= {minimum}, or {ndim} of them, got {value!r}")
+    if max(values) > _LONGEST:
+        raise InputError(f"{name}: expected at most {_LONGEST}, got {value!r}")
     return values
 
 
@@ -128,7 +163,7 @@ def blocks(value: int | Sequence[int], size: Sequence[int]) -> list[int]:
 def cost(name: str, value: Tensor, ndim: int | None = None) -> int:
     """Check an (N, *search, *spatial) tensor and return its number of spatial dimensions."""
     tensor(name, value)
-    if value.ndim not in ((5, 7) if ndim is None else (1 + 2 * ndim,)) or not value.is_floating_point():
+    if value.ndim not in ((5, 7) if ndim is None else (1 + 2 * ndim,)) or not is_floating(value):
         raise InputError(
             f"{name}: expected a floating (N, *search, *spatial) tensor, got {value.dtype} {tuple(value.shape)}"
         )
@@ -140,7 +175,7 @@ def cost(name: str, value: Tensor, ndim: int | None = None) -> int:
 def positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     """A number, which may be learnable, as a tensor () beside another."""
     if isinstance(value, Tensor):
-        if value.numel() != 1 or not value.is_floating_point():
+        if value.layout != torch.strided or value.numel() != 1 or not is_floating(value):
             raise InputError(f"{name}: expected one floating number, got {value.dtype} {tuple(value.shape)}")
         if value.device != like.device:
             raise InputError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")

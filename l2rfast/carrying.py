@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from . import _check
 from ._dispatch import Operator
 from ._sampling import fake_like
 from .errors import InputError
@@ -29,7 +30,7 @@ class Interpolation:
 
     def check(self, image: Tensor) -> None:
         """The dtype of what is known to be an image."""
-        if image.is_floating_point() != self.floating:
+        if _check.is_floating(image) != self.floating:
             expected = "a floating-point dtype" if self.floating else "integers or booleans"
             raise InputError(f"image: expected {expected}, got {image.dtype}")
 

@@ -195,13 +195,14 @@ def lattice(
     extents = _check.each_axis(search_extent, ndim)
     if len(extents) != ndim or not all(_check.is_number(e) and e >= 0 for e in extents):
         raise InputError(f"search_extent: expected a number >= 0, or {ndim} of them, got {search_extent!r}")
+    align_corners = _check.flag("align_corners", align_corners)
     halves = [(s - 1) / 2 if align_corners else s / 2 for s in size]
     points = [
         [(s - 1) / 2 + half * p for p in _places(g, align_corners)]
         for s, half, g in zip(size, halves, grid, strict=True)
     ]
     shifts = [
-        [half * float(e) * p for p in _places(n, align_corners)]
+        [half * (float(e) * p) for p in _places(n, align_corners)]
         for half, e, n in zip(halves, extents, search, strict=True)
     ]
     return Lattice(points, shifts)

@@ -171,10 +171,10 @@ def integrate_velocity(velocity: Tensor, steps: int = 7, *, keep: bool = False) 
         InputError: a wrong shape or dtype, or negative steps.
     """
     _check.field("velocity", velocity)
-    steps = _check.at_least("steps", steps, 0)
+    steps, keep = _check.at_least("steps", steps, 0), _check.flag("keep", keep)
     u = velocity.to(_check.arithmetic_dtype(velocity))
     if keep:
-        u = u / 2**steps
+        u = u * 0.5**steps
         for _ in range(steps):
             u = compose(u, u)
     else:

@@ -84,11 +84,11 @@ def joint_histogram(
     """
     for name, image in (("a", a), ("b", b)):
         _check.tensor(name, image)
-        if image.ndim < 2 or image.numel() == 0 or not image.is_floating_point():
+        if image.ndim < 2 or image.numel() == 0 or not _check.is_floating(image):
             raise InputError(f"{name}: expected a floating tensor (N, *any), got {image.dtype} {tuple(image.shape)}")
     _check.same("a, b", a, b)
     bins = _check.at_least("bins", bins, 1)
-    windows = [window] * 2 if isinstance(window, str) else list(window)
+    windows = list(window) if isinstance(window, list | tuple) else [window] * 2
     if len(windows) != 2:
         raise InputError(f"window: expected one, or one for each image, got {window!r}")
     for name in windows:

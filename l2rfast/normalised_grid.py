@@ -53,13 +53,13 @@ def grid_sample(
     _check.choice("padding_mode", padding_mode, _sampling.PADDINGS)
     _check.tensor("grid", grid)
     ndim = grid.ndim - 2
-    if ndim not in (2, 3) or grid.shape[-1] != ndim or grid.numel() == 0 or not grid.is_floating_point():
+    if ndim not in (2, 3) or grid.shape[-1] != ndim or grid.numel() == 0 or not _check.is_floating(grid):
         raise InputError(
             "grid: expected a floating tensor of shape (N, H, W, 2) or (N, D, H, W, 3), "
             f"got {grid.dtype} {tuple(grid.shape)}"
         )
     _sampling.check(input, grid, "input, grid", ndim, floating=mode != "nearest")
-    align = bool(align_corners)
+    align = _check.flag("align_corners", False if align_corners is None else align_corners)
     if mode == "bicubic":
         if ndim == 3:
             raise InputError("mode: expected bilinear or nearest in 3-D, got 'bicubic'")

@@ -184,6 +184,7 @@ def soft_argmin(
     steps = _check.each_axis(dilation, ndim)
     if len(steps) != ndim or not all(map(_check.is_number, steps)):
         raise InputError(f"dilation: expected a finite number, or {ndim} of them, got {dilation!r}")
+    probabilities, entropy = _check.flag("probabilities", probabilities), _check.flag("entropy", entropy)
     sharpness = _check.positive("beta", beta, cost)
     field, uncertainty, _, p = _soft_argmin(cost, sharpness, [float(step) for step in steps], probabilities)
     chosen = [p] * probabilities + [uncertainty.to(cost.dtype)] * entropy
@@ -195,7 +196,7 @@ def coupled_convex(cost: Tensor, coefficients: Sequence[float] = COEFFICIENTS) -
     """A smooth displacement field of low cost, by alternating arg-min and smoothing (Heinrich et al., WBIR 2014).
 
     Args:
-        cost: (N, *search, *spatial), odd search sizes, 2-D or 3-D, floating.
+        cost: (N, *search, *spatial), odd search sizes, 2-D or 3-D, floating, without NaN.
         coefficients: weights of the squared distance to the smoothed field, one alternation each, positive.
 
     Returns:
@@ -208,9 +209,7 @@ def coupled_convex(cost: Tensor, coefficients: Sequence[float] = COEFFICIENTS) -
     ndim = _check.cost("cost", cost)
     if any(s % 2 == 0 for s in cost.shape[1 : 1 + ndim]):
         raise InputError(f"cost: expected odd search sizes, got {tuple(cost.shape)}")
-    weights = [float(a) for a in coefficients]
-    if not all(a > 0 for a in weights):
-        raise InputError(f"coefficients: expected positive numbers, got {weights}")
+    weights = _check.numbers("coefficients", coefficients, positive=True)
     result: Tensor = _coupled_convex(cost.to(_check.arithmetic_dtype(cost)), weights)
     return result.to(cost.dtype)
 

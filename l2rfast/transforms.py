@@ -218,7 +218,7 @@ def warp(
     _check.choice("mode", mode, FIELD_MODES)
     _check.choice("padding", padding, PADDINGS)
     _check_sampled(image, disp, "image, disp", ndim, mode)
-    if not (prefilter or mode == "cubic"):
+    if not (_check.flag("prefilter", prefilter) or mode == "cubic"):
         raise InputError(f"prefilter: expected True, or mode='cubic', got {prefilter!r} and mode={mode!r}")
     source, disp = _sampling.one_precision(image, disp)
     result: Tensor
@@ -254,6 +254,9 @@ def warp_many(
     images = list(images)
     ndim = _check.field("disp", disp)
     _check.choice("padding", padding, PADDINGS)
+    for name, several in (("images", images), ("modes", modes)):
+        if not isinstance(several, list | tuple):
+            raise InputError(f"{name}: expected a list, got {type(several).__name__}")
     if not images or len(images) != len(modes):
         raise InputError(f"images, modes: expected one mode per image, got {len(modes)} and {len(images)}")
     for i, (image, mode) in enumerate(zip(images, modes, strict=True)):
@@ -331,11 +334,12 @@ def affine_warp(
     if disp is not None and _check.field("disp", disp) != ndim:
         raise InputError(f"image, disp: expected as many spatial axes, got {ndim} and {disp.ndim - 2}")
     usual = (image if disp is None else disp).shape[2:]
-    size = list(usual if size is None else _check.plain(size))
-    if len(size) != ndim or not all(_check.is_integer(s) and s > 0 for s in size):
-        raise InputError(f"size: expected {ndim} positive integers, got {size}")
+    asked = tuple(usual) if size is None else _check.plain(size)
+    if not isinstance(asked, tuple) or len(asked) != ndim or not all(_check.is_integer(s) and s > 0 for s in asked):
+        raise InputError(f"size: expected {ndim} positive integers, got {size!r}")
+    size = list(asked)
     _check.tensor("matrix", matrix)
-    if not matrix.is_floating_point() or matrix.shape[1:] != (ndim, ndim + 1) or matrix.numel() == 0:
+    if not _check.is_floating(matrix) or matrix.shape[1:] != (ndim, ndim + 1) or matrix.numel() == 0:
         raise InputError(
             f"matrix: expected a floating tensor of shape (N, {ndim}, {ndim + 1}), "
             f"got {matrix.dtype} {tuple(matrix.shape)}"
@@ -385,17 +389,15 @@ def _carried(
 
 def _one_value(name: str, value: float, image: Tensor) -> Tensor:
     """() in the dtype and on the device of an image."""
-    try:
-        held = torch.tensor(value, dtype=image.dtype, device="cpu")
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        held = None
-    if held is not None and held.ndim == 0 and _is_held(held, value):
-        return image.new_full((), value)  # not a copy, see `numbers` of the kernels
+    number = _check.plain(value)
+    if isinstance(number, int | float) and _is_held(number, image.dtype):
+        return image.new_full((), number)  # not a copy, see `numbers` of the kernels
     raise InputError(f"{name}: expected a number that {image.dtype} holds, got {value!r}")
 
 
-def _is_held(held: Tensor, value: float) -> bool:
+def _is_held(number: float, dtype: torch.dtype) -> bool:
     """What a floating dtype rounds it holds, but not what it rounds to infinity."""
-    if held.is_floating_point():
-        return bool(held.isfinite()) or not math.isfinite(value)
-    return bool(held.item() == value)
+    if dtype.is_floating_point:
+        return abs(number) <= torch.finfo(dtype).max or abs(number) == math.inf or number != number
+    ends = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return ends[0] <= number <= ends[1] and number == int(number)

@@ -7,7 +7,7 @@ from typing import Any
 
 import samples
 import torch
-from operation import Errors, Operation, not_alike, not_integers, not_one_of, not_tensors
+from operation import Errors, Operation, not_alike, not_flags, not_integers, not_one_of, not_tensors
 from samples import BIG, BIG_POINTS, BIG_SEARCHES, EDGES, POINTS, SEARCHES, SHAPES, noise
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def not_costs(name: str, ndim: int = 2) -> Errors:
 def not_positive(name: str) -> Errors:
     for value in (0, -0.1, math.nan, math.inf, "3"):
         yield {name: value}, f"{name}: expected a positive number"
-    for tensor in (torch.ones(2), torch.tensor(3)):
+    for tensor in (torch.ones(2), torch.tensor(3), torch.ones(1).to_sparse()):
         yield {name: tensor}, f"{name}: expected one floating number"
     yield {name: torch.ones(1, device="meta")}, f"{name}: expected a tensor on cpu"
 
@@ -52,6 +52,7 @@ def not_per_axis(**minimums: int) -> Errors:
     for name, minimum in minimums.items():
         for value in (minimum - 1, 2.5, "3", None, True, (3,), (3, minimum - 1), (3, 3, 3)):
             yield {name: value}, f"{name}: expected an integer >= {minimum}, or 2 of them"
+        yield {name: (1, 2**40)}, f"{name}: expected at most 65535"
 
 
 def not_extents() -> Errors:
@@ -86,6 +87,7 @@ OPERATIONS = [
             *not_alike("fixed", "moving", noise(2, 3, 5, 4)),
             *not_per_axis(grid_size=1, search_size=1),
             *not_extents(),
+            *not_flags("align_corners"),
             *not_one_of(metric=("ssd", "dot")),
         ],
         ("fixed", "moving"),
@@ -102,6 +104,7 @@ OPERATIONS = [
             *not_one_of(method=("exact", "pooled")),
         ],
         ("cost", "weight"),
+        finite=("cost", "weight"),
     ),
     Operation(
         pooled_min_convolution,
@@ -110,6 +113,7 @@ OPERATIONS = [
         list(samples.costs(BIG_SEARCHES, BIG_POINTS)),
         [*not_costs("cost")],
         ("cost",),
+        finite=("cost",),
     ),
     Operation(
         l2rfast.mean_field,
@@ -132,6 +136,7 @@ OPERATIONS = [
             *[({"dilation": d}, "dilation: expected a finite number") for d in (math.nan, math.inf, "3", (1, 2, 3))],
         ],
         ("cost", "beta"),
+        finite=("beta",),
     ),
     Operation(
         l2rfast.shift_labels,
@@ -157,7 +162,7 @@ OPERATIONS = [
         lambda sizes: samples.lattice_label_shifts(samples.few(sizes), sizes),
         list(samples.lattice_label_shifts(LATTICES, {2: [(5, 4), (1, 2)], 3: [(3, 4, 3)]})),
         list(samples.lattice_label_shifts(BIG_SEARCHES, {2: [(30, 40)], 3: [(9, 12, 11)]})),
-        [*not_extents()],
+        [*not_extents(), *not_flags("align_corners")],
         ("probabilities", "labels"),
         twice=True,
         made_of="lattice_correlation_backward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -39,6 +40,7 @@ class Operation:
         errors: changes to the arguments of the first sample, and how the message that they give begins.
         differentiable: the inputs that gradients go to.
         twice: whether second derivatives are promised.
+        finite: the inputs whose numbers have to be finite.
         made_of: the operator that does the work, where none has the name of the function.
     """
 
@@ -49,6 +51,7 @@ class Operation:
     errors: list[tuple[dict[str, Any], str]]
     differentiable: tuple[str, ...] = ()
     twice: bool = False
+    finite: tuple[str, ...] = ()
     made_of: str = ""
 
     @property
@@ -74,16 +77,30 @@ class Operation:
 
 
 def not_tensors(*names: str) -> Errors:
-    """What no tensor argument may be: of another type, flat, empty, integer, complex."""
+    """What no tensor argument may be: of another type, flat, empty, integer, complex, of 8 bits, sparse, quantized."""
     good = noise(2, 2, 5, 4)
-    for name, value in product(names, (None, good[0, 0], good[:0], good.long(), good.cdouble())):
+    others = [good[0, 0], good[:0], good.long(), good.cdouble(), good.to(torch.float8_e4m3fn), good.to_sparse()]
+    for name, value in product(names, (None, *others, quantized(good))):
         yield {name: value}, f"{name}: expected"
+
+
+def quantized(values: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch gives up quantized tensors
+        return torch.quantize_per_tensor(values.float(), 0.1, 0, torch.qint8)
 
 
 def not_integers(**minimums: int) -> Errors:
     for name, minimum in minimums.items():
-        for value in (minimum - 1, 2.5, "3", None, True):
+        for value in (minimum - 1, 2.5, "3", None, True, torch.eye(3).to_sparse()):
             yield {name: value}, f"{name}: expected an integer >= {minimum}"
+        for value in (2**16, 2**63):
+            yield {name: value}, f"{name}: expected at most 65535"
+
+
+def not_flags(*names: str) -> Errors:
+    for name, value in product(names, (2, "yes", None, noise(2, 2), torch.eye(3).to_sparse())):
+        yield {name: value}, f"{name}: expected True or False"
 
 
 def not_blocks(*sizes: tuple[int, ...]) -> Errors:

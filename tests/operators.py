@@ -158,7 +158,7 @@ OPERATIONS = [
         list(samples.steps(BIG)),
         [
             *not_tensors("gradient", "mean", "square", "factor"),
-            *not_integers(done=1),
+            *[error for error in not_integers(done=1) if not isinstance(error[0]["done"], Tensor)],
             ({"gradient": noise(2, 3, 5, 4)}, "gradient: expected one channel per spatial axis"),
             ({"mean": noise(2, 2, 5, 5)}, "gradient, mean: expected one shape"),
             ({"square": noise(2, 2, 5, 4)}, "gradient, square: expected one shape"),
@@ -227,9 +227,11 @@ OPERATIONS = [
         list(samples.coupled_convexes({2: [(5, 7)], 3: [(3, 5, 3)]}, {2: [(20, 30)], 3: [(9, 8, 10)]})),
         [
             *discrete_operators.not_costs("cost"),
-            *[({"coefficients": (0.1, a)}, "coefficients: expected positive") for a in (0.0, -0.1, math.nan)],
+            *[({"coefficients": (0.1, a)}, "coefficients: expected positive") for a in (0.0, -0.1, math.nan, "1")],
+            *[({"coefficients": value}, "coefficients: expected positive") for value in (0.1, noise(2, 2), None)],
             ({"cost": noise(2, 3, 4, 5, 5)}, "cost: expected odd search sizes"),
         ],
+        finite=("cost",),
     ),
     Operation(
         l2rfast.inverse_consistency,
@@ -304,7 +306,7 @@ OPERATIONS = [
         [
             *_not_intensities(noise(2, 3, 5, 4)),
             *not_integers(bins=1),
-            *[({"window": window}, "window: expected one") for window in ("sinc", ("cubic", "sinc"), ("cubic",), ())],
+            *[({"window": w}, "window: expected one") for w in ("sinc", ("cubic", "sinc"), ("cubic",), (), 3)],
             *[
                 ({"sigma": sigma}, "sigma: expected a number of at least")
                 for sigma in (0, -0.1, math.nan, math.inf, "3")
@@ -323,6 +325,7 @@ OPERATIONS = [
             ({"weight": noise(2, 3, 5, 4).requires_grad_()}, "weight: no gradient to it is implemented"),
         ],
         ("a", "b"),
+        finite=("weight",),
         made_of="joint_histogram",
     ),
     Operation(
@@ -345,7 +348,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.bending_energy,
-        lambda sizes: samples.noisy("disp", None, sizes, stencil=losses.STENCILS),
+        lambda sizes: samples.noisy("disp", None, samples.at_least(5, sizes), stencil=losses.STENCILS),
         [
             *samples.noisy("disp", None, {2: [(6, 5), (5, 7)], 3: [(5, 6, 5)]}, stencil=losses.STENCILS),
             *samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, stencil=("compact",)),
@@ -361,7 +364,7 @@ OPERATIONS = [
     ),
     Operation(
         l2rfast.losses.gradient_energy,
-        lambda sizes: samples.noisy("disp", None, sizes, norm=("l2", "l1")),
+        lambda sizes: samples.noisy("disp", None, samples.at_least(3, sizes), norm=("l2", "l1")),
         list(samples.noisy("disp", None, {2: [(3, 5), (4, 3)], 3: [(3, 4, 5)]}, norm=("l2", "l1"))),
         list(samples.noisy("disp", None, BIG, norm=("l2",))),
         [

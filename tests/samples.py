@@ -404,6 +404,10 @@ def between_steps(sizes: Sizes) -> Iterator[Sample]:
         yield Sample(_name(size, blocks, length), inputs, {"blocks": blocks})
 
 
+def at_least(n: int, sizes: Sizes) -> Sizes:
+    return {ndim: [tuple(max(n, s) for s in size) for size in of] for ndim, of in sizes.items()}
+
+
 def few(sizes: Sizes, *, odd: bool = False) -> Sizes:
     """As few displacements or points, whatever the sizes of images, as a volume for each of them leaves room for."""
     counts = {2: (5, 3, 7, 1), 3: (3, 1, 5)} if odd else {2: (2, 5, 3, 4, 1), 3: (3, 1, 2)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import samples
 import torch
-from operation import Errors, Operation, not_one_of, not_tensors
+from operation import Errors, Operation, not_flags, not_one_of, not_tensors
 from samples import BIG, BIG_POWERS, EDGES, PADDINGS, POWERS, SHAPES, noise
 from torch import Tensor
 
@@ -75,6 +75,7 @@ OPERATIONS = [
             *_not_sampled("image", "disp", noise(2, 2, 5, 4)),
             ({"disp": noise(2, 3, 5, 5)}, "disp: expected one channel per spatial axis"),
             ({"image": noise(2, 2, 5, 4).cfloat(), "mode": "nearest"}, "image: expected a real dtype"),
+            *not_flags("prefilter"),
             ({"prefilter": False}, "prefilter: expected True, or mode='cubic', got False and mode='linear'"),
         ],
         ("image", "disp"),
@@ -110,6 +111,7 @@ OPERATIONS = [
             ({"labels": noise(3, 1, 5, 4)}, "images[1], disp: expected one batch size"),
             ({"labels": noise(1, 1, 5, 4)}, "images[1]: expected the batch and spatial size of images[0]"),
             ({"labels": noise(2, 1, 5, 5)}, "images[1]: expected the batch and spatial size of images[0]"),
+            ({"modes": 1}, "modes: expected a list"),
             ({"modes": ("linear",)}, "images, modes: expected one mode per image"),
             ({"modes": ("linear", "cubic")}, "modes[1]: expected one of linear, nearest"),
         ],
@@ -135,6 +137,7 @@ OPERATIONS = [
         [
             *not_tensors("input", "grid"),
             *not_one_of(mode=("bilinear", "nearest", "bicubic"), padding_mode=PADDINGS),
+            *[error for error in not_flags("align_corners") if error[0]["align_corners"] is not None],
             *_not_sampled("input", "grid", noise(2, 5, 4, 2)),
             ({"grid": noise(2, 5, 4, 3)}, "grid: expected a floating tensor of shape (N, H, W, 2)"),
             (
@@ -155,7 +158,7 @@ OPERATIONS = [
             ({"matrix": noise(2, 3, 3)}, "matrix: expected a floating tensor of shape (N, 2, 3)"),
             ({"matrix": noise(3, 2, 3)}, "image, matrix: expected one batch size, or 1, got 2 and 3"),
             ({"matrix": noise(2, 2, 3).to("meta")}, "image, matrix: expected one device"),
-            *[({"size": s}, "size: expected 2 positive") for s in ((5,), (5, 0), (5, -1), (5, 2.5), (5, "4"))],
+            *[({"size": s}, "size: expected 2 positive") for s in ((5,), (5, 0), (5, -1), (5, 2.5), (5, "4"), 5, "5")],
         ],
         ("image", "matrix"),
     ),

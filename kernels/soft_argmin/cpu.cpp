@@ -43,18 +43,21 @@ template <class T>
 void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displacement, Sum<T>* entropy, Sum<T>* log_z,
             T* probabilities) {
   using R = Sum<T>;
+  // The differences of costs are scaled, not scaled costs subtracted: of large ones a fused product would leave what
+  // rounding takes off the least, and its exponential overflows.
+  const R sign = beta < 0 ? R(-1) : R(1), sharpness = sign * beta;
   each_run(s, [&](int64_t, int64_t item, int64_t first, int64_t n) {
     const T* costs = cost + item * s.displacements() * s.points + first;
     R least[kPoints], total[kPoints] = {}, mean[kPoints] = {}, sums[3][kPoints] = {};
     std::fill_n(least, kPoints, std::numeric_limits<R>::infinity());
     for (int64_t e = 0; e < s.displacements(); ++e)
       for (int64_t x = 0; x < n; ++x) {
-        const R c = beta * R(costs[e * s.points + x]);
+        const R c = sign * R(costs[e * s.points + x]);
         least[x] = c < least[x] ? c : least[x];
       }
     each_displacement(s, [&](int64_t e, const R* steps) {
       for (int64_t x = 0; x < n; ++x) {
-        const R above = beta * R(costs[e * s.points + x]) - least[x], p = exponential(-above);
+        const R above = sharpness * (sign * R(costs[e * s.points + x]) - least[x]), p = exponential(-above);
         total[x] += p;
         mean[x] += p == 0 ? R(0) : p * above;
         for (int k = 0; k < 3; ++k) sums[k][x] += p * steps[k];
@@ -65,14 +68,21 @@ void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displac
       for (int64_t k = 0; k < s.axes; ++k)
         displacement[(item * s.axes + k) * s.points + first + x] = sums[3 - s.axes + k][x] / total[x];
       entropy[at] = std::log(total[x]) + mean[x] / total[x];
-      log_z[at] = std::log(total[x]) - least[x];
+      log_z[at] = std::log(total[x]) - sharpness * least[x];
     }
     for (int64_t e = 0; probabilities && e < s.displacements(); ++e)
       for (int64_t x = 0; x < n; ++x) {
-        const R above = beta * R(costs[e * s.points + x]) - least[x];
+        const R above = sharpness * (sign * R(costs[e * s.points + x]) - least[x]);
         probabilities[(item * s.displacements() + e) * s.points + first + x] = T(exponential(-above) / total[x]);
       }
   });
+}
+
+// The logarithm of a probability: not above 0, however large the costs are that it is the difference of.
+template <class R>
+L2RFAST_INLINE R log_share(R beta, R cost, R log_z) {
+  const R log_p = -beta * cost - log_z;
+  return log_p > 0 ? R(0) : log_p;
 }
 
 // Returns the gradient to beta.
@@ -94,12 +104,12 @@ double differentiate(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, const 
     for (int64_t e = 0; o.grad_p && e < s.displacements(); ++e)
       for (int64_t x = 0; x < n; ++x) {
         const int64_t i = begin + e * s.points + x;
-        mean[x] += exponential(-beta * R(cost[i]) - log_z[x]) * R(o.grad_p[i]);
+        mean[x] += exponential(log_share(beta, R(cost[i]), log_z[x])) * R(o.grad_p[i]);
       }
     each_displacement(s, [&](int64_t e, const R* steps) {
       const int64_t from = begin + e * s.points;
       for (int64_t x = 0; x < n; ++x) {
-        const R c = R(cost[from + x]), log_p = -beta * c - log_z[x], p = exponential(log_p);
+        const R c = R(cost[from + x]), log_p = log_share(beta, c, log_z[x]), p = exponential(log_p);
         R h = toward[0][x] * steps[0] + toward[1][x] * steps[1] + toward[2][x] * steps[2] - mean[x];
         if (o.grad_p) h += R(o.grad_p[from + x]);
         const R share = to_log(p, log_p, h, to_entropy[x]);

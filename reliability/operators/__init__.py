@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tests"))  # where the operations are described
 
-from .cases import BY_NAME, Case, call, calls, drawn, leaves
+from .cases import Case, call, calls, drawn
+from .checks import check
 
-__all__ = ["BY_NAME", "Case", "call", "calls", "drawn", "leaves"]
+__all__ = ["Case", "call", "calls", "check", "drawn"]

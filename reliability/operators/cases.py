@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from l2rfast.errors import BackendError, InputError, NotDifferentiableError
 
 REFUSALS = (InputError, NotDifferentiableError, BackendError)
 
+TESTS = str(Path(__file__).parent.parent.parent / "tests")
 NAMES = [operation.name for operation in OPERATIONS]
 BY_NAME = dict(zip(NAMES, OPERATIONS, strict=True))
 
@@ -28,7 +31,7 @@ OTHERS = ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "floa
 LABELS = ("image", "labels", "input")  # which may be integers in some modes
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 31, 37)
-VOXELS = 1500  # of an image
+VOXELS = 500  # of an image
 
 # Where memory of 2^31 elements, of which nothing is touched but the image, makes offsets no 32 bits hold.
 FAR = 2**31
@@ -36,12 +39,12 @@ FAR = 2**31
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     **LAYOUTS,
     "offset": lambda t: torch.cat([t.new_zeros(3), t.flatten(), t.new_zeros(5)])[3 : 3 + t.numel()].view(t.shape),
-    "stepped": lambda t: torch.stack([t, t + 1], 1)[:, 0],
+    "stepped": lambda t: torch.stack([t, t], 1)[:, 0],
     "reversed": lambda t: t.permute(*reversed(range(t.ndim))).contiguous().permute(*reversed(range(t.ndim))),
     "one image": lambda t: t[:1].expand(t.shape),
     "one channel": lambda t: t[:, :1].expand(t.shape),
     "one number": lambda t: t.flatten()[:1].expand(t.numel()).view(1).expand(t.shape) if t.numel() == 1 else _one(t),
-    "negated": lambda t: torch._neg_view(-t) if t.is_floating_point() else t,
+    "negated": lambda t: torch._neg_view(-t) if t.dtype.is_floating_point and t.dtype.itemsize > 1 else t,
     "far": lambda t: _far(t),
 }
 
@@ -118,7 +121,7 @@ class Case:
         layouts: from `STRIDES`, by input.
         values: special ones from `VALUES`, by input: which, and every how manyth element is one.
         junk: from `JUNK`, by argument.
-        way: how the operation is called: "call", "vmap", "aot_eager" or "inductor".
+        way: how the operation is called: "call", "vmap", "threads", "aot_eager" or "inductor".
     """
 
     operation: str
@@ -201,7 +204,7 @@ def drawn(seed: int, index: int) -> Case:
         if rng.random() < 0.25
         else {},
         junk={rng.choice([*inputs, *options]): rng.choice([*JUNK])} if rng.random() < 0.12 else {},
-        way=rng.choices(("call", "vmap", "aot_eager", "inductor"), (86, 11, 2.8, 0.2))[0],
+        way=rng.choices(("call", "vmap", "threads", "aot_eager", "inductor"), (84, 10, 4, 2, 0.05))[0],
     )
 
 
@@ -269,7 +272,16 @@ def call(name: str, *args: Any, **kwargs: Any) -> str:
             torch.autograd.backward(ends, [weights_of(end, 11) for end in ends])
     except REFUSALS as error:
         return str(error)
+    except Exception as error:
+        if not is_of_tests(error):
+            raise
+        return str(error)
     return ""
+
+
+def is_of_tests(error: Exception) -> bool:
+    """Whether what the tests put around an operation raises it, as for what cannot be rounded to labels."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(TESTS)
 
 
 def leaves(operation: Operation, inputs: Inputs) -> dict[str, Any]:

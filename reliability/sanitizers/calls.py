@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from reliability.operators import BY_NAME, call, calls, leaves
+from reliability.operators.cases import BY_NAME, call, calls, leaves
 
 
 def of_samples() -> int:

@@ -1,0 +1,104 @@
+"""Checks cases in a process of its own, which a case may end or keep for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
+from .cases import Case
+
+LONGEST = 30.0  # seconds for a case, ten times that for one that is compiled
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "best": {},
+    "default": {"ATEN_CPU_CAPABILITY": "default"},
+    "triton": {"TRITON_INTERPRET": "1"},
+    "cuda": {},
+}
+COMMAND = (sys.executable, "-W", "ignore", "-m", "reliability.operators", "--worker")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """A process that has the backends of an environment: those of this machine and its best instruction set, the C++
+    kernels for any machine, Triton's kernels interpreted, or the CUDA kernels on the host.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self.environment = environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def check(self, case: Case) -> tuple[str, list[str]]:
+        """See `checks.check`; a case that ends the process or lasts too long is a fault."""
+        if self._process is None:
+            self._process = self._started()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # its last case ended it after the answer, which no line of output says
+            print(repr(case), file=self._process.stdin, flush=True)
+        seconds = 10 * LONGEST if case.way in ("aot_eager", "inductor") else LONGEST
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._stop()
+            return "hung", [f"no end within {seconds:.0f} s"]
+        answer = self._process.stdout.readline()
+        if not answer:
+            code = self._process.wait()
+            self._stop()
+            return "crashed", [f"the process ended with {code}"]
+        outcome, faults = json.loads(answer)
+        return outcome, faults
+
+    def _started(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, self.environment],
+            env=os.environ | ENVIRONMENTS[self.environment] | {"OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop()
+
+
+def serve(environment: str) -> None:
+    """Answer the cases of standard input, a line for a line."""
+    import logging
+
+    import native
+    import torch
+
+    from l2rfast import _dispatch
+
+    from .checks import check
+
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    native.poison_memory()
+    if environment == "cuda":
+        native.load_cuda_on_host()
+        _dispatch._NATIVE["cuda"] = "CPU"
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(check(read(line))), flush=True)
+
+
+def read(text: str) -> Case:
+    """A case as Python writes it."""
+    case = eval(text, {"Case": Case, "nan": float("nan"), "inf": float("inf")})
+    assert isinstance(case, Case)
+    return case

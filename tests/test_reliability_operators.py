@@ -1,0 +1,107 @@
+"""A short run of `reliability.operators`, and that it finds faults and tells them in their simplest form."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from evaluation import Inputs, evaluate
+from operators import OPERATIONS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from l2rfast._dispatch import OPERATORS
+from reliability.operators import Case, call, calls, check, drawn
+from reliability.operators.__main__ import environments, reproducer, run
+from reliability.operators.shrink import shrunk
+from reliability.operators.worker import Worker, read
+
+SEED, CASES, COMPILED = 1, 300, 3
+WRONG = Case("warp", (3, 4, 5), sample=7, batch=3, options={"mode": "linear"}, layouts={"image": "sliced"}, way="vmap")
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_random_calls_agree_with_the_reference(part: int) -> None:
+    for index in range(part, CASES, 10):
+        case = drawn(SEED, index)
+        if case.way == "inductor" or (case.way == "aot_eager" and index > 100 * COMPILED):
+            case = replace(case, way="call")
+        outcome, faults = check(case)
+        assert not faults, (index, case, outcome)
+
+
+def test_every_operator_is_called() -> None:
+    reached = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace == "l2rfast":
+                reached.add(func._opname)
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        for name, args, kwargs in calls(SEED, 3 * len(OPERATIONS)):
+            call(name, *args, **kwargs)
+    # `call` asks for no second derivatives, `check` does.
+    assert set(OPERATORS) - reached == {"warp_double_backward"}
+
+
+def test_a_case_is_the_same_wherever_it_is_drawn_and_read() -> None:
+    for index in range(100):
+        case = drawn(SEED, index)
+        assert read(repr(case)) == case == drawn(SEED, index)
+        first, second = case.arguments()[0], read(repr(case)).arguments()[0]
+        for name, value in first.items():
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+                assert torch.equal(value.nan_to_num(7), second[name].nan_to_num(7)) or value.is_complex()
+
+
+def wrong(*args: Any, backend: str | None = None, **kwargs: Any) -> Inputs:
+    """The C++ kernels, with a fault."""
+    results = evaluate(*args, backend=backend, **kwargs)
+    return {name: t * 1.0001 for name, t in results.items()} if backend == "cpp" else results
+
+
+def test_a_wrong_kernel_is_found_and_told_in_its_simplest_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(WRONG) == ("compared", [])
+    monkeypatch.setattr("reliability.operators.checks.evaluate", wrong)
+    assert check(WRONG)[1][0].startswith("cpp: output 0: relative error")
+    simplest = shrunk(WRONG, lambda case: bool(check(case)[1]))
+    assert simplest == Case("warp", (1, 1, 1))
+    line = reproducer(simplest, "best")
+    assert line.startswith("python -m reliability.operators --on best --case ")
+
+
+def test_a_nan_that_is_lost_and_one_that_is_made_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*args: Any, backend: str | None = None, **kwargs: Any) -> Inputs:
+        results = evaluate(*args, backend=backend, **kwargs)
+        return {name: t.nan_to_num() for name, t in results.items()} if backend == "cpp" else results
+
+    def made(*args: Any, backend: str | None = None, **kwargs: Any) -> Inputs:
+        results = evaluate(*args, backend=backend, **kwargs)
+        return {name: t / 0 * 0 for name, t in results.items()} if backend == "cpp" else results
+
+    monkeypatch.setattr("reliability.operators.checks.evaluate", lost)
+    assert "finite in 1 of" in check(Case("box_average", (1, 1), values={"image": ("nan", 10**9)}))[1][0]
+    monkeypatch.setattr("reliability.operators.checks.evaluate", made)
+    assert "not finite in 6 of 6 numbers that are" in check(Case("box_average", (1, 1)))[1][0]
+
+
+def test_a_crash_and_a_hang_are_faults_of_their_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps = "print('ready', flush=True); import time; time.sleep(60)"
+    for script, longest, outcome in (("print('ready')", 60.0, "crashed"), (sleeps, 0.1, "hung")):
+        monkeypatch.setattr("reliability.operators.worker.COMMAND", (sys.executable, "-c", script))
+        monkeypatch.setattr("reliability.operators.worker.LONGEST", longest)
+        with Worker("best") as worker:
+            assert worker.check(Case("warp", (1, 1)))[0] == outcome
+
+
+def test_a_run_counts_what_became_of_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert environments(0, Case("warp", (1, 1))) == ["best", "default", "cuda", "triton"]
+    assert environments(0, WRONG) == ["best"]
+    assert environments(1, Case("warp", (1, 1))) == ["best", "default"]
+    counts: dict[str, int | float] = {}
+    assert run(0, 0, counts) == 0
+    assert counts == {"cases": 0, "failed": 0}
