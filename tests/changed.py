@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ("l2rfast", "kernels", "methods")
+HELPERS = ("tests", "bench", "reliability")
 # Of modules, but of much else in a test as well.
 GENERIC = {"__init__", "__main__", "cpu", "cuda", "triton", "reference", "register", "training", "options", "common"}
 GENERIC |= {"data", "images", "labels", "method", "torch", "weights", *PACKAGE}
@@ -53,7 +54,9 @@ def touched(files: set[Path]) -> list[Path]:
     """The test files to run."""
     words = {word for path in files for word in names(path)}
     own_names = {f"test_{name}" for path in files for name in functions(path)}
-    helpers = {path.stem for path in files if path.suffix == ".py" and path.parts[0] in ("tests", "bench", "reliability")}
+    helpers = {
+        path.stem for path in files if path.suffix == ".py" and path.parts[0] in ("tests", "bench", "reliability")
+    }
     found = []
     for test in sorted((ROOT / "tests").glob("test_*.py")):
         text, own = test.read_text(), test.relative_to(ROOT) in files

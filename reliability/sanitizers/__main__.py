@@ -45,7 +45,7 @@ def environment(sanitizer: str, logs: Path) -> dict[str, str]:
         "ASAN_OPTIONS": f"{_ADDRESS}:{options}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:{options}",
         # Only what was compiled to be watched is: Python and PyTorch have locks of their own.
-        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:halt_on_error=0:{options}",
+        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:halt_on_error=0:exitcode=0:{options}",
     }
 
 
@@ -74,13 +74,18 @@ def sanitized(sanitizer: str, calls: int, seed: int, *, tests: bool) -> dict[str
 
     Raises:
         subprocess.CalledProcessError: the library cannot be built, or the calls have ended in a crash.
+        RuntimeError: it does not tell of faults that are there on purpose.
     """
     with TemporaryDirectory() as folder:
-        logs = Path(folder, "report")
+        logs, trapped = Path(folder, "report"), Path(folder, "trapped")
+        command = [sys.executable, "-P", "-m", "reliability.sanitizers.calls"]
+        run = environment(sanitizer, trapped)
+        subprocess.run([*command, "trap"], cwd=ROOT, env=os.environ | run, check=True)
+        if len(reports(trapped)) < library.TRAPS[sanitizer]:
+            raise RuntimeError(f"{sanitizer}: expected to be told of the faults of trap.cpp, got {reports(trapped)}")
         run = environment(sanitizer, logs)
         counts = _tests(run, Path(folder, "tests.xml")) if tests else {}
-        command = [sys.executable, "-P", "-m", "reliability.sanitizers.calls", str(calls), str(seed)]
-        subprocess.run(command, cwd=ROOT, env=os.environ | run, check=True)
+        subprocess.run([*command, str(calls), str(seed)], cwd=ROOT, env=os.environ | run, check=True)
         found = reports(logs)
         for file in sorted(logs.parent.glob(f"{logs.name}*")):
             print(file.read_text(errors="replace"))

@@ -1,12 +1,15 @@
-"""Calls of operators in a process that is watched: ``samples`` of the tests, or so many random ones, and their seed."""
+"""Calls in a process that is watched: ``samples`` of the tests, so many random ones and their seed, or a ``trap``."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
+import l2rfast
 from reliability.operators.cases import BY_NAME, call, calls, leaves
 
 
@@ -37,9 +40,18 @@ def at_random(count: int, seed: int) -> int:
     return wrong
 
 
+def trap() -> None:
+    """Faults on purpose, in the library that this process has."""
+    library = Path(l2rfast.__file__).with_name(f"_cpp_{l2rfast.info().instruction_set}.so")
+    ctypes.CDLL(str(library)).l2rfast_trap(8)
+
+
 def main(argv: Sequence[str]) -> int:
     if argv == ["samples"]:
         print(of_samples())
+        return 0
+    if argv == ["trap"]:
+        trap()
         return 0
     return int(at_random(*map(int, argv)) > 0)
 

@@ -18,6 +18,8 @@ OPTIONS = {
     "address": ["-fsanitize=address,undefined,float-cast-overflow", "-fsanitize-recover=address"],
     "thread": ["-fsanitize=thread"],
 }
+TRAPS = {"address": 2, "thread": 1}  # reports at least of the faults that trap.cpp has for it
+_TRAP = Path(__file__).with_name("trap.cpp")
 # ThreadSanitizer does not know the threads of OpenMP, which PyTorch has.
 _THREADS = Path(__file__).with_name("threads.cpp")
 
@@ -46,8 +48,8 @@ def package(sanitizer: str) -> Path:
 
 
 def runtime(sanitizer: str) -> str:
-    """What a process that was not built with the sanitizer has to load first, as ``LD_PRELOAD`` has it: its own library,
-    and that of C++, whose exceptions it wants to see.
+    """What a process that was not built with the sanitizer has to load first, as ``LD_PRELOAD`` has it: the sanitizer's
+    library, and that of C++, whose exceptions it wants to see.
     """
     found = []
     for name in ({"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6"):
@@ -64,7 +66,7 @@ def _library(sanitizer: str, folder: Path) -> Path:
     options = [option for option in extension.extra_compile_args if option not in ("-O3", "-g0")]
     options += ["-O1", "-g1", "-fno-omit-frame-pointer", "-fPIC", *OPTIONS[sanitizer]]
     headers = [f"-I{ROOT / 'kernels'}", *(f"-isystem{path}" for path in extension.include_dirs[1:])]
-    sources = [ROOT / source for source in extension.sources]
+    sources = [*(ROOT / source for source in extension.sources), _TRAP]
     if sanitizer == "thread":
         sources.append(_THREADS)
 
