@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "common/sampler.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -121,8 +122,7 @@ Tensor sample_along_axes(const Tensor& image_, const Affine<ndim, A>& source, Pa
   return result;
 }
 
-Tensor affine_warp(const Tensor& image, const Tensor& matrix, std::vector<int64_t> size, std::string mode,
-                   std::string padding) {
+Tensor affine_warp(const Tensor& image, const Tensor& matrix, std::vector<int64_t> size, Text mode, Text padding) {
   Tensor result;
   for_arithmetic(image, matrix, [&](auto ndim, auto real) {
     using A = decltype(real);
@@ -135,7 +135,7 @@ Tensor affine_warp(const Tensor& image, const Tensor& matrix, std::vector<int64_
 }
 
 Tensor affine_resample(const Tensor& image, const Tensor& matrix, std::optional<Tensor> disp, std::vector<int64_t> size,
-                       std::string mode, std::string padding, std::optional<Tensor> outside) {
+                       Text mode, Text padding, std::optional<Tensor> outside) {
   Tensor result;
   for_arithmetic(image, matrix, [&](auto ndim_, auto real) {
     constexpr int ndim = ndim_.value;
@@ -149,7 +149,7 @@ Tensor affine_resample(const Tensor& image, const Tensor& matrix, std::optional<
 }
 
 std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad_, const Tensor& image, const Tensor& matrix,
-                                                std::string mode, std::string padding, bool to_image, bool to_matrix) {
+                                                Text mode, Text padding, bool to_image, bool to_matrix) {
   const Tensor grad = packed(grad_), grad_matrix = gradient_to(matrix, to_matrix, mode);
   Tensor grad_image;
   for_arithmetic(image, matrix, [&](auto ndim_, auto real) {

@@ -15,6 +15,7 @@
 #include "common/march.h"
 #include "common/memory.h"
 #include "common/smoother.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -89,7 +90,7 @@ void smooth(const T* image, T* result, int64_t volumes, Grid grid, const Box& bo
 }
 
 template <bool adjoint>
-Tensor box(const Tensor& image_, int64_t radius, int64_t passes, std::string padding) {
+Tensor box(const Tensor& image_, int64_t radius, int64_t passes, Text padding) {
   const Tensor image = packed(image_), result = room_as(image, shape_of(image));
   const Outside outside = padding == "zeros"    ? Outside::zero
                           : padding == "border" ? Outside::border

@@ -14,6 +14,7 @@
 #include "bspline/cubic.h"
 #include "common/memory.h"
 #include "common/sampler.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -220,7 +221,7 @@ L2RFAST_INLINE A sum_of(const A (&v)[4]) {
   return (v[0] + v[1]) + (v[2] + v[3]);
 }
 
-Tensor spline_warp(const Tensor& coefficients_, const Tensor& disp, std::string padding) {
+Tensor spline_warp(const Tensor& coefficients_, const Tensor& disp, Text padding) {
   const Tensor coefficients = packed(coefficients_);
   Tensor result;
   for_arithmetic(coefficients, disp, [&](auto ndim_, auto real) {
@@ -339,7 +340,7 @@ void back_to_coefficients(const Tensor& grad, const Positions<A>& source, const 
 }
 
 std::tuple<Tensor, Tensor> spline_warp_backward(const Tensor& grad_, const Tensor& coefficients_, const Tensor& disp,
-                                                std::string padding, bool to_image, bool to_disp) {
+                                                Text padding, bool to_image, bool to_disp) {
   const Tensor grad = packed(grad_), coefficients = packed(coefficients_);
   const Tensor grad_disp = gradient_to(disp, to_disp, "linear");
   Tensor grad_image;

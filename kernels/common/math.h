@@ -10,7 +10,7 @@
 namespace l2rfast {
 
 // exp(x) within 2 ulp for float (Cody-Waite reduction and the degree-6 polynomial of Cephes expf),
-// 0 below the smallest normal number, NaN of NaN; the C library's for double.
+// 0 below the smallest normal number; the C library's for double.
 L2RFAST_INLINE float exponential(float x) {
   constexpr float lowest = -87.33654f, highest = 88.37626f;
   float t = x < highest ? x : highest;
@@ -26,7 +26,7 @@ L2RFAST_INLINE float exponential(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   const float scale = std::bit_cast<float>((int32_t(k) + 127) << 23);
-  return x < lowest ? 0.0f : x == x ? p * scale : x;
+  return x < lowest ? 0.0f : p * scale;
 }
 
 L2RFAST_INLINE double exponential(double x) { return std::exp(x); }

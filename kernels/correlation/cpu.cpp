@@ -10,6 +10,7 @@
 #include "common/metric.h"
 #include "common/smoother.h"
 #include "common/tensor.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -164,7 +165,7 @@ void differentiate(const Search& s, const G* grad, const T* fixed, const T* movi
 }
 
 Tensor correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<int64_t> radius, int64_t dilation,
-                   std::string padding, int64_t smoothing, std::string metric_) {
+                   Text padding, int64_t smoothing, Text metric_) {
   const Tensor fixed = packed(fixed_), moving = packed(moving_);
   const int64_t batch = fixed.size(0);
   const Search s(fixed, radius, dilation, padding);
@@ -203,8 +204,8 @@ Tensor smoothed(const Tensor& grad, Grid grid, int64_t passes) {
 }
 
 std::tuple<Tensor, Tensor> correlation_backward(const Tensor& grad_, const Tensor& fixed_, const Tensor& moving_,
-                                                std::vector<int64_t> radius, int64_t dilation, std::string padding,
-                                                int64_t smoothing, std::string metric_, bool to_fixed, bool to_moving) {
+                                                std::vector<int64_t> radius, int64_t dilation, Text padding,
+                                                int64_t smoothing, Text metric_, bool to_fixed, bool to_moving) {
   const Tensor grad = packed(grad_), fixed = packed(fixed_), moving = packed(moving_);
   const Search s(fixed, radius, dilation, padding);
   Tensor by_fixed, by_moving;

@@ -1,11 +1,12 @@
 // Sampling at a normalised grid on the CPU; see common/sampler.h for how, and for what it costs at least.
 
 #include "common/sampler.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
 
-Tensor grid_sample(const Tensor& image, const Tensor& grid, std::string mode, std::string padding, bool align_corners) {
+Tensor grid_sample(const Tensor& image, const Tensor& grid, Text mode, Text padding, bool align_corners) {
   Tensor result;
   for_arithmetic(image, grid, [&](auto ndim, auto real) {
     const Normalised<ndim.value, decltype(real)> source(grid, image, align_corners);
@@ -14,9 +15,8 @@ Tensor grid_sample(const Tensor& image, const Tensor& grid, std::string mode, st
   return result;
 }
 
-std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_, const Tensor& image, const Tensor& grid,
-                                                std::string mode, std::string padding, bool align_corners,
-                                                bool to_image, bool to_grid) {
+std::tuple<Tensor, Tensor> grid_sample_backward(const Tensor& grad_, const Tensor& image, const Tensor& grid, Text mode,
+                                                Text padding, bool align_corners, bool to_image, bool to_grid) {
   const Tensor grad = packed(grad_), grad_grid = gradient_to(grid, to_grid, mode);
   Tensor grad_image;
   for_arithmetic(image, grid, [&](auto ndim_, auto real) {

@@ -13,6 +13,7 @@
 
 #include "common/parzen.h"
 #include "common/tensor.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -239,8 +240,8 @@ std::optional<Tensor> packed_if_any(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(packed(*t)) : std::nullopt;
 }
 
-Tensor joint_histogram(const Tensor& a, const Tensor& b, std::optional<Tensor> weight, int64_t bins,
-                       std::string window_a, std::string window_b, double sigma) {
+Tensor joint_histogram(const Tensor& a, const Tensor& b, std::optional<Tensor> weight, int64_t bins, Text window_a,
+                       Text window_b, double sigma) {
   return for_real(a.scalar_type(), [&](auto type) {
     using A = decltype(type);
     return histogram<A>(packed(a), packed(b), packed_if_any(weight), {window_a, bins, sigma}, {window_b, bins, sigma});
@@ -248,8 +249,8 @@ Tensor joint_histogram(const Tensor& a, const Tensor& b, std::optional<Tensor> w
 }
 
 std::tuple<Tensor, Tensor> joint_histogram_backward(const Tensor& grad, const Tensor& a, const Tensor& b,
-                                                    std::optional<Tensor> weight, int64_t bins, std::string window_a,
-                                                    std::string window_b, double sigma, bool to_a, bool to_b) {
+                                                    std::optional<Tensor> weight, int64_t bins, Text window_a,
+                                                    Text window_b, double sigma, bool to_a, bool to_b) {
   return for_real(a.scalar_type(), [&](auto type) {
     using A = decltype(type);
     return gradients<A>(packed(grad), packed(a), packed(b), packed_if_any(weight), {window_a, bins, sigma},

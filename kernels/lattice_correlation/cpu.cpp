@@ -10,6 +10,7 @@
 
 #include "common/interpolation.h"
 #include "common/tensor.h"
+#include "common/text.h"
 #include "common/vectors.h"
 
 namespace l2rfast {
@@ -186,7 +187,7 @@ void differentiate(const Lattice<T>& l, const T* grad, const T* fixed, const T* 
 }
 
 Tensor lattice_correlation(const Tensor& fixed_, const Tensor& moving_, std::vector<double> points,
-                           std::vector<double> shifts, std::vector<int64_t> search, std::string metric) {
+                           std::vector<double> shifts, std::vector<int64_t> search, Text metric) {
   const Tensor fixed = packed(fixed_), moving = packed(moving_);
   std::vector<int64_t> shape = {fixed.size(0)};
   shape.insert(shape.end(), search.begin(), search.end());
@@ -205,7 +206,7 @@ Tensor lattice_correlation(const Tensor& fixed_, const Tensor& moving_, std::vec
 std::tuple<Tensor, Tensor> lattice_correlation_backward(const Tensor& grad_, const Tensor& fixed_,
                                                         const Tensor& moving_, std::vector<double> points,
                                                         std::vector<double> shifts, std::vector<int64_t> search,
-                                                        std::string metric, bool to_fixed, bool to_moving) {
+                                                        Text metric, bool to_fixed, bool to_moving) {
   const Tensor grad = packed(grad_), fixed = packed(fixed_), moving = packed(moving_);
   Tensor by_fixed, by_moving;
   for_floating(fixed.scalar_type(), [&](auto t) {

@@ -8,6 +8,7 @@
 
 #include "common/images.h"
 #include "common/local_ncc.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -52,9 +53,8 @@ struct Pair {
 
 std::tuple<Tensor, Tensor, Tensor> local_ncc(const Tensor& a, const Tensor& b, std::optional<Tensor> mask,
                                              std::optional<Tensor> upstream, std::vector<int64_t> window,
-                                             std::vector<double> weights, std::string borders,
-                                             std::vector<double> constants, bool averaged, bool windows, bool to_a,
-                                             bool to_b) {
+                                             std::vector<double> weights, Text borders, std::vector<double> constants,
+                                             bool averaged, bool windows, bool to_a, bool to_b) {
   Tensor value, grad_a, grad_b;
   for_floating(a.scalar_type(), [&](auto t) {
     using T = decltype(t);

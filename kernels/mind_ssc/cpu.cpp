@@ -12,7 +12,7 @@
 // third of it are exponentials and pools.
 
 #include "common/box.h"
-#include "common/math.h"
+#include "common/exponential.h"
 #include "common/memory.h"
 #include "common/rows.h"
 #include "common/tensor.h"
@@ -190,9 +190,9 @@ template <class T>
 void describe_row(const T* sums, const T* inverse, int channels, int64_t pitch, bool more, T* __restrict features) {
   for (int c = 0; c < channels; ++c, sums += pitch, features += pitch)
     if (more)
-      for (int64_t x = 0; x < pitch; ++x) features[x] += exponential(sums[x] * inverse[x]);
+      for (int64_t x = 0; x < pitch; ++x) features[x] += exponential_or_nan(sums[x] * inverse[x]);
     else
-      for (int64_t x = 0; x < pitch; ++x) features[x] = exponential(sums[x] * inverse[x]);
+      for (int64_t x = 0; x < pitch; ++x) features[x] = exponential_or_nan(sums[x] * inverse[x]);
 }
 
 template <int ndim, class T>

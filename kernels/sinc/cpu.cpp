@@ -8,6 +8,7 @@
 
 #include "common/memory.h"
 #include "common/sampler.h"
+#include "common/text.h"
 #include "sinc/weights.h"
 
 namespace l2rfast {
@@ -115,7 +116,7 @@ Tensor sampled(const Tensor& image, const Positions<A>& source, const std::strin
   return result;
 }
 
-Tensor sinc(const Tensor& image, const Tensor& disp, std::string padding) {
+Tensor sinc(const Tensor& image, const Tensor& disp, Text padding) {
   Tensor result;
   for_arithmetic(image, disp, [&](auto ndim, auto real) {
     result = sampled<ndim.value>(image, Displaced<ndim.value, decltype(real)>(disp), padding);
@@ -123,7 +124,7 @@ Tensor sinc(const Tensor& image, const Tensor& disp, std::string padding) {
   return result;
 }
 
-Tensor affine_sinc(const Tensor& image, const Tensor& matrix, std::vector<int64_t> size, std::string padding) {
+Tensor affine_sinc(const Tensor& image, const Tensor& matrix, std::vector<int64_t> size, Text padding) {
   Tensor result;
   for_arithmetic(image, matrix, [&](auto ndim, auto real) {
     result = sampled<ndim.value>(image, Affine<ndim.value, decltype(real)>(matrix, Grid::of(size)), padding);

@@ -3,7 +3,7 @@
 // Floor: the cost volume is read once; per entry one exponential and some ten other operations. A work item is a run of
 // control points: it goes over their costs twice, for the least and for the sums, the second time in the cache.
 
-#include "common/math.h"
+#include "common/exponential.h"
 #include "common/rows.h"
 #include "soft_argmin/search.h"
 
@@ -57,7 +57,7 @@ void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displac
       }
     each_displacement(s, [&](int64_t e, const R* steps) {
       for (int64_t x = 0; x < n; ++x) {
-        const R above = sharpness * (sign * R(costs[e * s.points + x]) - least[x]), p = exponential(-above);
+        const R above = sharpness * (sign * R(costs[e * s.points + x]) - least[x]), p = exponential_or_nan(-above);
         total[x] += p;
         mean[x] += p == 0 ? R(0) : p * above;
         for (int k = 0; k < 3; ++k) sums[k][x] += p * steps[k];
@@ -73,7 +73,7 @@ void expect(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, Sum<T>* displac
     for (int64_t e = 0; probabilities && e < s.displacements(); ++e)
       for (int64_t x = 0; x < n; ++x) {
         const R above = sharpness * (sign * R(costs[e * s.points + x]) - least[x]);
-        probabilities[(item * s.displacements() + e) * s.points + first + x] = T(exponential(-above) / total[x]);
+        probabilities[(item * s.displacements() + e) * s.points + first + x] = T(exponential_or_nan(-above) / total[x]);
       }
   });
 }
@@ -104,12 +104,12 @@ double differentiate(const Search<Sum<T>>& s, const T* cost, Sum<T> beta, const 
     for (int64_t e = 0; o.grad_p && e < s.displacements(); ++e)
       for (int64_t x = 0; x < n; ++x) {
         const int64_t i = begin + e * s.points + x;
-        mean[x] += exponential(log_share(beta, R(cost[i]), log_z[x])) * R(o.grad_p[i]);
+        mean[x] += exponential_or_nan(log_share(beta, R(cost[i]), log_z[x])) * R(o.grad_p[i]);
       }
     each_displacement(s, [&](int64_t e, const R* steps) {
       const int64_t from = begin + e * s.points;
       for (int64_t x = 0; x < n; ++x) {
-        const R c = R(cost[from + x]), log_p = log_share(beta, c, log_z[x]), p = exponential(log_p);
+        const R c = R(cost[from + x]), log_p = log_share(beta, c, log_z[x]), p = exponential_or_nan(log_p);
         R h = toward[0][x] * steps[0] + toward[1][x] * steps[1] + toward[2][x] * steps[2] - mean[x];
         if (o.grad_p) h += R(o.grad_p[from + x]);
         const R share = to_log(p, log_p, h, to_entropy[x]);

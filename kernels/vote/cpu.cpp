@@ -7,6 +7,7 @@
 
 #include "common/memory.h"
 #include "common/sampler.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
@@ -132,7 +133,7 @@ Tensor elected(const Tensor& labels, const Positions<A>& source, const std::stri
   return result;
 }
 
-Tensor vote(const Tensor& labels, const Tensor& disp, std::string padding) {
+Tensor vote(const Tensor& labels, const Tensor& disp, Text padding) {
   Tensor result;
   for_arithmetic(labels, disp, [&](auto ndim, auto real) {
     result = elected<ndim.value>(labels, Displaced<ndim.value, decltype(real)>(disp), padding);
@@ -140,7 +141,7 @@ Tensor vote(const Tensor& labels, const Tensor& disp, std::string padding) {
   return result;
 }
 
-Tensor affine_vote(const Tensor& labels, const Tensor& matrix, std::vector<int64_t> size, std::string padding) {
+Tensor affine_vote(const Tensor& labels, const Tensor& matrix, std::vector<int64_t> size, Text padding) {
   Tensor result;
   for_arithmetic(labels, matrix, [&](auto ndim, auto real) {
     result = elected<ndim.value>(labels, Affine<ndim.value, decltype(real)>(matrix, Grid::of(size)), padding);

@@ -1,11 +1,12 @@
 // Warping by a displacement field on the CPU; see common/sampler.h for how, and for what it costs at least.
 
 #include "common/sampler.h"
+#include "common/text.h"
 
 namespace l2rfast {
 namespace {
 
-Tensor warp(const Tensor& image, const Tensor& disp, std::string mode, std::string padding) {
+Tensor warp(const Tensor& image, const Tensor& disp, Text mode, Text padding) {
   Tensor result;
   for_arithmetic(image, disp, [&](auto ndim, auto real) {
     result = sample<ndim.value>(image, Displaced<ndim.value, decltype(real)>(disp), mode, padding);
@@ -13,8 +14,8 @@ Tensor warp(const Tensor& image, const Tensor& disp, std::string mode, std::stri
   return result;
 }
 
-std::tuple<Tensor, Tensor> warp_backward(const Tensor& grad_, const Tensor& image, const Tensor& disp, std::string mode,
-                                         std::string padding, bool to_image, bool to_disp) {
+std::tuple<Tensor, Tensor> warp_backward(const Tensor& grad_, const Tensor& image, const Tensor& disp, Text mode,
+                                         Text padding, bool to_image, bool to_disp) {
   const Tensor grad = packed(grad_), grad_disp = gradient_to(disp, to_disp, mode);
   Tensor grad_image;
   for_arithmetic(image, disp, [&](auto ndim_, auto real) {
@@ -29,8 +30,7 @@ std::tuple<Tensor, Tensor> warp_backward(const Tensor& grad_, const Tensor& imag
   return {grad_image, grad_disp};
 }
 
-std::vector<Tensor> warp_many(std::vector<Tensor> images, const Tensor& disp, std::vector<bool> nearest,
-                              std::string padding) {
+std::vector<Tensor> warp_many(std::vector<Tensor> images, const Tensor& disp, std::vector<bool> nearest, Text padding) {
   for (Tensor& image : images) image = packed(image);  // so that one set of taps fits all
   std::vector<Tensor> results;
   for_arithmetic(images[0], disp, [&](auto ndim_, auto real) {
@@ -58,7 +58,7 @@ std::vector<Tensor> warp_many(std::vector<Tensor> images, const Tensor& disp, st
   return results;
 }
 
-std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor& disp, std::string padding) {
+std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor& disp, Text padding) {
   Tensor value, gradient;
   for_arithmetic(image, disp, [&](auto ndim_, auto real) {
     constexpr int ndim = ndim_.value;
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor> warp_with_gradient(const Tensor& image, const Tensor&
 }
 
 std::tuple<Tensor, Tensor, Tensor> warp_double_backward(const Tensor& grad_, const Tensor& image, const Tensor& disp,
-                                                        const Tensor& tangent, std::string padding) {
+                                                        const Tensor& tangent, Text padding) {
   const Tensor grad = packed(grad_), to_grad = empty_as(grad, shape_of(grad)), to_disp = empty_as(disp, shape_of(disp));
   Tensor to_image;
   for_arithmetic(image, disp, [&](auto ndim_, auto real) {

@@ -8,6 +8,7 @@
 
 #include "common/local_ncc.h"
 #include "common/memory.h"
+#include "common/text.h"
 #include "warp_lncc/blocks.h"
 #include "warp_lncc/sampler.h"
 
@@ -75,9 +76,8 @@ bool all_finite(const Tensor& t) {
 
 std::tuple<Tensor, Tensor> warp_local_ncc(const Tensor& fixed, const Tensor& moving, const Tensor& disp_,
                                           std::optional<Tensor> mask, const Tensor& scale_, std::vector<int64_t> window,
-                                          std::vector<double> weights, std::string borders,
-                                          std::vector<double> constants, bool averaged, std::string padding,
-                                          std::vector<int64_t> blocks) {
+                                          std::vector<double> weights, Text borders, std::vector<double> constants,
+                                          bool averaged, Text padding, std::vector<int64_t> blocks) {
   const Tensor disp = packed(disp_), scale = packed(scale_);
   std::vector<int64_t> shape = shape_of(disp);
   std::array<int64_t, 3> sides = {1, 1, 1};
