@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import subprocess
@@ -54,3 +55,18 @@ def load_cuda_on_host() -> None:
 def poison_memory() -> None:
     """From here on CPU tensors of this process hold NaN, or -1, until they are written; see poison.cpp."""
     _load("poison", [ROOT / "tests" / "poison.cpp"], "-lc10")
+
+
+class _Heap(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "mapped", "usmblks", "fsmblks", "used", "free", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+
+
+def memory_in_use() -> int:
+    """Bytes of C's heap, of the main thread, that are not free: to the byte, unlike what the system counts."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _Heap
+    heap = ask()
+    return int(heap.used + heap.mapped)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
 import torch
+from evaluation import evaluate
+from native import memory_in_use
+from operators import OPERATIONS, Operation
 from torch import Tensor
 
 from l2rfast import box_average
@@ -81,3 +85,21 @@ def test_an_error_ends_the_block() -> None:
     place = (one := box_average(image())).data_ptr()
     assert torch.equal(one, box_average(image()))
     assert place
+
+
+@compiled
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if "cpp" in o.backends], ids=lambda o: o.name)
+def test_calls_leave_nothing_in_memory(operation: Operation) -> None:
+    """Not even a name among the arguments, of 32 bytes; what is made once, as a cache, is not of every call."""
+    sample = operation.some()[0]
+
+    def kept(calls: int) -> int:
+        gc.collect()
+        before = memory_in_use()
+        for _ in range(calls):
+            evaluate(operation, sample.inputs, sample.options, backend="cpp")
+        gc.collect()
+        return memory_in_use() - before
+
+    kept(20)
+    assert kept(100) < 100 * 32
