@@ -12,6 +12,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from l2rfast import _threads
 from l2rfast.errors import InputError, notice
+from l2rfast.output import held
 
 from ..names import some
 from .bad_scans import skip
@@ -149,8 +151,8 @@ def train(
         InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite;
             of several processes, another one has ended.
     """
-    with _threads.threads(), world(device, out) as processes:
-        _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None)).run()
+    with _threads.threads(), world(device, out) as processes, ExitStack() as stack:
+        _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None), stack).run()
 
 
 class _Trainer:
@@ -163,6 +165,7 @@ class _Trainer:
         processes: World,
         resume: bool,
         progress: Progress,
+        stack: ExitStack,
     ) -> None:
         self.options, self.world, self.progress = options, processes, progress
         self.task = task.to(processes.device)
@@ -172,6 +175,7 @@ class _Trainer:
         self.folder: RunFolder | None = None
 
         def opened() -> Any:
+            stack.enter_context(held(Path(out)))
             self.folder = RunFolder(out, described, resume=resume)
             return self.folder.restore()
 
