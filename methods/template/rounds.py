@@ -20,15 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
-from l2rfast.io.npy import write_npy
 from l2rfast.io.reading import reading
+from l2rfast.io.transforms import npy
 from l2rfast.output import OutputFolder, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
 
@@ -238,7 +238,7 @@ class TemplateFolder:
         """
         file = self.mean(number) / ROUND
         with reading(f"{file}", "what came of a round", KeyError, TypeError):
-            told = json.loads(file.read_text())
+            told = parsed(file.read_text())
             return Round(**{**told, "left_out": tuple(told["left_out"])})
 
     def _write(self, number: int, volume: Volume, done: Round, starts: Mapping[str, Affine]) -> None:
@@ -299,7 +299,7 @@ def sample(fixed: Volume, member: Member, out: Path) -> None:
     there = Displacement(torch.from_numpy(maps["displacement"]), fixed.affine, ndim), Affine(maps["affine"], ndim)
     values = sampled(member.read(), compose(_back(out.parents[1], grid).transform, *there), grid)
     with OutputFolder(out, [SAMPLED]) as folder:
-        write_npy(folder.path(SAMPLED), values.numpy())
+        npy.save(folder.path(SAMPLED), values.numpy())
 
 
 def _usable(file: Path, read: Callable[[], object]) -> None:
@@ -319,8 +319,7 @@ def _sampled(file: Path, shape: Sequence[int]) -> np.ndarray:
         InputError: it cannot be read.
     """
     with reading(f"{file}", "a member in the mean shape"):
-        values: np.ndarray = np.load(file, allow_pickle=False).reshape(shape)
-        return values
+        return npy.load(file, "").reshape(shape)
 
 
 def _back(folder: Path, grid: Grid) -> Back:
@@ -335,9 +334,5 @@ def _loaded(file: Path, *names: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: it cannot be read.
     """
-    with (
-        reading(f"{file}", "maps of a round", BadZipFile, zlib.error, KeyError, TypeError),  # an array has no names
-        file.open("rb") as stream,
-        np.load(stream, allow_pickle=False) as arrays,
-    ):
-        return {name: arrays[name] for name in names}
+    with reading(f"{file}", "maps of a round", KeyError):
+        return {name: npy.load(file, name) for name in names}

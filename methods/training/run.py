@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from l2rfast._folders import made, sync
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.output import written_whole
 
@@ -95,7 +96,7 @@ class RunFolder:
 
     def _compare(self, file: Path, described: Description) -> None:
         try:
-            before = dict(json.loads(file.read_text()))
+            before = dict(parsed(file.read_text()))
         except (ValueError, TypeError) as error:
             raise InputError(f"out: {file} is damaged: {error}") from error
         now, usual = (json.loads(json.dumps(dict(values))) for values in (described.options, described.usual))
@@ -117,12 +118,17 @@ class RunFolder:
             try:
                 with safe_open(file, "pt") as opened:
                     tensors = {name: opened.get_tensor(name) for name in [*opened.keys()]}
-                    found = tensors, json.loads(opened.metadata()["run"])
+                    found = tensors, parsed(opened.metadata()["run"])
             except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
                 raise InputError(f"out: cannot use {file}: {error}") from error
-        with self._writing():
-            for log in LOGS:
-                self._cut(log, found[1]["step"] if found else -1)
+        for log in LOGS:
+            try:
+                with self._writing():
+                    self._cut(log, int(found[1]["step"]) if found else -1)
+            except (ValueError, TypeError, LookupError, csv.Error) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(f"out: {self.path / log}.csv or {file.name} beside it is damaged: {error}") from error
         if found:
             found[1].setdefault("score", next(iter(self._columns.get("validation", [])[1:]), ""))
         return found

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from l2rfast.errors import InputError
+from l2rfast.io.hdf5 import opened, values_of
 
-from ..weights import fill, named
+from ..weights import fill, named, shapes
 from .network import Architecture, VoxelMorph
 
 
@@ -21,12 +22,12 @@ def from_keras(path: str | os.PathLike[str]) -> VoxelMorph:
 
     file = Path(path)
     found: dict[str, np.ndarray] = {}
-    with named(file, OSError, KeyError, RuntimeError), h5py.File(file, "r") as h5:
+    with named(file, OSError, ValueError, TypeError), opened(file) as h5:
         root = h5.get("model_weights", h5)
 
         def visit(name: str, value: h5py.Dataset | h5py.Group) -> None:
             if isinstance(value, h5py.Dataset) and value.dtype.kind == "f":
-                found[name] = value[()]
+                found[name] = values_of(value)
 
         root.visititems(visit)
     layers = {name.removesuffix("/kernel:0"): kernel for name, kernel in found.items() if name.endswith("/kernel:0")}
@@ -59,8 +60,9 @@ def _architecture(kernels: list[tuple[int, ...]]) -> Architecture | None:
     wider = next((i for i in range(1, len(kernels)) if kernels[i][-2] != widths[i - 1]), 0)
     try:
         found = Architecture(ndim, tuple(widths[: wider - 1]), tuple(widths[wider - 1 : -1]))
-        layers = VoxelMorph(found)
-    except InputError:
+        with shapes():  # which may be of more weights than the file has
+            layers = VoxelMorph(found)
+    except (InputError, RuntimeError, OverflowError):
         return None
     expected = [layer.weight for layer in (*layers.encoder, *layers.decoder, layers.field)]
     same = [tuple(weight.movedim((0, 1), (-1, -2)).shape) for weight in expected] == [tuple(k) for k in kernels]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
+from ..hdf5 import MAGIC, created, opened, values_of
 from .format import Format, Grids, head, less_places, named
-from .hdf5 import MAGIC, created, opened, values_of
 
 if TYPE_CHECKING:
     import h5py

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...hdf5 import MAGIC, created, opened, values_of
 from ..format import head, named
-from ..hdf5 import MAGIC, created, opened, values_of
 from .stored import Stored, composite
 
 if TYPE_CHECKING:
