@@ -32,7 +32,7 @@ OTHERS = ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "floa
 LABELS = ("image", "labels", "input")  # which may be integers in some modes
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 31, 37)
-VOXELS = 500  # of an image
+VOXELS = 300  # of an image
 
 # Where memory of 2^31 elements, of which nothing is touched but the image, makes offsets no 32 bits hold.
 FAR = 2**31

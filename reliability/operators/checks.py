@@ -167,7 +167,7 @@ def differences(
             lines.append(f"{name}: not finite in {made} of {g.numel()} numbers that are")
         known = g.isfinite() & exact.isfinite() & reference.isfinite()
         size, error, allowed = (float(t[known].norm()) for t in (exact, g - exact, reference - exact))
-        size = max(size, (sizes or {}).get(name, 0.0))
+        size = max(size, WORSE * (sizes or {}).get(name, 0.0))
         tolerance = TOLERANCES.get(value.dtype, 0.0)
         tiny = torch.finfo(value.dtype).tiny * g.numel() ** 0.5 if value.is_floating_point() else 0.0
         if not error <= tolerance * size + WORSE * allowed + tiny:
