@@ -40,6 +40,8 @@ def run(cases: int, seed: int, counts: MutableMapping[str, int | float]) -> int:
                     print(f"case {index} of seed {seed} on {name}:", *faults, sep="\n  ")
                     print(f"  {reproducer(simplest, name)}", flush=True)
             found[case.way] += 1
+            if (index + 1) % 100 == 0:
+                print(f"{index + 1} cases, {found['failed']} failed", flush=True)
     counts |= {"cases": cases, **found}
     return found["failed"]
 
