@@ -13,7 +13,7 @@ from torch import Tensor
 from l2rfast import _threads, compose
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, zarr
-from l2rfast.io.npy import write_npy
+from l2rfast.io.transforms import npy
 from l2rfast.output import written_whole
 from l2rfast.resampling import Resampler
 from l2rfast.world.maps import Map
@@ -61,7 +61,7 @@ def work(words: Sequence[str]) -> str | None:
         with _threads.threads(job.threads):
             field = found(job)
         with written_whole(job.out) as part:
-            write_npy(part, field[0].numpy())
+            npy.save(part, field[0].numpy())
     except (InputError, OSError, MemoryError) as error:
         return str(error) or type(error).__name__
     return None
