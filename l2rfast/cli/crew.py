@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import typer
 
 from .. import _threads
+from .._memory import available
 from ..errors import InputError, notice
 from ..methods.cohort import memory
 from ..methods.cohort.bids import find_pairs
@@ -124,7 +125,7 @@ def assembled(jobs: Sequence[Options], asked: int | None, room: str | None, shap
         notice("--memory: what these methods take is not known, so that only --workers says how many there are")
     most = max((size for size in sizes if size is not None), default=0)
     alone = any(options.get("device", ("cpu",)) != ("cpu",) for options in jobs)
-    free = memory.available() if room is None else memory.parsed(room)
+    free = available() if room is None else memory.parsed(room)
     fit = memory.workers(1 if asked is None and alone else asked, most, free, cores)
     number = max(1, min(fit.workers, len(jobs)))
     return Crew(number, max(1, cores // number), most, fit.why)
