@@ -26,28 +26,8 @@ from .axes import MILLIMETRES, Axes, layout, remarked
 KIND = "an OME-Zarr image"
 _SUFFIX = ".zarr"
 _CODECS = frozenset(
-    [
-        "bytes",
-        "transpose",
-        "sharding_indexed",
-        "crc32c",
-        "gzip",
-        "zstd",
-        "blosc",
-        "zlib",
-        "lz4",
-        "bz2",
-        "lzma",
-        "shuffle",
-        "delta",
-        "fixedscaleoffset",
-        "bitround",
-        "quantize",
-        "packbits",
-        "crc32",
-        "adler32",
-        "fletcher32",
-    ]
+    "bytes transpose sharding_indexed crc32c gzip zstd blosc zlib lz4 bz2 lzma shuffle delta fixedscaleoffset bitround "
+    "quantize packbits crc32 adler32 fletcher32".split()
 )
 _VERSIONS = ("0.4", "0.5", "0.6")
 
