@@ -53,6 +53,14 @@ def several_sizes() -> list[str]:
     return train("--batch=8")
 
 
+def a_scan_with_nan() -> list[str]:
+    spoiled = torch.rand(20, 20)
+    spoiled[0] = torch.nan
+    for file in Path("scans/images").iterdir():
+        written(str(file), spoiled)
+    return train()
+
+
 def a_run_that_is_there() -> list[str]:
     assert CliRunner().invoke(cli.app, train()).exit_code == 0
     return train()
@@ -74,6 +82,7 @@ CAUSES: dict[str, Callable[[], list[str]]] = {
     "a table with other columns": other_columns,
     "scans of several sizes in a batch": several_sizes,
     "a run that is there already": a_run_that_is_there,
+    "a scan that holds NaN, unless `--bad-scans skip`": a_scan_with_nan,
     "a loss that is not finite": lambda: train("--rate=1e30"),
     "no weights for a network": lambda: ["evaluate", "--data=scans", "--out=out", "--method=unsupervised"],
 }

@@ -21,6 +21,9 @@ from l2rfast.io import Volume, write_image
         (["--batch=0"], "--batch: expected"),
         (["--rate=-1"], "--rate: expected a number from 0"),
         (["--rate=nan"], "--rate: expected a number from 0"),
+        (["--rate=1e38"], "--rate: expected a number from 0 to 1e+36"),
+        (["--scale=1000"], "--scale: expected a number from 0 to 10"),
+        (["--bad-scans=ignore"], "--bad-scans: expected one of stop, skip"),
         (["--affine=1"], "--affine: expected a number from 0 to 1"),
         (["--mirror=2"], "--mirror: expected axes from 0 to 1, got (2,)"),
         (["--precision=float16"], "--precision: expected"),
@@ -59,7 +62,9 @@ def test_scans_that_do_not_fit_are_named(scans: Path, tmp_path: Path) -> None:
     for file in (scans / "images").iterdir():
         (folder / "images" / file.name).write_bytes(file.read_bytes())
     code, error = train(folder, tmp_path / "run", "--hold-out=0", "--batch=4", "--steps=20")
-    assert (code, error) == (2, "l2rfast: error: --batch: expected 1, as the images of the pairs differ in size\n")
+    found = f"(30, 26) of {folder / 'images' / 'case0.nii.gz'} and (20, 40) of {folder}/images/other"
+    assert code == 2
+    assert error.startswith(f"l2rfast: error: --batch: expected 1, or scans of one size, got {found}")
     code, error = train(folder, tmp_path / "other", "--hold-out=0", "--segmentation=1")
     assert code == 2
     assert error.startswith("l2rfast: error: --segmentation: expected labels of every scan")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +22,26 @@ from ..padding import Padding
 from ..result import Registration
 from ..stages import Stages
 from .augmentation import Shared, deformed, random_intensities
-from .cases import Pair, Pairs, Scan, cases_of, check_axes, read
+from .bad_scans import STOP, drawn, first_usable
+from .cases import Case, Pair, Pairs, Scan, cases_of, check_axes, check_size, read
 from .options import TrainerOptions
 from .trainer import Batch, Task
 
 LABELS = 8  # that are drawn of a pair: all of them would fill the memory
+
+
+class Usable(NamedTuple):
+    """What there is of a pair to train on, (1, 1, *spatial) on the grid of the fixed scan.
+
+    Attributes:
+        images: fixed and moving, from 0 to 1.
+        maps: their label maps, where those are needed.
+        in_both: the labels that both have, at least one.
+    """
+
+    images: list[Tensor]
+    maps: list[Tensor]
+    in_both: list[int]
 
 
 class AlignedTask(Task):
@@ -55,12 +70,13 @@ class AlignedTask(Task):
         self.pairs, self.trainer, self.labelled = pairs, trainer, bool(needs_labels)
         self.validations = len(pairs.validation)
         torch.manual_seed(trainer.seed)
-        size = read(pairs.training[0].fixed).image.data.shape
-        trainer.check_axes(size)
-        self.ndim = len(size)
         without = [str(case.image) for case in cases_of(pairs.training) if case.labels is None]
-        if needs_labels and without:
+        if needs_labels and without and trainer.bad_scans == STOP:
             raise InputError(f"{needs_labels}: expected labels of every scan, and found none of {some(without)}")
+        self.first, scan = first_usable((pair.fixed for pair in pairs.training), self._read, trainer.bad_scans)
+        self.size = scan.image.data.shape
+        trainer.check_axes(self.size)
+        self.ndim = len(self.size)
 
     @abstractmethod
     def method(self) -> Method:
@@ -71,11 +87,8 @@ class AlignedTask(Task):
         """How little they agree, where scans for validation have no labels."""
 
     def sample(self, random: torch.Generator) -> Batch:
-        pairs = self.pairs.training
-        pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
-        scans = self._scans(pair)
-        images = _images(pair, *scans)
-        labels = _labels(*scans, random) if self.labelled else [image[:, :0] for image in images]
+        _, (images, maps, in_both) = self._drawn(random)
+        labels = _chosen(maps, in_both, random) if self.labelled else [image[:, :0] for image in images]
         shared = Shared.drawn(self.trainer, random)
         # Image and labels in one pass.
         both = [deformed(torch.cat(pair, 1), self.trainer, random, shared) for pair in zip(images, labels, strict=True)]
@@ -87,6 +100,32 @@ class AlignedTask(Task):
         if self.labelled:
             batch |= dict(zip(("fixed_labels", "moving_labels"), labels, strict=True))
         return {name: padding.pad(value)[0] for name, value in batch.items()}
+
+    def names(self, random: torch.Generator) -> tuple[str, str]:
+        pair, _ = self._drawn(random)
+        return str(pair.fixed.image), str(pair.moving.image)
+
+    def _drawn(self, random: torch.Generator) -> tuple[Pair, Usable]:
+        """A pair to train on.
+
+        Raises:
+            InputError: a scan that cannot be used.
+        """
+        return first_usable(drawn(self.pairs, random), self._usable, self.trainer.bad_scans)
+
+    def _usable(self, pair: Pair) -> Usable:
+        fixed, moving = map(self._read, (pair.fixed, pair.moving))
+        check_axes(self.first, self.ndim, {pair.fixed: fixed.image, pair.moving: moving.image})
+        if self.trainer.batch > 1:
+            check_size(self.first, self.size, pair.fixed, fixed.image, self.multiple)
+        return Usable(_images(pair, fixed, moving), *(_labels(pair, fixed, moving) if self.labelled else ([], [])))
+
+    def _read(self, case: Case) -> Scan:
+        """To train on."""
+        scan = read(case)
+        if self.labelled and (scan.labels is None or not scan.labels.data.any()):
+            raise InputError(f"data ({case.labels or case.image}): expected labels to train on, and found none")
+        return scan
 
     def validate(self, index: int) -> dict[str, float]:
         pair = self.pairs.validation[index]
@@ -101,7 +140,7 @@ class AlignedTask(Task):
     def _scans(self, pair: Pair) -> tuple[Scan, Scan]:
         scans = read(pair.fixed), read(pair.moving)
         images = {pair.fixed: scans[0].image, pair.moving: scans[1].image}
-        check_axes(self.pairs.training[0].fixed, self.ndim, images)
+        check_axes(self.first, self.ndim, images)
         return scans
 
     def _registered(self, fixed: Scan, moving: Scan) -> Registration:
@@ -111,8 +150,7 @@ class AlignedTask(Task):
 
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, moving, warped moving, and their difference."""
-        pair = self.pairs.validation[0]
-        scans = self._scans(pair)
+        pair, scans = first_usable(self.pairs.validation, self._scans, self.trainer.bad_scans)
         fixed, moving = _images(pair, *scans)
         warped = warp(moving, self._registered(*scans).displacement)
         shown = [image[0, 0] for image in (fixed, moving, warped, (warped - fixed).abs())]
@@ -156,14 +194,25 @@ def _images(pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
     ]
 
 
-def _labels(fixed: Scan, moving: Scan, random: torch.Generator) -> list[Tensor]:
-    """(1, LABELS, *spatial) each, of labels that are in both, drawn again where there are fewer."""
+def _labels(pair: Pair, fixed: Scan, moving: Scan) -> tuple[list[Tensor], list[int]]:
+    """The label maps, (1, 1, *spatial) each, on the grid of the fixed one; and the labels that are in both.
+
+    Raises:
+        InputError: there is none.
+    """
     assert fixed.labels is not None
     assert moving.labels is not None
     aligned = on_grid_of(fixed.image, moving.image, moving.labels.data[None, None], mode="nearest", padding="zeros")
     maps = [fixed.labels.data[None, None], aligned]
     present = [set(torch.unique(labels).tolist()) for labels in maps]
-    shared = sorted((present[0] & present[1]) - {0}) or [0]
-    order = torch.randperm(len(shared), generator=random).tolist()
-    chosen = [shared[order[i % len(order)]] for i in range(LABELS)]
+    in_both = sorted((present[0] & present[1]) - {0})
+    if not in_both:
+        raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
+    return maps, in_both
+
+
+def _chosen(maps: Sequence[Tensor], in_both: Sequence[int], random: torch.Generator) -> list[Tensor]:
+    """(1, LABELS, *spatial) each, of labels that are in both, drawn again where there are fewer."""
+    order = torch.randperm(len(in_both), generator=random).tolist()
+    chosen = [in_both[order[i % len(order)]] for i in range(LABELS)]
     return [torch.cat([(labels == label).float() for label in chosen], 1) for labels in maps]

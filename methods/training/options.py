@@ -29,28 +29,30 @@ class TrainerOptions:
     intensity: float = option(0.0, "Augmentation: standard deviation of log gamma and log gain.")
     seed: int = option(0, "Of the random numbers.")
     precision: str = option("auto", "float32, bfloat16, or auto: bfloat16 on GPUs.")
+    bad_scans: str = option("stop", "At a scan that cannot be used: stop, or skip it and say so.")
 
     @property
     def free(self) -> tuple[str, ...]:
         """What may differ when a run is resumed."""
-        return ("every", "patience") if self.cosine else ("steps", "every", "patience")
+        return ("every", "patience", "bad_scans", *(["steps"] if not self.cosine else []))
 
     def __post_init__(self) -> None:
         make_plain(self)
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0), ("seed", 0)):
             _check.at_least(name, getattr(self, name), least)
         for name, below in (
-            ("rate", math.inf),
+            ("rate", 1e36),  # beyond, a step of Adam is no float32
             ("affine", 1.0),
-            ("scale", math.inf),
+            ("scale", 10.0),  # of a logarithm: beyond, its exponential may be no number
             ("elastic", math.inf),
             ("intensity", math.inf),
         ):
             value = getattr(self, name)
             if not (_check.is_number(value) and 0 <= value < below):
                 raise InputError(f"{name}: expected a number from 0 to {below}, got {value!r}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+        for name, known in (("precision", ("auto", "float32", "bfloat16")), ("bad_scans", ("stop", "skip"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def check_axes(self, size: Sequence[int]) -> None:
         """

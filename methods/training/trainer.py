@@ -12,7 +12,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from l2rfast import _interrupt, _threads
 from l2rfast.errors import InputError, notice
 
+from ..names import some
+from .bad_scans import skip
 from .options import TrainerOptions
 from .run import Description, RunFolder
 
@@ -50,6 +52,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def sample(self, random: torch.Generator) -> Batch:
         """One pair, drawn and augmented; tensors without the axis of the batch, on the CPU."""
+
+    def names(self, random: torch.Generator) -> tuple[str, str]:
+        """What the scans of the pair are called that `sample` draws of the same numbers, for messages."""
+        return ("", "")
 
     @abstractmethod
     def validate(self, index: int) -> dict[str, float]:
@@ -126,12 +132,17 @@ def seeded(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()) >> 1
 
 
+def _generator(seed: int, index: int) -> torch.Generator:
+    """Of the random numbers of a sample."""
+    return torch.Generator().manual_seed(seeded(seed, index))
+
+
 class _Samples(Dataset[Batch]):
     def __init__(self, task: Task, seed: int) -> None:
         self._task, self._seed = task, seed
 
     def __getitem__(self, index: int) -> Batch:
-        return self._task.sample(torch.Generator().manual_seed(seeded(self._seed, index)))
+        return self._task.sample(_generator(self._seed, index))
 
 
 @dataclass(frozen=True)
@@ -143,9 +154,11 @@ class _Indices:
     world: World
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = ((step - 1) * self.world.size + self.world.rank) * self.batch
-            yield list(range(first, first + self.batch))
+        return map(self.of, self.steps)
+
+    def of(self, step: int) -> list[int]:
+        first = ((step - 1) * self.world.size + self.world.rank) * self.batch
+        return list(range(first, first + self.batch))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -247,12 +260,7 @@ class _Trainer:
                 self.board.close()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            if "equal size" not in str(error):
-                raise
-            raise InputError("batch: expected 1, as the images of the pairs differ in size") from error
+        batch = next(batches)
         return {name: value.to(self.world.device, non_blocking=True) for name, value in batch.items()}
 
     def _one_step(self, batch: Batch) -> None:
@@ -269,8 +277,11 @@ class _Trainer:
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
         values = self.world.means({"loss": total, **losses})
+        gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
         if not all(map(math.isfinite, values.values())):
-            raise InputError(f"rate: the losses of step {self.step} are not finite, {values}; expected a lower one")
+            raise self._diverged(f"losses of step {self.step} are not finite, {values}", losses.values())
+        if not torch.isfinite(nn.utils.get_total_norm(gradients)):  # the weights that they lead to may be kept
+            raise self._diverged(f"gradients of step {self.step} are not finite", losses.values())
         self.optimizer.step()
         if self.folder is not None and self.board is not None:
             values["seconds"] = time.perf_counter() - start
@@ -279,6 +290,16 @@ class _Trainer:
                 for name, value in values.items():
                     self.board.add_scalar(f"training/{name}", value, self.step)
             self.progress(self.step, f"loss {values['loss']:.4f}")
+
+    def _diverged(self, what: str, losses: Collection[Tensor]) -> InputError:
+        """Of all processes, with the pairs of the step, or those alone by which a loss is not finite."""
+        pairs = []
+        for index in _Indices(range(self.step, self.step + 1), self.options.batch, self.world).of(self.step):
+            fixed, moving = self.task.names(_generator(self.options.seed, index))
+            pairs.append(f"{fixed} and {moving}")
+        own = [] if all(bool(loss.isfinite()) for loss in losses) else pairs
+        named = some(self.world.gathered(own) or self.world.gathered(pairs))
+        return InputError(f"rate: the {what}, of {named}; expected a lower one; the last checkpoint is kept")
 
     def _checkpoint(self) -> None:
         """Weights first: whoever is killed in between comes here again and writes the same ones."""
@@ -306,10 +327,13 @@ class _Trainer:
         """The score, the larger the better; NaN where it is not defined for any pair."""
         self.task.eval()
         with torch.no_grad():
-            own = [self.task.validate(i) for i in range(self.world.rank, self.task.validations, self.world.size)]
+            own = [self._measured(i) for i in range(self.world.rank, self.task.validations, self.world.size)]
+        known = _known(self.world.gathered(own))
+        if not known:
+            raise InputError("data: expected scans to validate with, but not one pair of them can be used")
+        with torch.no_grad():
             shown = self.task.picture() if self.board is not None else None
         self.task.train()
-        known = _known(self.world.gathered(own))
         self.score = self.score or self._chosen(known)
         means = {name: fmean(known[name]) if known.get(name) else math.nan for name in {self.score: None} | known}
         if self.folder is not None and self.board is not None:
@@ -320,6 +344,14 @@ class _Trainer:
                         self.board.add_scalar(f"validation/{name}", value, self.step)
                 self.board.add_image("validation", shown, self.step, dataformats="HW")
         return means[self.score] if self.task.scores[self.score] else -means[self.score]
+
+    def _measured(self, index: int) -> dict[str, float]:
+        """Nothing of scans that are skipped."""
+        try:
+            return self.task.validate(index)
+        except InputError as error:
+            skip(error, self.options.bad_scans)
+            return {}
 
     def _chosen(self, known: Mapping[str, Sequence[float]]) -> str:
         """The first of the measures for a score that any pair has."""

@@ -24,7 +24,8 @@ from ..intensities import from_zero_to_one
 from ..names import some
 from ..refine import pool
 from ..training.augmentation import Shared, deformed, random_intensities
-from ..training.cases import KINDS, Case, Pair, Pairs, cases_of, check_axes, find_pairs, kept
+from ..training.bad_scans import STOP, drawn, first_usable
+from ..training.cases import KINDS, Case, Pair, Pairs, cases_of, check_axes, check_size, find_pairs, kept
 from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, Task, train
@@ -60,6 +61,20 @@ def labelled(case: Case) -> Labelled:
         for i, point in enumerate(read_landmarks(points, image)):
             labels[first + i] = _blob(point, tuple(image.data.shape))
     return Labelled(scaled, labels)
+
+
+def _to_train_on(pair: Pair) -> tuple[Labelled, Labelled]:
+    """
+    Raises:
+        InputError: a scan that cannot be used, or none of whose labels the other one has.
+    """
+    scans = labelled(pair.fixed), labelled(pair.moving)
+    for case, scan in zip((pair.fixed, pair.moving), scans, strict=True):
+        if not scan.labels:
+            raise InputError(f"data ({case.labels or case.image}): expected labels to train on, and found none")
+    if not scans[0].labels.keys() & scans[1].labels.keys():
+        raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
+    return scans
 
 
 def _blob(point: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -122,21 +137,19 @@ class WeaklySupervisedTask(Task):
         self.validations = len(pairs.validation)
         torch.manual_seed(trainer.seed)
         without = [str(case.image) for case in cases_of(pairs.training) if not case.files.keys() & set(KINDS)]
-        if without:
+        if without and trainer.bad_scans == STOP:
             raise InputError(f"data: expected labels or landmarks of every scan, and found none of {some(without)}")
-        size = tuple(labelled(pairs.training[0].fixed).image.data.shape)
+        self.first, scans = first_usable(pairs.training, _to_train_on, trainer.bad_scans)
+        self.sizes = [tuple(scan.image.data.shape) for scan in scans]
+        size = self.sizes[0]
         trainer.check_axes(size)
         self.network = LabelReg.load(options.weights) if options.weights else LabelReg(options.architecture(size))
         if self.network.architecture.plan.ndim != len(size):
             raise InputError(f"weights: expected those of a {len(size)}-D network, as the scans are")
 
     def sample(self, random: torch.Generator) -> Batch:
-        pairs = self.pairs.training
-        pair = pairs[int(torch.randint(len(pairs), (), generator=random))]
-        fixed, moving = self._scans(pair)
+        _, (fixed, moving) = self._drawn(random)
         both = sorted(fixed.labels.keys() & moving.labels.keys())
-        if not both:
-            raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
         label = both[int(torch.randint(len(both), (), generator=random))]
         shared = Shared.drawn(self.trainer, random)
         batch: Batch = {}
@@ -150,6 +163,26 @@ class WeaklySupervisedTask(Task):
                 image = random_intensities(image, self.trainer.intensity, random)
             batch |= {role: image, f"{role}_label": moved[1:2], f"{role}_first": moved[2:]}
         return batch
+
+    def names(self, random: torch.Generator) -> tuple[str, str]:
+        pair, _ = self._drawn(random)
+        return str(pair.fixed.image), str(pair.moving.image)
+
+    def _drawn(self, random: torch.Generator) -> tuple[Pair, tuple[Labelled, Labelled]]:
+        """A pair to train on.
+
+        Raises:
+            InputError: a scan that cannot be used.
+        """
+        return first_usable(drawn(self.pairs, random), self._usable, self.trainer.bad_scans)
+
+    def _usable(self, pair: Pair) -> tuple[Labelled, Labelled]:
+        scans = _to_train_on(pair)
+        self._check_axes(pair, scans)
+        if self.trainer.batch > 1:
+            check_size(self.first.fixed, self.sizes[0], pair.fixed, scans[0].image)
+            check_size(self.first.moving, self.sizes[1], pair.moving, scans[1].image)
+        return scans
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         moving, fixed, losses = batch["moving"], batch["fixed"], {}
@@ -186,10 +219,14 @@ class WeaklySupervisedTask(Task):
         return found
 
     def _scans(self, pair: Pair) -> tuple[Labelled, Labelled]:
+        """To validate with."""
         scans = labelled(pair.fixed), labelled(pair.moving)
-        images = {pair.fixed: scans[0].image, pair.moving: scans[1].image}
-        check_axes(self.pairs.training[0].fixed, self.network.architecture.plan.ndim, images)
+        self._check_axes(pair, scans)
         return scans
+
+    def _check_axes(self, pair: Pair, scans: tuple[Labelled, Labelled]) -> None:
+        images = {pair.fixed: scans[0].image, pair.moving: scans[1].image}
+        check_axes(self.first.fixed, self.network.architecture.plan.ndim, images)
 
     def _field(self, fixed: Labelled, moving: Labelled) -> Tensor:
         device = next(self.network.parameters()).device
@@ -199,8 +236,7 @@ class WeaklySupervisedTask(Task):
 
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, warped moving, and both first labels."""
-        pair = self.pairs.validation[0]
-        fixed, moving = self._scans(pair)
+        _, (fixed, moving) = first_usable(self.pairs.validation, self._scans, self.trainer.bad_scans)
         field = self._field(fixed, moving)
         nothing = torch.zeros_like(fixed.image.data), torch.zeros_like(moving.image.data)
         both = sorted(fixed.labels.keys() & moving.labels.keys())[:1]

@@ -176,6 +176,19 @@ def check_axes(first: Case, ndim: int, images: Mapping[Case, Volume]) -> None:
             raise InputError(f"data: expected scans of as many axes, got {first.image} and {case.image}")
 
 
+def check_size(first: Case, size: Sequence[int], case: Case, image: Volume, multiple: int = 1) -> None:
+    """See that images have one size, where they are padded to multiples.
+
+    Raises:
+        InputError: an image that cannot be in a batch with the first case's, which has that size.
+    """
+    found = tuple(image.data.shape)
+    if any(-(-a // multiple) != -(-b // multiple) for a, b in zip(found, size, strict=True)):
+        raise InputError(
+            f"batch: expected 1, or scans of one size, got {tuple(size)} of {first.image} and {found} of {case.image}"
+        )
+
+
 def _size(image: Path) -> tuple[int, ...] | None:
     try:
         with catch_warnings():
