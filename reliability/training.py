@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ RUNS: dict[str, tuple[str, ...]] = {  # by method: of which scans, and options
 }
 SETTLED = ("checkpoint", "weights", "options")  # what is written whole or not at all
 FILE_EVENTS = ("open", "os.rename", "os.chmod", "os.remove", "os.utime", "os.mkdir")
+ENDS = 60.0  # seconds, within which a process has to end whose peer was killed
 # How long a training may go on at first, and after that: of the seconds that one takes that is not killed.
 EARLY, LATE = 0.1, 1.0
 
@@ -72,11 +74,12 @@ def _lines(file: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(stream)]
 
 
-def _train(words: list[str], out: Path, said: Path, last: int | None) -> None:
+def _train(words: list[str], out: Path, said: Path, last: int | None, environment: dict[str, str]) -> None:
     """The command line in a process of its own, which is killed at an event in the folder of the run, if one is given.
 
     The number of events is written beside what was said.
     """
+    os.environ |= environment
     events = 0
 
     def heard(event: str, arguments: tuple[object, ...]) -> None:
@@ -125,7 +128,7 @@ class Killed:
 
     def _started(self, out: Path, last: int | None = None) -> Any:
         words = [*self.words, f"--out={out}", *(["--resume"] * out.exists())]
-        process = _SERVER.Process(target=_train, args=(words, out, self._said(out), last))
+        process = _SERVER.Process(target=_train, args=(words, out, self._said(out), last, {}))
         process.start()
         return process
 
@@ -172,6 +175,66 @@ class Killed:
         return done
 
 
+class Pair:
+    """Trainings by two processes of which one is killed: the other ends by itself, in one sentence.
+
+    Args:
+        folder: where they work.
+        random: of which is killed, and when.
+    """
+
+    def __init__(self, folder: Path, random: random.Random) -> None:
+        self.folder, self.random, self.counts = folder, random, Counter[str]()
+        scans, *options = RUNS["unsupervised"]
+        self.words = ["train", "unsupervised", f"--data={write_scans(folder, scans)}", *AUGMENTED, *options]
+        self.whole = folder / "two-whole"
+        start = time.monotonic()
+        for process in self._started(self.whole):
+            process.join()
+        self.seconds = time.monotonic() - start
+
+    def _started(self, out: Path) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        words = [*self.words, f"--out={out}", *(["--resume"] * out.exists())]
+        processes = []
+        for rank in (0, 1):
+            environment = told | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(_SERVER.Process(target=_train, args=(words, out, self._said(rank), None, environment)))
+            processes[-1].start()
+        return processes
+
+    def _said(self, rank: int) -> Path:
+        return self.folder / f"rank{rank}.txt"
+
+    def run(self) -> None:
+        """One training in which one of the two is killed once both are at work, and that is resumed."""
+        out = self.folder / "two"
+        processes = self._started(out)
+        while not (out / "training.csv").exists() and all(process.is_alive() for process in processes):
+            time.sleep(0.01)
+        time.sleep(self.random.uniform(0, self.seconds / 4))
+        rank = self.random.randrange(2)
+        processes[rank].kill()
+        for process in processes:
+            process.join(ENDS)
+        if processes[rank].exitcode == -signal.SIGKILL:
+            self.counts["one of two killed"] += 1
+            other = processes[1 - rank]
+            said = self._said(1 - rank).read_text().splitlines()
+            well = other.exitcode == 2 and len(said) == 1 and "--resume goes on" in said[0]
+            self.counts["others that ended in one sentence"] += well
+            if not well:
+                print(f"exit code {other.exitcode}: {said}", file=sys.stderr, flush=True)
+                other.kill()
+        for process in self._started(out):
+            process.join()
+        self.counts["differences"] += len(differences(out, self.whole))
+        shutil.rmtree(out)
+
+
 def killed(kills: int, seed: int, folder: Path, methods: tuple[str, ...] = tuple(RUNS), most: int = 6) -> Counter[str]:
     """Trainings of the methods in turn, until there were so many kills in all, at most so many of one training.
 
@@ -192,19 +255,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=10, help="kills of one of two processes")
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name, recorded("training") as counts:
         found = killed(chosen.kills, chosen.seed, Path(name))
+        two = Pair(Path(name), random.Random(chosen.seed))
+        for _ in range(chosen.ranks):
+            two.run()
+        found += two.counts
         counts |= {what: found[what] for what in sorted(found)}
         counts["differences"] = found["differences"]
-    if found["differences"]:
-        sys.exit("what was resumed differs from what was not interrupted")
+    if found["differences"] or found["one of two killed"] != found["others that ended in one sentence"]:
+        sys.exit("what was resumed differs from what was not interrupted, or did not end")
 
 
-# It imports PyTorch once, and is forked for every training.
+# It imports once what a training imports, and is forked for each.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["reliability.training", "matplotlib.figure", "tensorboardX", "torch.distributed"])
+_SERVER.set_forkserver_preload(
+    ["l2rfast.cli", "torch._dynamo", "torch.distributed", "safetensors.torch", "matplotlib.figure", "tensorboardX"]
+)
 
 if __name__ == "__main__":
     main()

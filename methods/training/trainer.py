@@ -109,8 +109,12 @@ class World:
 
 
 @contextmanager
-def world(device: torch.device) -> Iterator[World]:
-    """The processes that ``torchrun`` started, or this one alone."""
+def world(device: torch.device, out: str | os.PathLike[str]) -> Iterator[World]:
+    """The processes that ``torchrun`` started, or this one alone.
+
+    Raises:
+        InputError: another one has ended, or does not answer, while they train for a run in that folder.
+    """
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
@@ -122,6 +126,11 @@ def world(device: torch.device) -> Iterator[World]:
     try:
         yield World(rank, size, device)
         dist.barrier()
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo/" in str(error)):
+            raise
+        lost = "another process that trains does not answer or has ended, as what it says may tell"
+        raise InputError(f"{lost}; --resume goes on from the last checkpoint in {out}") from error
     finally:
         gc.collect()  # DistributedDataParallel is in a cycle, and not to outlive the group that it holds
         dist.destroy_process_group()
@@ -191,9 +200,10 @@ def train(
         progress: called by the first process after every step, with a line about it.
 
     Raises:
-        InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite.
+        InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite;
+            of several processes, another one has ended.
     """
-    with _threads.threads(), world(device) as processes:
+    with _threads.threads(), world(device, out) as processes:
         _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None)).run()
 
 
