@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 
 SAID = "interrupted, nothing was written"
@@ -33,27 +31,6 @@ def handle() -> None:
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _raise)
-
-
-@contextmanager
-def later() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM wait for the end.
-
-    For what other libraries put into queues: a lock that is taken while the interrupt is raised may stay taken, and a
-    thread that waits for it keeps the process from ending.
-    """
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        yield
-        return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

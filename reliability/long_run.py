@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import http.client
@@ -13,50 +14,48 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
+import l2rfast
 from l2rfast import cli
 from l2rfast.cli.view import found
 from l2rfast.data.synthetic import anatomies
-from l2rfast.io import Volume, write_image
+from l2rfast.io import Volume, write_displacement, write_image
 from l2rfast.viewer.server import Server
 
 from .record import recorded
 
 SIZES = {"flat": (32, 28), "head": (24, 24, 24), "long": (20, 24, 30)}  # of each two heads and their labels
-GROWTH = 2.0  # percent of memory that a process may come to hold more, from a tenth of the calls on
-# What registrations do in turn: the heads, and options. The first and the last are alike; those by mutual information
-# take as long as five others.
-DEFAULT = ("head",)
-CASES: tuple[tuple[str, ...], ...] = (
-    DEFAULT,
-    ("flat",),
-    ("flat", "--init=moments", "labels"),
-    ("long", "--init=none", "labels", "--jacobian"),
-    ("flat", "--metric=mind", "--fixed-warped"),
-    ("flat", "--light-report", "labels", "--jacobian"),
-    ("long", "--init=none", "--fixed-warped"),
-    ("flat", "--preset=accurate"),
-    ("head", "--init=none", "--preset=fast", "--light-report"),
-    ("flat", "--init=none", "--metric=ssd"),
-    ("head", "--transform=affine", "--init-metric=mi"),
-    ("flat", "--init=none", "labels", "--light-report"),
-    ("long", "--init=none", "--light-report"),
-    ("flat", "--init=none", "--metric=mi"),
-    ("flat", "--init=none", "--outside=-1"),
-    ("flat", "--init=none", "--metric=lncc", "--window=5"),
-    ("long", "--init=none", "--metric=mi", "--light-report"),
-    ("flat", "--init=none", "--preset=fast"),
-    ("flat", "--init=moments", "--window=7"),
-    DEFAULT,
+GROWTH = 2.0  # percent of memory that a process may hold more at the end than after a tenth of the calls
+LABELS = "labels"  # among the words of a command: those of both heads are given
+COMMANDS: tuple[tuple[str, ...], ...] = (  # the heads, and options of the command line
+    ("head",),
+    ("flat", LABELS, "--metric=mind", "--fixed-warped"),
+    ("long", LABELS, "--init=none", "--jacobian", "--light-report"),
+    ("flat", "--transform=affine", "--init-metric=mi"),
 )
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (  # likewise of `l2rfast.register`
+    ("flat", {}),
+    ("flat", {"init": "moments"}),
+    ("flat", {"metric": "mi", "init": "none"}),
+    ("head", {"init": "none", "preset": "fast"}),
+    ("flat", {"preset": "accurate"}),
+    ("flat", {"metric": "ssd", "init": "none"}),
+    ("long", {"init": "none", "preset": "fast", "metric": "mind"}),
+    ("flat", {"window": 5, "init": "none"}),
+    ("flat", {}),
+)
+# In turn; the first and the last are alike.
+TURN: tuple[Any, ...] = tuple(case for each in COMMANDS for case in (*CALLS[:-1], each, CALLS[-1]))
 UNTIMED = (".gz", ".txt", ".png")  # results in which no time is told
 TIMED = ("seconds", "peak_memory_mb")  # of a report
 
@@ -66,10 +65,12 @@ class Usage(NamedTuple):
 
     Attributes:
         memory: resident, bytes.
+        allocated: bytes that the C library has given away and not got back: without what it keeps for later.
         threads, handles, objects: how many; objects are those that Python's garbage collector knows.
     """
 
     memory: int
+    allocated: int
     threads: int
     handles: int
     objects: int
@@ -79,44 +80,68 @@ class Usage(NamedTuple):
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         threads, handles = (len(os.listdir(f"/proc/self/{each}")) for each in ("task", "fd"))
-        return cls(pages * os.sysconf("SC_PAGE_SIZE"), threads, handles, len(gc.get_objects()))
+        return cls(pages * os.sysconf("SC_PAGE_SIZE"), _allocated(), threads, handles, len(gc.get_objects()))
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t) for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks"]
+    ]
+    _fields_ += [(name, ctypes.c_size_t) for name in ["fsmblks", "uordblks", "fordblks", "keepcost"]]
+
+
+def _allocated() -> int:
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return int(found.uordblks + found.hblkhd)
 
 
 class Watched(NamedTuple):
     """Of many calls.
 
     Attributes:
-        before, after: the usage after a tenth of the calls, and after all.
-        growth: percent: how much more memory was held at any time in between.
+        usages: after a tenth of the calls, and from then on after every turn.
         different: calls whose results were others than those of the first one alike.
     """
 
     calls: int
-    before: Usage
-    after: Usage
-    growth: float
+    usages: list[Usage]
     different: int
 
+    def growth(self, of: str) -> float:
+        """How much more a process holds at the end, percent: the median of the last third of the usages over that of
+        the first third, as what the C library keeps goes up and down."""
+        values = [getattr(usage, of) for usage in self.usages]
+        third = -(-len(values) // 3)
+        return 100 * (median(values[-third:]) / median(values[:third]) - 1)
 
-def watched(name: str, call: Callable[[int], bytes], calls: int, period: int) -> Watched:
+    def more(self, of: str) -> int:
+        values = [getattr(usage, of) for usage in self.usages]
+        return int(max(values) - values[0])
+
+
+def watched(name: str, call: Callable[[int], bytes], calls: int, turn: Sequence[Any] = (0,)) -> Watched:
     """Call, and see that nothing grows and that results stay.
 
     Args:
         name: of what it does, said as it goes on.
         call: with its number from 0 on; gives a digest of what came of it.
         calls: how many.
-        period: calls so far apart are alike.
+        turn: what calls are, one after another, and again from the first on.
     """
-    first: dict[int, bytes] = {}
+    first: dict[str, bytes] = {}
     usages: list[Usage] = []
-    different, every = 0, max(calls // (10 * period), 1) * period
+    different, every = 0, max(len(turn), calls // 50)
     for i in range(calls):
-        different += first.setdefault(i % period, result := call(i)) != result
-        if (i + 1) % every == 0 or i + 1 == calls:
+        result = call(i)
+        different += first.setdefault(repr(turn[i % len(turn)]), result) != result
+        if ((i + 1) % every == 0 or i + 1 == calls) and i + 1 >= calls // 10:
             usages.append(Usage.now())
             print(f"{name} {i + 1}: {usages[-1]}, {different} different", file=sys.stderr, flush=True)
-    most = max(usage.memory for usage in usages)
-    return Watched(calls, usages[0], usages[-1], 100 * (most / usages[0].memory - 1), different)
+    return Watched(calls, usages, different)
 
 
 def write_heads(folder: Path) -> None:
@@ -142,23 +167,32 @@ def command(*words: object) -> None:
         raise RuntimeError(f"{words} ended with {code}")
 
 
-def register(folder: Path, out: Path, case: Sequence[str]) -> bytes:
-    """Register two heads, and take the moving one through what was found, as a user would.
+def register(folder: Path, out: Path, words: Sequence[str]) -> bytes:
+    """Register two heads by the command, and take the moving one through what was found.
 
     Returns:
         A digest of what was written, but for the times in it.
     """
-    name, *options = case
+    name, *options = words
     fixed, moving = (folder / f"{name}{i}.nii.gz" for i in (0, 1))
-    if "labels" in options:
-        options.remove("labels")
+    if LABELS in options:
+        options.remove(LABELS)
         options += [f"--{role}-labels={folder / name}{i}_labels.nii.gz" for i, role in enumerate(("fixed", "moving"))]
     command("register", fixed, moving, f"--out={out}", "--quiet", "--threads=1", *options)
-    through = out / "displacement.nii.gz"
     command(
         *("apply", moving, f"--reference={fixed}", f"--out={out / 'applied.nii.gz'}", "--quiet"),
-        *(f"--transform={through}", f"--transform={out / 'affine.txt'}"),
+        *(f"--transform={out / 'displacement.nii.gz'}", f"--transform={out / 'affine.txt'}"),
     )
+    return digest(out)
+
+
+def register_by_call(folder: Path, out: Path, name: str, options: Mapping[str, Any]) -> bytes:
+    """Likewise from Python, from files to files."""
+    fixed, moving = (folder / f"{name}{i}.nii.gz" for i in (0, 1))
+    found = l2rfast.register(fixed, moving, threads=1, **options)
+    write_image(out / "warped.nii.gz", replace(found.fixed, data=found.warp(found.moving.data), mask=None))
+    for kind, field in (("displacement", found.displacement), ("inverse", found.inverse)):
+        write_displacement(out / f"{kind}.nii.gz", field, found.fixed.affine)
     return digest(out)
 
 
@@ -220,17 +254,19 @@ def pages(result: Path) -> Iterator[Callable[[], bytes]]:
         thread.join()
 
 
-def long_run(registrations: int, folder: Path, cases: Sequence[Sequence[str]] = CASES) -> Watched:
-    """So many registrations of generated heads, the cases in turn; an evaluation after each turn."""
+def long_run(registrations: int, folder: Path, turn: Sequence[Any] = TURN) -> Watched:
+    """So many registrations of generated heads, in turn; an evaluation after each turn."""
 
     def call(i: int) -> bytes:
+        case = turn[i % len(turn)]
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            result = register(folder, Path(out), cases[i % len(cases)])
-            if (i + 1) % len(cases) == 0:
+            by_call = isinstance(case[-1], dict)
+            result = register_by_call(folder, Path(out), *case) if by_call else register(folder, Path(out), case)
+            if (i + 1) % len(turn) == 0:
                 evaluate(folder, Path(out) / "evaluation")
         return result
 
-    return watched("registrations", call, registrations, len(cases))
+    return watched("registrations", call, registrations, turn)
 
 
 def in_new(folder: Path, work: Callable[[Path, Path], bytes]) -> Callable[[int], bytes]:
@@ -253,26 +289,27 @@ def main() -> None:
         folder = Path(name)
         write_heads(folder)
         done = {"registrations": long_run(chosen.registrations, folder)}
-        done["calls of apply"] = watched("apply", in_new(folder, apply), chosen.others, 1)
-        done["trainings of 10 steps"] = watched("train", in_new(folder, train), chosen.others // 25, 1)
-        register(folder, folder / "result", DEFAULT)
+        done["calls of apply"] = watched("apply", in_new(folder, apply), chosen.others)
+        done["trainings of 10 steps"] = watched("train", in_new(folder, train), chosen.others // 25)
+        register(folder, folder / "result", COMMANDS[0])
         with pages(folder / "result") as ask:
-            done["pages of view"] = watched("view", lambda i: ask(), chosen.others, 1)
+            done["pages of view"] = watched("view", lambda i: ask(), chosen.others)
         for what, seen in done.items():
             counts[what] = seen.calls
             counts[f"{what}: results of other bits"] = seen.different
-            counts[f"{what}: memory after a tenth, MB"] = round(seen.before.memory / 1e6, 1)
-            counts[f"{what}: memory after all, MB"] = round(seen.after.memory / 1e6, 1)
-            counts[f"{what}: most growth from then on, %"] = round(seen.growth, 2)
-            counts[f"{what}: threads more"] = seen.after.threads - seen.before.threads
-            counts[f"{what}: handles more"] = seen.after.handles - seen.before.handles
-    grown = [what for what, seen in done.items() if seen.growth > GROWTH or seen.different or _more(seen)]
-    if grown:
+            counts[f"{what}: resident memory at the end, MB"] = round(seen.usages[-1].memory / 1e6, 1)
+            for of, told in (("memory", "resident"), ("allocated", "allocated")):
+                counts[f"{what}: growth of {told} memory, %"] = round(seen.growth(of), 2)
+            for of in ("threads", "handles"):
+                counts[f"{what}: {of} more"] = seen.more(of)
+    if grown := [what for what, seen in done.items() if not kept(seen)]:
         sys.exit(f"not as it was: {', '.join(grown)}")
 
 
-def _more(seen: Watched) -> bool:
-    return (seen.before.threads, seen.before.handles) != (seen.after.threads, seen.after.handles)
+def kept(seen: Watched) -> bool:
+    """Whether nothing has grown and no result has changed."""
+    same = not (seen.different or seen.more("threads") or seen.more("handles"))
+    return same and max(seen.growth("memory"), seen.growth("allocated")) <= GROWTH
 
 
 if __name__ == "__main__":

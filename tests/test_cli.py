@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import l2rfast
-from l2rfast import BackendError, InputError, _interrupt, cli, data
+from l2rfast import BackendError, InputError, cli, data
 from l2rfast._dispatch import OPERATORS
 
 NAME = "voxelmorph/data/test_scan.npz"
@@ -142,20 +142,6 @@ def test_usage_errors_exit_with_2() -> None:
         code, out, err = run(*arguments)
         assert (code, out) == (2, "")
         assert "Usage" in err
-
-
-def test_an_interrupt_waits_for_what_must_not_be_cut_short() -> None:
-    done = []
-
-    def interrupted() -> None:
-        with _interrupt.later():
-            signal.raise_signal(signal.SIGINT)
-            done.append("all")
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert done == ["all"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_sigterm_is_an_interrupt() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from runs import invoke, same_run, train
 from safetensors.torch import load_file
 
 from l2rfast.io import Volume, as_volume, write_image
+from l2rfast.methods.training import trainer
 from l2rfast.methods.unsupervised.network import VoxelMorph
+from l2rfast.methods.unsupervised.training import UnsupervisedTask
 
 WEAK = ("--width=2", "--levels=2,3", "--sigmas=0,1", "--rate=1e-3")
 METHODS = {
@@ -20,7 +24,7 @@ METHODS = {
     "discrete": ("--loss=labels", "--radius=2"),
     "weakly-supervised": (*WEAK, "--shift=0"),
 }
-TO_TRAIN_ON, TO_VALIDATE = "case1", "case5"  # the last two are held out
+TO_TRAIN_ON = "case1"  # the last two of the six are held out
 
 
 def volume(data: torch.Tensor) -> Volume:
@@ -162,3 +166,30 @@ def test_what_diverges_is_named_and_the_checkpoint_before_is_kept(
         assert error.count(str(scans / "images")) == 2  # the pair
         after = load_file(tmp_path / how / "checkpoint.safetensors")
         assert all(torch.equal(value, after[name]) for name, value in kept.items())
+
+
+@pytest.mark.parametrize("what", ["NaN", "killed"])
+def test_processes_that_read_scans_say_one_sentence(
+    what: str, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do for GPUs: of a scan that cannot be used, and where one of them was killed."""
+    data = tmp_path / "data"
+    monkeypatch.setattr(trainer, "_workers", lambda device: 1)
+    if what == "NaN":
+        file = spoiled(scans, data, what, TO_TRAIN_ON)
+    else:
+        shutil.copytree(scans, data)
+        parent, sample = os.getpid(), UnsupervisedTask.sample
+
+        def killed(self: UnsupervisedTask, random: torch.Generator) -> dict[str, torch.Tensor]:
+            if os.getpid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return sample(self, random)
+
+        monkeypatch.setattr(UnsupervisedTask, "sample", killed)
+    code, error = run("unsupervised", data, tmp_path / "run")
+    assert (code, error.count("\n")) == (2, 1), error
+    if what == "NaN":
+        assert error.startswith(f"l2rfast: error: --data ({file}): expected finite values")
+    else:
+        assert "a process that read scans of step 1 has ended" in error

@@ -123,7 +123,8 @@ def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
         first = _first()
         with _interrupts() as check, warnings.catch_warnings():
             if not first:
-                warnings.simplefilter("ignore", InputWarning)  # the first process says it
+                warnings.simplefilter("ignore", InputWarning)  # the first process says it, but not whom it skips here
+                warnings.filterwarnings("always", ".*; skipped$", InputWarning)
             if quiet or not first:
                 yield lambda step, text: check()
                 return

@@ -19,6 +19,7 @@ from torch import Tensor
 from l2rfast.errors import InputError
 
 from ..files import remove_unfinished, write_whole
+from .board import Board
 from .cases import Pairs
 from .options import TrainerOptions
 
@@ -80,6 +81,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], described: Description, *, resume: bool) -> None:
         self.path = Path(path)
         self._columns: dict[str, list[str]] = {}  # of each log
+        self._board: Board | None = None
         file = self.path / OPTIONS
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -154,9 +156,12 @@ class RunFolder:
         packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with self._writing():
             write_whole(self.path / CHECKPOINT, lambda new: save_file(packed, new, {"run": json.dumps(numbers)}))
+            if self._board is not None:
+                self._board.flush()
 
     def log(self, log: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a row to ``training.csv`` or ``validation.csv``. What rows before it do not have is NaN there."""
+        """Append a row to ``training.csv`` or ``validation.csv``, and show it in TensorBoard. What older rows do
+        not have is NaN there."""
         file, row = self.path / f"{log}.csv", {"step": step, **values}
         columns = self._columns.setdefault(log, [])
         new = [name for name in row if name not in columns]
@@ -167,13 +172,24 @@ class RunFolder:
                 self._replace(file, [columns, *rows])
             with file.open("a") as stream:
                 stream.write(",".join(str(row.get(name, math.nan)) for name in columns) + "\n")
+            if self._board is not None:
+                self._board.scalars(step, {f"{log}/{name}": value for name, value in values.items()})
 
-    def board(self, step: int) -> Any:
-        """TensorBoard's writer, for what comes after that step."""
+    def begin(self, step: int) -> None:
+        """Have TensorBoard show what is logged, from that step on. The caller has to `close` it."""
         with self._writing():
-            from tensorboardX import SummaryWriter
+            self._board = Board(self.path / BOARD, step)
 
-            return SummaryWriter(str(self.path / BOARD), purge_step=step + 1)
+    def show(self, log: str, step: int, image: Tensor) -> None:
+        """A picture of a step in TensorBoard: (H, W) from 0 to 1."""
+        if self._board is not None:
+            with self._writing():
+                self._board.picture(step, log, image)
+
+    def close(self) -> None:
+        if self._board is not None:
+            with self._writing():
+                self._board.close()
 
     def draw_curves(self) -> None:
         """``curves.png``: every column of both logs against the step."""

@@ -6,31 +6,29 @@ run is resumed, or several processes share the samples of a step, the numbers st
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from l2rfast import _interrupt, _threads
+from l2rfast import _threads
 from l2rfast.errors import InputError, notice
 
 from ..names import some
 from .bad_scans import skip
 from .options import TrainerOptions
+from .processes import World, world
 from .run import Description, RunFolder
 
 Batch = dict[str, Tensor]
@@ -70,72 +68,6 @@ class Task(nn.Module, ABC):
         """Write the network's weights."""
 
 
-@dataclass(frozen=True)
-class World:
-    """The processes that train together, and this one among them."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    def means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Over the processes."""
-        stacked = torch.stack([value.detach().double() for value in values.values()])
-        if self.size > 1:
-            dist.all_reduce(stacked)
-        return dict(zip(values, (stacked / self.size).tolist(), strict=True))
-
-    def from_first(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes, or the error that it raises, for all."""
-        result: list[Any] = [None]
-        if self.rank == 0:
-            try:
-                result = [make()]
-            except InputError as error:
-                result = [error]
-        if self.size > 1:
-            dist.broadcast_object_list(result)
-        if isinstance(result[0], InputError):
-            raise result[0]
-        return result[0]
-
-    def gathered(self, own: list[Any]) -> list[Any]:
-        """The lists of all processes, one after another."""
-        if self.size == 1:
-            return own
-        lists: list[Any] = [None] * self.size
-        dist.all_gather_object(lists, own)
-        return [item for some in lists for item in some]
-
-
-@contextmanager
-def world(device: torch.device, out: str | os.PathLike[str]) -> Iterator[World]:
-    """The processes that ``torchrun`` started, or this one alone.
-
-    Raises:
-        InputError: another one has ended, or does not answer, while they train for a run in that folder.
-    """
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
-        torch.cuda.set_device(device)
-    if size == 1:
-        yield World(0, 1, device)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, device)
-        dist.barrier()
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo/" in str(error)):
-            raise
-        lost = "another process that trains does not answer or has ended, as what it says may tell"
-        raise InputError(f"{lost}; --resume goes on from the last checkpoint in {out}") from error
-    finally:
-        gc.collect()  # DistributedDataParallel is in a cycle, and not to outlive the group that it holds
-        dist.destroy_process_group()
-
-
 def seeded(*numbers: int) -> int:
     """A seed from several numbers."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()) >> 1
@@ -146,12 +78,26 @@ def _generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(seeded(seed, index))
 
 
-class _Samples(Dataset[Batch]):
+class _Samples(Dataset[Batch | InputError]):
+    """An error is returned: of one that a worker raises PyTorch makes a page."""
+
     def __init__(self, task: Task, seed: int) -> None:
         self._task, self._seed = task, seed
 
-    def __getitem__(self, index: int) -> Batch:
-        return self._task.sample(_generator(self._seed, index))
+    def __getitem__(self, index: int) -> Batch | InputError:
+        try:
+            return self._task.sample(_generator(self._seed, index))
+        except InputError as error:
+            return error
+
+
+def _together(samples: Sequence[Batch | InputError]) -> Any:
+    """A batch, or the first error."""
+    return next((each for each in samples if isinstance(each, InputError)), None) or default_collate(list(samples))
+
+
+def _workers(device: torch.device) -> int:
+    return WORKERS if device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -234,7 +180,8 @@ class _Trainer:
             self._restore(*found)
         self.fresh = found is None
         self.model = DistributedDataParallel(self.task) if processes.size > 1 else self.task
-        self.board = self.folder.board(self.step) if self.folder is not None else None
+        if self.folder is not None:
+            self.folder.begin(self.step)
 
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         try:
@@ -249,28 +196,48 @@ class _Trainer:
         self.score = numbers["score"]
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _run(self) -> None:
         o = self.options
         if self.fresh:
             self._keep_if_better()
-        workers = WORKERS if self.world.device.type == "cuda" else 0
+        workers = _workers(self.world.device)
         batches = DataLoader(
             _Samples(self.task, o.seed),
             batch_sampler=_Indices(range(self.step + 1, o.steps + 1), o.batch, self.world),
             num_workers=workers,
-            pin_memory=workers > 0,
+            pin_memory=self.world.device.type == "cuda",
+            collate_fn=_together,
         )
         iterator = iter(batches)
         while self.step < o.steps and not (o.patience and self.worse >= o.patience):
             self._one_step(self._next(iterator))
             if self.step % o.every == 0 or self.step == o.steps:
                 self._checkpoint()
-        if self.folder is not None and self.board is not None:
+        if self.folder is not None:
             self.folder.draw_curves()
-            with _interrupt.later():
-                self.board.close()
 
-    def _next(self, batches: Iterator[Batch]) -> Batch:
-        batch = next(batches)
+    def _next(self, batches: Iterator[Batch | InputError]) -> Batch:
+        """
+        Raises:
+            InputError: a scan that cannot be used, or the process that read it was killed.
+        """
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a process that read scans of step {self.step + 1} has ended, as one does that takes more memory than"
+                f" there is; --resume goes on from the last checkpoint"
+            ) from error
+        if isinstance(batch, InputError):
+            raise batch
         return {name: value.to(self.world.device, non_blocking=True) for name, value in batch.items()}
 
     def _one_step(self, batch: Batch) -> None:
@@ -293,20 +260,16 @@ class _Trainer:
         if not torch.isfinite(nn.utils.get_total_norm(gradients)):  # the weights that they lead to may be kept
             raise self._diverged(f"gradients of step {self.step} are not finite", losses.values())
         self.optimizer.step()
-        if self.folder is not None and self.board is not None:
+        if self.folder is not None:
             values["seconds"] = time.perf_counter() - start
             self.folder.log("training", self.step, values)
-            with _interrupt.later():
-                for name, value in values.items():
-                    self.board.add_scalar(f"training/{name}", value, self.step)
             self.progress(self.step, f"loss {values['loss']:.4f}")
 
     def _diverged(self, what: str, losses: Collection[Tensor]) -> InputError:
         """Of all processes, with the pairs of the step, or those alone by which a loss is not finite."""
         pairs = []
         for index in _Indices(range(self.step, self.step + 1), self.options.batch, self.world).of(self.step):
-            fixed, moving = self.task.names(_generator(self.options.seed, index))
-            pairs.append(f"{fixed} and {moving}")
+            pairs.append(" and ".join(self.task.names(_generator(self.options.seed, index))))
         own = [] if all(bool(loss.isfinite()) for loss in losses) else pairs
         named = some(self.world.gathered(own) or self.world.gathered(pairs))
         return InputError(f"rate: the {what}, of {named}; expected a lower one; the last checkpoint is kept")
@@ -342,17 +305,13 @@ class _Trainer:
         if not known:
             raise InputError("data: expected scans to validate with, but not one pair of them can be used")
         with torch.no_grad():
-            shown = self.task.picture() if self.board is not None else None
+            shown = self.task.picture() if self.folder is not None else None
         self.task.train()
         self.score = self.score or self._chosen(known)
         means = {name: fmean(known[name]) if known.get(name) else math.nan for name in {self.score: None} | known}
-        if self.folder is not None and self.board is not None:
+        if self.folder is not None and shown is not None:
             self.folder.log("validation", self.step, means)
-            with _interrupt.later():
-                for name, value in means.items():
-                    if math.isfinite(value):
-                        self.board.add_scalar(f"validation/{name}", value, self.step)
-                self.board.add_image("validation", shown, self.step, dataformats="HW")
+            self.folder.show("validation", self.step, shown)
         return means[self.score] if self.task.scores[self.score] else -means[self.score]
 
     def _measured(self, index: int) -> dict[str, float]:
