@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
-import shutil
-import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError
+from ._folders import exchange, held, hidden, locked, made, sync
+from .errors import InputError, notice
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
-_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # for a file
-_WORK = ".l2rfast-"  # and 32 hexadecimal digits
-_LEFT = re.compile(re.escape(_WORK) + "[0-9a-f]{32}")
+__all__ = ["OutputFolder", "folder_whole", "held", "settle", "written_whole"]
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.EINTR)
+_THERE = (errno.ENOTEMPTY, errno.EEXIST)  # a folder, where another is to have that name
+_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, *_THERE)  # for a file
+_WHOLE, _GONE = ".l2rfast-whole", ".l2rfast-gone"
 
 
 class OutputFolder:
@@ -28,6 +27,11 @@ class OutputFolder:
     that this one has no file for goes; all other files there stay. After an exception, an interrupt included, the
     target is as it was. What a process that was killed left behind goes when the next one writes to the same place: it
     held a lock (flock) on its hidden folder, which ends with it; others' folders stay.
+
+    Where the target is there, the hidden folder with all files is first called ``.l2rfast-whole`` in it: from then on
+    the result is the new one. Its files move one by one, and whoever finds that a process was killed or lost power
+    meanwhile moves the rest, see `settle`. Of two processes the second waits for the first, and says that it replaces
+    what that wrote.
 
     Args:
         target: the folder.
@@ -43,6 +47,7 @@ class OutputFolder:
         while not os.path.lexists(anchor):
             anchor = anchor.parent
         self._anchor, self._work, self._held = anchor, anchor, ExitStack()
+        self._before: Mapping[str, tuple[int, int]] = {}
 
     def path(self, name: str) -> Path:
         """Where to write the file that will be called ``name``, one of the names, in the target folder."""
@@ -52,8 +57,11 @@ class OutputFolder:
 
     def __enter__(self) -> OutputFolder:
         try:
-            self._work = self._held.enter_context(_hidden(self._anchor, {self._target, self._target.parent}))
+            self._work = self._held.enter_context(hidden(self._anchor, {self._target, self._target.parent}))
+            _settle(self._target)
+            self._before = self._there()
         except OSError as error:
+            self._held.close()
             raise self._unwritable(error) from error
         return self
 
@@ -65,28 +73,129 @@ class OutputFolder:
             raise self._unwritable(failure) from failure
         finally:
             self._held.close()
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise self._unwritable(error) from error
+        if isinstance(error, InputError) and (told := _of_target(error, self._work, self._target)):
+            raise told from error
+
+    def _there(self) -> dict[str, tuple[int, int]]:
+        """What tells the files of a run in the target from those of another."""
+        try:
+            with os.scandir(self._target) as files:
+                here = [(file.name, file.stat(follow_symlinks=False)) for file in files if file.name in self._names]
+        except FileNotFoundError:
+            return {}
+        return {name: (found.st_ino, found.st_mtime_ns) for name, found in here}
 
     def _move(self) -> None:
         files = list(self._work.iterdir())
         for file in files:
             if (self._target / file.name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder there")
-            with file.open("rb+") as stream:
-                os.fsync(stream)
-        if self._target.exists():
-            for name in set(self._names).difference(file.name for file in files):
-                if not (self._target / name).is_dir():  # someone else's
-                    (self._target / name).unlink(missing_ok=True)
-            for file in files:
-                file.replace(self._target / file.name)
-        else:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            _finished(file)
+        if self._target.exists() or not self._made():
+            self._replace([file.name for file in files])
+
+    def _made(self) -> bool:
+        """Make the target of the hidden folder. False where another process has made it meanwhile."""
+        sync(self._work)
+        made(self._target.parent)
+        try:
             self._work.rename(self._target)
+        except OSError as error:
+            if error.errno in _THERE:
+                return False
+            raise
+        sync(self._target.parent)
+        return True
+
+    def _replace(self, names: Collection[str]) -> None:
+        _settle(self._target)
+        before = self._there()
+        if before != self._before:
+            notice(f"--out {self._target}: another process has written a result there meanwhile, which this replaces")
+        gone = [name for name in before if name not in names and not (self._target / name).is_dir()]  # someone else's
+        if gone:
+            (self._work / _GONE).write_bytes(b"\0".join(map(os.fsencode, gone)))
+            sync(self._work / _GONE)
+        sync(self._work)
+        while True:
+            try:
+                self._work.rename(self._target / _WHOLE)
+                break
+            except OSError as error:
+                if error.errno not in _THERE:
+                    raise
+                _settle(self._target)
+        _put(self._target)
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"--out {self._target}: expected a folder that can be written ({error.strerror})")
+
+
+def settle(folder: str | os.PathLike[str]) -> None:
+    """Finish what a process had begun to put in a folder of results, where it was killed or lost power meanwhile.
+
+    Whoever reads several files of a folder calls this before: then they are of one run. A process that is at it is
+    waited for.
+
+    Raises:
+        InputError: it cannot be finished, as where the folder is not to be written.
+    """
+    try:
+        _settle(Path(folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: a run ended while it replaced the files there; expected to finish that ({error.strerror})"
+        ) from error
+
+
+def _settle(folder: Path) -> None:
+    while os.path.lexists(folder / _WHOLE):
+        if (lock := locked(folder / _WHOLE, wait=True)) is not None:
+            try:
+                _put(folder)
+            finally:
+                os.close(lock)
+
+
+def _put(folder: Path) -> None:
+    """Move the files of ``.l2rfast-whole``, which are all on the disk, and remove those that go. It may be done again.
+
+    Raises:
+        OSError: one cannot be moved; then it is still to be done.
+    """
+    whole = folder / _WHOLE
+    sync(folder)  # before the first file goes
+    with suppress(FileNotFoundError):
+        for name in map(os.fsdecode, (whole / _GONE).read_bytes().split(b"\0")):
+            if os.path.basename(name) == name:  # none of elsewhere, whoever made the folder
+                (folder / name).unlink(missing_ok=True)
+    for name in os.listdir(whole):
+        if name != _GONE:
+            with suppress(FileNotFoundError):  # where there are no locks, another may be at it too
+                os.replace(whole / name, folder / name)
+    sync(folder)  # before it is forgotten
+    (whole / _GONE).unlink(missing_ok=True)
+    with suppress(OSError):  # who comes next may have it already
+        whole.rmdir()
+
+
+def _finished(file: Path) -> None:
+    """Bring a file to the disk, and give it the rights that new ones have: some libraries make files of their own
+    user's alone."""
+    rights = file.parent.stat().st_mode & 0o666
+    if file.stat().st_mode & 0o777 != rights:
+        file.chmod(rights)
+    sync(file)
+
+
+def _of_target(error: InputError, work: Path, target: object, *inside: str) -> InputError | None:
+    """Of what is said of a file in a hidden folder, the same of the target; None of another."""
+    said = told = str(error)
+    for path in (*(work / name for name in inside), work):
+        told = told.replace(str(path), str(target))
+    return None if told == said else InputError(told)
 
 
 @contextmanager
@@ -111,14 +220,14 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if place.exists() and not place.is_file():  # a device would be replaced by a file
             raise InputError(f"{file}: expected a file that can be written, got a folder or a device")
-        with _hidden(place.parent) as work:
+        with hidden(place.parent) as work:
             part = work / file.name
             yield part
-            with part.open("rb+") as stream:
-                os.fsync(stream)
+            _finished(part)
             part.replace(place)
+            sync(place.parent)
     except OSError as error:
-        if error.errno in (*_UNWRITABLE, *_NO_PLACE):
+        if error.errno in (*UNWRITABLE, *_NO_PLACE):
             raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
         raise
 
@@ -126,6 +235,9 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> Iterator[Path]:
     """Where to write a folder that comes as a whole or not at all, as a file of `written_whole`.
+
+    It and the one whose place it takes change names at once; where the file system has that not, as of networks, one
+    after the other, and a process that is killed between the two leaves neither.
 
     Args:
         target: the folder; its parent is made if absent.
@@ -145,134 +257,29 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
 
     check()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _hidden(place.parent) as work:
+        made(place.parent)
+        with hidden(place.parent) as work:
             part = work / place.name
             part.mkdir()
-            yield part
-            for file in part.rglob("*"):
-                if file.is_file():
-                    with file.open("rb+") as stream:
-                        os.fsync(stream)
+            try:
+                yield part
+            except InputError as error:
+                raise (_of_target(error, work, target, part.name) or error) from error
+            for each in (*part.rglob("*"), part):
+                sync(each)
             check()  # another may have been as quick
-            if place.exists():
-                place.rename(work / "before")
-            part.rename(place)
+            if not place.exists():
+                part.rename(place)
+            elif not exchange(part, place):
+                before = work / "before"
+                place.rename(before)
+                try:
+                    part.rename(place)
+                except OSError:
+                    before.rename(place)
+                    raise
+            sync(place.parent)
     except OSError as error:
-        if error.errno in (*_UNWRITABLE, *_NO_PLACE):
+        if error.errno in (*UNWRITABLE, *_NO_PLACE):
             raise InputError(f"{target}: expected a folder that can be written ({error.strerror})") from error
         raise
-
-
-@contextmanager
-def _hidden(folder: Path, others: Collection[Path] = ()) -> Iterator[Path]:
-    """A hidden folder in another, whose lock is held until it goes; here and in others, what the dead left goes.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    work = folder / f"{_WORK}{uuid.uuid4().hex}"
-    work.mkdir()
-    while (lock := _locked(work, wait=True)) is None:  # taken for one that was left behind, and removed
-        work.mkdir()
-    try:
-        for each in {folder, *others}:
-            _sweep(each)
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        os.close(lock)
-
-
-@contextmanager
-def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Inside, this process alone has a folder, which is made if absent: others that ask for it have to wait, or fail.
-
-    After an exception, an interrupt included, a folder that was made and is empty goes again, and so do those above.
-
-    Args:
-        shared: with others that say so too.
-        wait: until it is free.
-
-    Raises:
-        InputError: the folder cannot be made, or another process has it.
-    """
-    absent = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    try:
-        while (descriptor := _taken(folder, how)) is None:  # another one that made it has removed it
-            pass
-    except BlockingIOError:
-        raise InputError(f"{folder}: expected a folder in which no other process works, but one does") from None
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder that can be written ({error.strerror})") from error
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # not empty, or others share it
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for each in absent:
-                each.rmdir()
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _taken(folder: Path, how: int) -> int | None:
-    """A descriptor that holds the lock of a folder, which is made if absent; None where it has gone meanwhile. Where a
-    file system has no locks, it holds nothing.
-
-    Raises:
-        OSError: the folder cannot be made.
-        BlockingIOError: another holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        pass
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-            return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _locked(folder: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock of a folder; None where there is none, as it has gone or another holds it.
-
-    Where a file system has no locks, it holds nothing, and with ``wait`` is returned all the same.
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        if wait:
-            return descriptor
-        os.close(descriptor)
-        return None
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-            return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes that are dead left behind in a folder."""
-    with suppress(OSError):
-        for name in filter(_LEFT.fullmatch, os.listdir(folder)):  # which may have thousands of pairs
-            with suppress(OSError):  # not ours
-                if (lock := _locked(folder / name, wait=False)) is not None:
-                    shutil.rmtree(folder / name, ignore_errors=True)
-                    os.close(lock)

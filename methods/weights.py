@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import nn
 
 from l2rfast.errors import InputError
-
-from .files import write_whole
+from l2rfast.output import OutputFolder, settle
 
 
 def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def check_ending(path: str, endings: Sequence[str], or_else: str = "") -> None:
 
 
 def save(network: nn.Module, description: Any, kind: str, path: str | os.PathLike[str]) -> None:
-    """Write a network. Each file is replaced whole or not at all, the weights last.
+    """Write a network. Both files are replaced, or none.
 
     Args:
         network: whose weights are written.
@@ -63,10 +63,9 @@ def save(network: nn.Module, description: Any, kind: str, path: str | os.PathLik
     weights, described = _files(path)
     text = json.dumps({"format": kind, "architecture": asdict(description)}, indent=1) + "\n"
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with named(weights, OSError):
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(described, lambda new: new.write_text(text))
-        write_whole(weights, lambda new: save_file(state, new))
+    with OutputFolder(weights.parent, (described.name, weights.name)) as folder:
+        folder.path(described.name).write_text(text)
+        folder.path(weights.name).write_bytes(serialised(state))
 
 
 def is_of(path: str | os.PathLike[str], kind: str) -> bool:
@@ -93,6 +92,7 @@ def describe(path: str | os.PathLike[str], kind: str, description: type) -> Any:
 
 def _content(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     weights, described = _files(path)
+    settle(weights.parent)
     with named(weights, OSError):
         weights.stat()  # the file that was asked for, before the one beside it
     with named(described, OSError, ValueError, TypeError, KeyError):

@@ -1,6 +1,7 @@
 """The folder of results: all or nothing, and of one run alone."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_a_folder_that_another_process_takes_for_left_behind_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between making it and locking it."""
-    lock, made = output.fcntl.flock, []
+    lock, made = fcntl.flock, []
 
     def late(descriptor: int, operation: int) -> None:
         if not made:
@@ -160,7 +161,7 @@ def test_a_folder_that_another_process_takes_for_left_behind_is_made_again(
             made[0].rmdir()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(output.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with OutputFolder(tmp_path / "out", NAMES) as folder:
         write_two(folder)
     assert contents(tmp_path / "out") == {"a.txt": "new", "b.txt": "new"}
@@ -171,7 +172,7 @@ def test_where_a_file_system_has_no_locks_nothing_is_removed(tmp_path: Path, mon
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(output.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     other = tmp_path / f".l2rfast-{'0' * 32}"
     other.mkdir()
     with OutputFolder(tmp_path / "out", NAMES) as folder:
@@ -300,7 +301,7 @@ def test_a_folder_that_others_share_stays(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_went_while_it_was_taken_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, lock, tries = tmp_path / "folder", output.fcntl.flock, [2]
+    folder, lock, tries = tmp_path / "folder", fcntl.flock, [2]
 
     def late(descriptor: int, how: int) -> None:
         if tries[0]:
@@ -308,7 +309,7 @@ def test_a_folder_that_went_while_it_was_taken_is_made_again(tmp_path: Path, mon
             folder.rmdir()
         lock(descriptor, how)
 
-    monkeypatch.setattr(output.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with held(folder):
         assert folder.is_dir()
         with pytest.raises(InputError, match="no other process works"), held(folder):

@@ -118,6 +118,7 @@ def _in_blocks(image: Path, through: Any, reference: Path, out: Path, memory: st
     from ..methods.cohort.memory import room
 
     source, grid = zarr.open_levels(f"image ({image})", image)[0], read_grid("--reference", reference)
+    zarr.whether_whole(source)
     like = zarr.open_levels(f"--reference ({reference})", reference)[0] if zarr.is_zarr(reference) else source
     with zarr.written(out, [grid], source.dtype, like.units) as (array,):
         if not resample(source, through, grid, array, memory=room(memory), **how):

@@ -146,6 +146,7 @@ def _found(
         InputError: what came of one cannot be written, as where the disk is full: its round waits for it.
     """
     given = {id: _given(folder, number, id, kind, options) for id, options in jobs.items()}
+    folder.mend(number)
     for work, title, proof in WORKS:
         study = folder.round(number, proof)
         if proof == SAMPLED:

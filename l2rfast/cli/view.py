@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError, notice
+from ..output import settle
 from ..viewer.folders import Folder, Result, Study
 from ..viewer.niivue import niivue
 from ..viewer.page import NAME
@@ -55,6 +56,7 @@ def found(folder: Path) -> Find:
     Raises:
         InputError: it is none.
     """
+    settle(folder)
     if (folder / "cohort.json").is_file():
         return Study(folder, _STUDY, folder / "pairs", _result)
     if (folder / "evaluation.json").is_file():
@@ -74,6 +76,7 @@ def _page(folder: Path) -> tuple[str, dict[str, bytes]]:
     Raises:
         InputError: its report is damaged, or another version's.
     """
+    settle(folder)
     try:
         content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return _drawn(folder, content, Report.of(content))

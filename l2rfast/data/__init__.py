@@ -15,7 +15,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from .._folders import made
 from ..errors import InputError
+from ..output import UNWRITABLE, written_whole
 
 ENVIRONMENT = "L2RFAST_DATA"
 _PIECE = 1 << 14  # bytes, of a download
@@ -103,14 +105,22 @@ def _download(wanted: Record) -> None:
 
     pooch.get_logger().setLevel("WARNING")
     get = pooch.HTTPDownloader(progressbar=_Limit(wanted), chunk_size=_PIECE)
+    file = _cache() / wanted.name
     try:
-        pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=wanted.name, path=_cache(), downloader=get)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{wanted.name}: expected to download it from {wanted.url}, but got {type(error).__name__}"
-        ) from error
+        made(file.parent)
+    except OSError as error:
+        raise InputError(f"{file.parent}: expected a folder that can be written ({error.strerror})") from error
+    with written_whole(file) as part:
+        try:
+            pooch.retrieve(wanted.url, f"sha256:{wanted.sha256}", fname=part.name, path=part.parent, downloader=get)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                raise
+            raise InputError(
+                f"{wanted.name}: expected to download it from {wanted.url}, but got {type(error).__name__}"
+            ) from error
 
 
 class _Limit:

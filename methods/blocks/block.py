@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from l2rfast import _threads, compose
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, zarr
+from l2rfast.io.npy import write_npy
+from l2rfast.output import written_whole
 from l2rfast.resampling import Resampler
 from l2rfast.world.maps import Map
 
-from ..files import write_whole
 from ..folds import unfolded
 from ..method import paired
 from ..registration import choose
@@ -61,17 +60,11 @@ def work(words: Sequence[str]) -> str | None:
     try:
         with _threads.threads(job.threads):
             field = found(job)
-        write_whole(Path(job.out), lambda part: save(part, field))
+        with written_whole(job.out) as part:
+            write_npy(part, field[0].numpy())
     except (InputError, OSError, MemoryError) as error:
         return str(error) or type(error).__name__
     return None
-
-
-def save(path: Path, field: Tensor) -> None:
-    values = field[0].contiguous().numpy()
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
-        file.write(values.data)  # `np.save` does not say why it cannot
 
 
 def found(job: Job) -> Tensor:

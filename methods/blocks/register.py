@@ -67,9 +67,12 @@ class Images(NamedTuple):
 def opened(fixed: Path, moving: Path) -> Images:
     """See `l2rfast.io.zarr.open_levels`."""
     fixed, moving = fixed.absolute(), moving.absolute()
-    return Images(
+    images = Images(
         zarr.open_levels(f"FIXED ({fixed})", fixed), zarr.open_levels(f"MOVING ({moving})", moving), (fixed, moving)
     )
+    for level in (*images.fixed, *images.moving):
+        zarr.whether_whole(level)
+    return images
 
 
 def planned(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
-from l2rfast.output import written_whole
+from l2rfast.output import settle, written_whole
 
 JOBS, REPORT = "cohort.json", "report.json"
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
@@ -30,7 +30,12 @@ class Study:
         return self.folder / "pairs" / id
 
     def finished(self, id: str) -> bool:
-        """Whether a pair is registered."""
+        """Whether a pair is registered.
+
+        Raises:
+            InputError: it was being replaced when that was ended, and that cannot be finished.
+        """
+        settle(self.pair(id))
         return (self.pair(id) / self.proof).is_file()
 
     def error(self, id: str) -> str | None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
@@ -27,17 +30,30 @@ Outcome = tuple[str, str | None]
 # Those who work on every line: of each id, as it is done, what the work returned, or why there is nothing.
 Team = Callable[[Work, Mapping[str, Words]], Generator[Outcome]]
 TRIES = 2  # of a pair whose process ends before it does
+STARTS = 6  # of processes that end before they begin
+LOST = 300  # seconds after which a pair is lost that such a one had taken, where none works
 
 
 @contextmanager
 def processes(workers: int) -> Generator[Team]:
     """So many processes of this machine, which start afresh ("spawn"), and end with this, or with this process."""
-    pool = ProcessPool(workers, context=get_context("spawn"))
+    context = _Counted()
+    pool = ProcessPool(workers, context=context)
     try:
-        yield partial(_on_processes, pool, workers)
+        yield partial(_on_processes, pool, workers, context)
     finally:
         pool.stop()
         pool.join()
+
+
+class _Counted(SpawnContext):
+    """Counts the processes that it makes: Pebble starts another one for each that ends, however often that is."""
+
+    made = 0
+
+    def Process(self, *arguments: Any, **named: Any) -> BaseProcess:
+        self.made += 1
+        return super().Process(*arguments, **named)
 
 
 def _work(work: Work, line: Words) -> str | None:
@@ -61,13 +77,16 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[str, Words]) -> Generator[Outcome]:
+def _on_processes(
+    pool: ProcessPool, workers: int, context: _Counted, work: Work, lines: Mapping[str, Words]
+) -> Generator[Outcome]:
     """See `Team`; a line whose process ends too often has failed.
 
     Raises:
-        InputError: all processes end before they begin.
+        InputError: processes end before they begin: all of them, or too many.
     """
     tried, left = dict.fromkeys(lines, 0), iter(lines)
+    known, active = context.made or workers, time.monotonic()  # processes that are accounted for; when one worked
     waiting: dict[Future[str | None], str] = {}
 
     def begin(id: str) -> None:
@@ -80,17 +99,26 @@ def _on_processes(pool: ProcessPool, workers: int, work: Work, lines: Mapping[st
             begin(id)
         if not waiting:
             return
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        done = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done
+        if done or any(future.running() for future in waiting):
+            active = time.monotonic()
+        if context.made - known >= STARTS or (context.made > known and time.monotonic() - active > LOST):
+            raise InputError(_ENDED)
+        for future in done:
             id = waiting.pop(future)
             try:
                 with _alive(BrokenProcessPool):
                     outcome = future.result()
             except ProcessExpired as error:
+                known += 1
                 if tried[id] < TRIES:
                     begin(id)
                     continue
                 outcome = f"its process ended by itself, {TRIES} times (exit code {error.exitcode})"
             yield id, outcome
+
+
+_ENDED = "--workers: expected processes that work, but they ended by themselves before they began; was there memory?"
 
 
 @contextmanager
@@ -106,9 +134,7 @@ def _alive(broken: type[RuntimeError]) -> Generator[None]:
     try:
         yield
     except broken as error:
-        raise InputError(
-            "--workers: expected processes that work, but they ended by themselves before they began; was there memory?"
-        ) from error
+        raise InputError(_ENDED) from error
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,8 +25,9 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from l2rfast.errors import InputError
+from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
+from l2rfast.io.npy import write_npy
 from l2rfast.io.reading import reading
 from l2rfast.output import OutputFolder, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
@@ -40,6 +42,7 @@ AFFINE, DEFORMABLE = "affine", "deformable"
 BEGUN, ROUND = "template.json", "round.json"
 # Kept for a round only: of a member the maps to it and its image in the mean shape; and how all are moved to that.
 MAPS, SAMPLED, SHAPE = "maps.npz", "sampled.npy", "shape.npz"
+_MAPS = ("displacement", "velocity", "affine")
 FEWEST = 2  # members
 
 
@@ -142,6 +145,14 @@ class TemplateFolder:
         file = self.mean(number) / f"{id}.txt"
         return file if file.is_file() else None
 
+    def mend(self, number: int) -> None:
+        """Of what the registrations of a round have written, remove what is damaged: it is made again."""
+        study = self.round(number)
+        for member in self.members:
+            pair = study.pair(member.id)
+            _usable(pair / MAPS, partial(_loaded, pair / MAPS, *_MAPS))
+            _usable(pair / SAMPLED, partial(_sampled, pair / SAMPLED))
+
     def shape(self, number: int) -> None:
         """Find the mean shape of the members that are registered in a round, for `sample`.
 
@@ -156,6 +167,7 @@ class TemplateFolder:
         back = mean.back
         found: dict[str, Any] = {"affine": back.affine.array, "displacement": back.displacement.disp.numpy()}
         file = study.folder / SHAPE
+        _usable(file, lambda: _loaded(file, *found))
         if file.exists() and all(np.array_equal(array, found[name]) for name, array in _loaded(file, *found).items()):
             return
         for member in self.members:  # sampled in another, of fewer members
@@ -174,9 +186,7 @@ class TemplateFolder:
         starts, shape = {}, (1 + len(before.contrasts), *before.data.shape)
         for member in there:
             pair = study.pair(member.id)
-            with reading(f"{pair / SAMPLED}", "a member in the mean shape"):
-                values = np.load(pair / SAMPLED, allow_pickle=False).reshape(shape)
-            image.add(torch.from_numpy(values))
+            image.add(torch.from_numpy(_sampled(pair / SAMPLED).reshape(shape)))
             affine = _loaded(pair / MAPS, "affine")["affine"]
             starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
         volume = image.volume(sharpen)
@@ -284,7 +294,28 @@ def sample(fixed: Volume, member: Member, out: Path) -> None:
     there = Displacement(torch.from_numpy(maps["displacement"]), fixed.affine, ndim), Affine(maps["affine"], ndim)
     values = sampled(member.read(), compose(_back(out.parents[1], grid).transform, *there), grid)
     with OutputFolder(out, [SAMPLED]) as folder:
-        np.save(folder.path(SAMPLED), values.numpy())
+        write_npy(folder.path(SAMPLED), values.numpy())
+
+
+def _usable(file: Path, read: Callable[[], object]) -> None:
+    """See whether a file can be read; one that cannot is removed, which is said."""
+    try:
+        if file.exists():
+            read()
+    except InputError:
+        notice(f"{file}: it is damaged, and made again")
+        file.unlink(missing_ok=True)
+
+
+def _sampled(file: Path) -> np.ndarray:
+    """What `sample` wrote.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with reading(f"{file}", "a member in the mean shape"):
+        values: np.ndarray = np.load(file, allow_pickle=False)
+        return values
 
 
 def _back(folder: Path, grid: Grid) -> Back:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from l2rfast._folders import sync
 from l2rfast.errors import InputError
+from l2rfast.output import written_whole
 
-from ..files import remove_unfinished, write_whole
 from .cases import Pairs
 from .options import TrainerOptions
 
@@ -87,9 +88,8 @@ class RunFolder:
                 if not resume:
                     raise InputError(f"out: a run is in {self.path} already; go on with it by --resume")
                 self._compare(file, described)
-            remove_unfinished(self.path)
-            text = json.dumps(dict(described.options), indent=1) + "\n"
-            write_whole(file, lambda new: new.write_text(text))
+            with written_whole(file) as new:
+                new.write_text(json.dumps(dict(described.options), indent=1) + "\n")
 
     def _compare(self, file: Path, described: Description) -> None:
         try:
@@ -135,8 +135,8 @@ class RunFolder:
 
     @staticmethod
     def _replace(file: Path, rows: Sequence[Sequence[str]]) -> None:
-        text = "".join(",".join(row) + "\n" for row in rows)
-        write_whole(file, lambda new: new.write_text(text))
+        with written_whole(file) as new:
+            new.write_text("".join(",".join(row) + "\n" for row in rows))
 
     @staticmethod
     def _rows(file: Path) -> list[list[str]]:
@@ -153,7 +153,11 @@ class RunFolder:
         """
         packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with self._writing():
-            write_whole(self.path / CHECKPOINT, lambda new: save_file(packed, new, {"run": json.dumps(numbers)}))
+            for log in LOGS:  # whose rows the checkpoint goes on from
+                if (file := self.path / f"{log}.csv").exists():
+                    sync(file)
+            with written_whole(self.path / CHECKPOINT) as new:
+                new.write_bytes(save(packed, {"run": json.dumps(numbers)}))
 
     def log(self, log: str, step: int, values: Mapping[str, float]) -> None:
         """Append a row to ``training.csv`` or ``validation.csv``. What rows before it do not have is NaN there."""
@@ -191,8 +195,8 @@ class RunFolder:
                         axes.plot(steps, [float(row[i]) for row in rows[1:]], label=name, marker="." * (log == LOGS[1]))
                 if steps:
                     axes.legend()
-            with self._writing():
-                write_whole(self.path / CURVES, lambda new: figure.savefig(new, dpi=120, format="png"))
+            with self._writing(), written_whole(self.path / CURVES) as new:
+                figure.savefig(new, dpi=120, format="png")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -200,5 +204,3 @@ class RunFolder:
             yield
         except OSError as error:
             raise InputError(f"out: expected a folder that can be written, but of {self.path}: {error}") from error
-        except SafetensorError as error:
-            raise InputError(f"out: cannot write to {self.path}: {error}") from error

@@ -13,7 +13,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from l2rfast import _interrupt, _threads
 from l2rfast.errors import InputError, notice
+from l2rfast.output import held
 
 from .options import TrainerOptions
 from .run import Description, RunFolder
@@ -180,8 +181,8 @@ def train(
     Raises:
         InputError: a folder that cannot be used, scans that cannot be read or do not fit, a loss that is not finite.
     """
-    with _threads.threads(), world(device) as processes:
-        _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None)).run()
+    with _threads.threads(), world(device) as processes, ExitStack() as stack:
+        _Trainer(task, out, options, described, processes, resume, progress or (lambda step, text: None), stack).run()
 
 
 class _Trainer:
@@ -194,6 +195,7 @@ class _Trainer:
         processes: World,
         resume: bool,
         progress: Progress,
+        stack: ExitStack,
     ) -> None:
         self.options, self.world, self.progress = options, processes, progress
         self.task = task.to(processes.device)
@@ -203,6 +205,7 @@ class _Trainer:
         self.folder: RunFolder | None = None
 
         def opened() -> Any:
+            stack.enter_context(held(Path(out)))
             self.folder = RunFolder(out, described, resume=resume)
             return self.folder.restore()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, notice
-from ...output import written_whole
+from ...output import settle, written_whole
 from ...world import Composite, Field, Inverse, Transform
 from ..grids import read_grid
-from ..zarr import is_zarr, read_field
+from ..zarr import is_zarr, read_field, whether_whole
 from . import afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
 
@@ -45,11 +45,14 @@ def read_transform(
         raise InputError(f"{name}: expected a path, got {path!r}")
     file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
     if is_zarr(path) and format is None:
-        return read_field(name, path)
+        field = read_field(name, path)
+        whether_whole(field.level)
+        return field
     if os.path.isdir(file):  # of a path that is too long pathlib raises
         raise InputError(f"{name}: expected a file, got a folder: name the file in it")
     if not os.path.isfile(file):
         raise InputError(f"{name}: expected a transform, but there is no such file")
+    settle(file.parent)  # of a result, of which the next file has to be of the same run
     chosen = _named(format) if format is not None else _recognised(name, file)
     try:
         read = chosen.read(file, grids)

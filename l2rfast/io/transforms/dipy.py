@@ -22,6 +22,7 @@ from ...errors import InputError
 from ...world import Affine, Displacement, Grid, Transform
 from ..headers import checked
 from ..nifti import NIFTI, open_nifti, write_volumes
+from ..npy import write_npy
 from ..source import read_values
 from . import npy
 from .format import Format, Grids, is_four_rows, linear, named, rows_of_four, write_rows
@@ -53,8 +54,7 @@ def _read(file: Path, grids: Grids) -> Transform:
 def _write(file: Path, transform: Transform, grids: Grids) -> None:
     if named(file, npy.SUFFIXES):
         matrix = linear(transform, "an array of shape (4, 4)")
-        with file.open("wb") as stream:
-            np.save(stream, matrix)
+        write_npy(file, matrix)
         return
     if not named(file, NIFTI):
         write_rows(file, linear(transform, "a file of text"))

@@ -12,7 +12,7 @@ type ``displacement``, first, along which the components lie in the order of the
 from __future__ import annotations
 
 from .fields import StoredField, around, read_field
-from .levels import Level, is_zarr, open_levels, open_zarr, whole
+from .levels import Level, is_zarr, open_levels, open_zarr, whether_whole, whole
 from .writing import CHUNK, FieldWriter, written, written_field
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "open_levels",
     "open_zarr",
     "read_field",
+    "whether_whole",
     "whole",
     "written",
     "written_field",

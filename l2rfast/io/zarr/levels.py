@@ -142,6 +142,17 @@ def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
     return levels
 
 
+def whether_whole(level: Level) -> None:
+    """Say of a resolution which chunks are not there: zeros that its writer left out, or what it did not come to."""
+    with reading(level.name, KIND, Exception):
+        missing = level.array.nchunks - level.array.nchunks_initialized
+    if missing:
+        notice(
+            f"{level.name}: {missing} of its {level.array.nchunks} chunks are not there, and are read as "
+            f"{level.array.fill_value:g}: was it written to the end?"
+        )
+
+
 def open_zarr(name: str, path: Path) -> SpatialImage:
     """The finest resolution of an image, whose voxels are not read yet.
 
@@ -151,6 +162,7 @@ def open_zarr(name: str, path: Path) -> SpatialImage:
     level = open_levels(name, path)[0]
     if level.components is not None:
         raise InputError(f"{name}: expected an image, got a displacement field")
+    whether_whole(level)
 
     def read(dtype: np.dtype | None) -> np.ndarray:
         values: np.ndarray = level.block(whole(level.grid.shape)).numpy()

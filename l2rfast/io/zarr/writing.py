@@ -99,5 +99,11 @@ def _array(group: Any, name: str, shape: Sequence[int], dtype: np.dtype, axes: A
     chunks = tuple(min(CHUNK, n) for n in shape)
     called = [axis["name"] for axis in axes]
     return group.create_array(
-        name, shape=tuple(shape), dtype=dtype, chunks=chunks, dimension_names=called, fill_value=0
+        name,
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=chunks,
+        dimension_names=called,
+        fill_value=0,
+        config={"write_empty_chunks": True},  # so that a chunk that is not there is one that was lost
     )

@@ -1,0 +1,62 @@
+"""``python -m reliability.power``: every command that writes files, under every fault, at every call."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from reliability.record import recorded
+
+from .cases import Trial
+from .shim import Shim, available
+from .writers import prepared
+
+# In memory, where the disk is not waited for: whether it would have been is read from the calls.
+QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 1 where something was not as it should be."""
+    parser = argparse.ArgumentParser(prog="python -m reliability.power", description=__doc__)
+    parser.add_argument("--cases", type=int, help="calls of each command, drawn; all if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--only", action="append", help="of these commands; what is counted is then not written")
+    arguments = parser.parse_args(argv)
+    if not available():
+        parser.error("expected Linux on x86-64 and gcc")
+    print(f"seed {arguments.seed}", flush=True)
+    torch.set_num_threads(1)  # processes that are forked have no others
+    failed, total = 0, Counter[str]()
+    with recorded("power") as counts, tempfile.TemporaryDirectory(dir=QUICK) as place:
+        folder = Path(place).resolve()
+        for name in ("inputs", "shim"):
+            (folder / name).mkdir()
+        shim = Shim(folder / "shim")
+        with prepared(folder / "inputs") as writers:
+            for number, writer in enumerate(writers):
+                if arguments.only and writer.name not in arguments.only:
+                    continue
+                (folder / str(number)).mkdir()
+                trial, begun = Trial(writer, folder / str(number), shim), time.monotonic()
+                for failure in trial.failures(arguments.cases, arguments.seed):
+                    print(failure, flush=True)
+                    failed += 1
+                total += trial.counts
+                counts |= {f"{writer.name}: {what}": number for what, number in trial.counts.items()}
+                print(f"{writer.name}: {dict(trial.counts)}, {time.monotonic() - begun:.0f} s", flush=True)
+        counts |= {**total, "failures": failed}
+        if arguments.only:
+            raise SystemExit(failed > 0)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
