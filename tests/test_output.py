@@ -3,15 +3,18 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from l2rfast import InputError, output
-from l2rfast.output import OutputFolder, folder_whole, held, written_whole
+from l2rfast.errors import InputWarning
+from l2rfast.output import OutputFolder, folder_whole, held, settle, written_whole
 
 NAMES = ("a.txt", "b.txt", "sometimes.txt")
 
@@ -68,6 +71,132 @@ def test_output_folder_that_cannot_be_created(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"^--out {target}: expected a folder that can be written"):
             OutputFolder(target, NAMES).__enter__()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+class Ended(BaseException):
+    """As where a process is killed: nothing is cleaned up."""
+
+
+def ended(target: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Write to a folder, and end at that rename or removal of the move; whether it was ended."""
+    left = [at]
+
+    def last(call: Any) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Ended
+            return call(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patch, suppress(Ended), OutputFolder(target, NAMES) as folder:
+        write_two(folder)
+        for name in ("replace", "rename", "unlink", "rmdir"):
+            patch.setattr(os, name, last(getattr(os, name)))
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    return left[0] <= 0
+
+
+def test_output_folder_is_old_or_new_wherever_its_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, old = tmp_path / "out", {"a.txt": "old", "b.txt": "old", "sometimes.txt": "old", "notes.txt": "old"}
+    new, at, found = {"a.txt": "new", "b.txt": "new", "notes.txt": "old"}, 0, []
+    was_ended = True
+    while was_ended:
+        at += 1
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name, text in old.items():
+            (target / name).write_text(text)
+        was_ended = ended(target, at, monkeypatch)
+        settle(target)
+        found.append({name: text for name, text in files(target).items() if not name.startswith(".")})
+        assert found[-1] in (old, new)
+        with OutputFolder(target, NAMES) as folder:
+            write_two(folder)
+        assert contents(target) == new
+    assert found[0] == old
+    assert found == sorted(found, key=lambda each: each == new)
+    assert found[-1] == new
+    assert at > 5
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_what_was_begun_in_a_folder_that_is_not_to_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / ".l2rfast-whole"
+    whole.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="a run ended while it replaced the files there; expected to finish that"):
+        settle(tmp_path)
+    whole.unlink()
+    whole.mkdir()
+    (whole / ".l2rfast-gone").write_bytes(b"../out.txt\0a.txt")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").touch()
+    (tmp_path.parent / "out.txt").touch()
+    settle(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sub"]
+    assert (tmp_path.parent / "out.txt").exists()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_results_for_one_folder_the_last_stays_whole_and_says_so(tmp_path: Path, exists: bool) -> None:
+    target = tmp_path / "out"
+    if exists:
+        target.mkdir()
+
+    def write_both() -> None:
+        with OutputFolder(target, NAMES) as last:
+            write_two(last)
+            with OutputFolder(target, NAMES) as first:
+                for name in NAMES:
+                    first.path(name).write_text("first")
+            assert files(target) == dict.fromkeys(NAMES, "first")
+
+    with pytest.warns(InputWarning, match=f"--out {target}: another process has written a result there meanwhile"):
+        write_both()
+    assert contents(target) == {"a.txt": "new", "b.txt": "new"}
+
+
+def test_a_folder_takes_the_place_of_another_at_once_or_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file system cannot exchange names."""
+    for text, can in (("first", True), ("second", True), ("third", False)):
+        if not can:
+            monkeypatch.setattr(output, "exchange", lambda *_: False)
+        with folder_whole(tmp_path / "out", ("a.txt",)) as part:
+            (part / "a.txt").write_text(text)
+        assert contents(tmp_path / "out") == {"a.txt": text}
+    rename = Path.rename
+
+    def fail(path: Path, to: Path) -> Path:
+        if to == tmp_path / "out" and path.name == "out":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(InputError, match=r"out: expected a folder that can be written \(Input"):  # noqa: SIM117
+        with folder_whole(tmp_path / "out", ("a.txt",)) as part:
+            (part / "a.txt").write_text("fourth")
+    assert contents(tmp_path / "out") == {"a.txt": "third"}
+
+
+def test_what_is_said_of_a_file_in_a_hidden_folder_names_the_target(tmp_path: Path) -> None:
+    def fail(part: Path) -> None:
+        raise InputError(f"{part}/a.zarr: expected a folder that can be written (No space left on device)")
+
+    with pytest.raises(InputError, match=f"^{tmp_path}/out/a.zarr: expected"), folder_whole(tmp_path / "out") as part:
+        fail(part)
+    with (
+        pytest.raises(InputError, match=f"^{tmp_path}/out/a.zarr: expected"),
+        OutputFolder(tmp_path / "out", NAMES) as o,
+    ):
+        fail(o.path("a.txt").parent)
 
 
 def test_output_folder_names_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,10 +47,10 @@ def test_a_killed_run_is_resumed_to_the_same_bits(scans: Path, whole: Path, tmp_
     # What the moment between two system calls may leave.
     if after:
         log.write_text(log.read_text() + "99,0.5")
-        (out / ".checkpoint.safetensors.4711").write_bytes(b"half")
+        (out / f".l2rfast-{'0' * 32}").mkdir()
     assert train(scans, out, *AUGMENTED, "--resume") == (0, "")
     assert same_run(out, whole)
-    assert not (out / ".checkpoint.safetensors.4711").exists()
+    assert not list(out.glob(".l2rfast-*"))
 
 
 def test_a_run_can_be_made_longer(scans: Path, whole: Path, tmp_path: Path) -> None:

@@ -147,11 +147,11 @@ class TemplateFolder:
 
     def mend(self, number: int) -> None:
         """Of what the registrations of a round have written, remove what is damaged: it is made again."""
-        study = self.round(number)
+        study, before = self.round(number), self._before(number)
         for member in self.members:
             pair = study.pair(member.id)
             _usable(pair / MAPS, partial(_loaded, pair / MAPS, *_MAPS))
-            _usable(pair / SAMPLED, partial(_sampled, pair / SAMPLED))
+            _usable(pair / SAMPLED, partial(_sampled, pair / SAMPLED, _shape(before)))
 
     def shape(self, number: int) -> None:
         """Find the mean shape of the members that are registered in a round, for `sample`.
@@ -183,10 +183,10 @@ class TemplateFolder:
         """
         study, before = self.round(number, SAMPLED), self._before(number)
         back, image, there = _back(study.folder, grid_of(before)), MeanImage(before), self._there(study)
-        starts, shape = {}, (1 + len(before.contrasts), *before.data.shape)
+        starts, shape = {}, _shape(before)
         for member in there:
             pair = study.pair(member.id)
-            image.add(torch.from_numpy(_sampled(pair / SAMPLED).reshape(shape)))
+            image.add(torch.from_numpy(_sampled(pair / SAMPLED, shape)))
             affine = _loaded(pair / MAPS, "affine")["affine"]
             starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
         volume = image.volume(sharpen)
@@ -252,6 +252,11 @@ class TemplateFolder:
             folder.path(ROUND).write_text(json.dumps(asdict(done), indent=1) + "\n")
 
 
+def _shape(template: Volume) -> tuple[int, ...]:
+    """Of its contrasts, as `sample` writes them."""
+    return (1 + len(template.contrasts), *template.data.shape)
+
+
 def _text(asked: Mapping[str, Any]) -> str:
     """Of the file with what is asked for."""
     return json.dumps(asked, indent=1) + "\n"
@@ -307,14 +312,14 @@ def _usable(file: Path, read: Callable[[], object]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _sampled(file: Path) -> np.ndarray:
+def _sampled(file: Path, shape: Sequence[int]) -> np.ndarray:
     """What `sample` wrote.
 
     Raises:
         InputError: it cannot be read.
     """
     with reading(f"{file}", "a member in the mean shape"):
-        values: np.ndarray = np.load(file, allow_pickle=False)
+        values: np.ndarray = np.load(file, allow_pickle=False).reshape(shape)
         return values
 
 

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reliability.power", description=__doc__)
     parser.add_argument("--cases", type=int, help="calls of each command, drawn; all if not given")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--pairs", type=int, default=4, help="of processes of each command at once (default: 4)")
     parser.add_argument("--only", action="append", help="of these commands; what is counted is then not written")
     arguments = parser.parse_args(argv)
     if not available():
@@ -49,9 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for failure in trial.failures(arguments.cases, arguments.seed):
                     print(failure, flush=True)
                     failed += 1
+                for failure in trial.together(arguments.pairs):
+                    print(failure, flush=True)
+                    failed += 1
                 total += trial.counts
                 counts |= {f"{writer.name}: {what}": number for what, number in trial.counts.items()}
-                print(f"{writer.name}: {dict(trial.counts)}, {time.monotonic() - begun:.0f} s", flush=True)
+                print(
+                    f"{writer.name}: {dict(trial.counts)}, {dict(trial.told)}, {time.monotonic() - begun:.0f} s",
+                    flush=True,
+                )
         counts |= {**total, "failures": failed}
         if arguments.only:
             raise SystemExit(failed > 0)

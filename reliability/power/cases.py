@@ -53,6 +53,7 @@ class Trial:
         self.writer, self.shim, self.folder = writer, shim, folder / "case"
         self.out, self.kept = self.folder / writer.out, folder / "kept"
         self.counts: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
 
     def failures(self, cases: int | None = None, seed: int = 0) -> Iterator[Failure]:
         """Run it with every fault at every call, over nothing, and over an earlier result.
@@ -88,6 +89,27 @@ class Trial:
                     self.counts["kills" if fault == Fault.KILL else "errors"] += 1
                     for what in self._wrong(done, fault, old, new):
                         yield Failure(self.writer.name, before, fault, at, f"{call.name} {call.path} {call.to}: {what}")
+
+    def together(self, times: int) -> Iterator[Failure]:
+        """Run it twice at the same time, into one place: there has to be the result of one, whole, and where both say
+        that they have written it, the last has to say so. What each said is kept in ``told``."""
+        for _ in range(times):
+            self._clear()
+            both = self.shim.both([partial(called, self.writer.new(self.out))] * 2, self.folder)
+            now = state(self.folder)
+            self._clear()
+            self._sure(self.writer.new(self.out))
+            self.counts["two at once"] += 1
+            codes = sorted(one.code for one in both)
+            replaced = sum("another process has written" in one.said for one in both)
+            self.told[f"exit codes {codes[0]} and {codes[1]}" + ", one says that it replaces" * (replaced > 0)] += 1
+            wrong = [f"{one.code}: {one.said[-300:]}" for one in both if one.code and list(self._told(one))]
+            if now != state(self.folder):
+                wrong.append(f"there is something else than one leaves: {_differs(now, state(self.folder))}")
+            if codes[0] != 0:
+                wrong.append(f"none has written: {both[0].said} {both[1].said}")
+            for what in wrong:
+                yield Failure(self.writer.name, "two at once", Fault.NONE, 0, what)
 
     def _wrong(self, done: Outcome, fault: Fault, old: State, new: State) -> Iterator[str]:
         killed = fault == Fault.KILL

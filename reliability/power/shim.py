@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -76,6 +76,33 @@ class Shim:
     def __init__(self, scratch: Path) -> None:
         self._library, self._said, self._log = built(scratch), scratch / "said", scratch / "log"
 
+    def both(self, functions: Sequence[Callable[[], None]], below: Path) -> list[Outcome]:
+        """Call functions in a process each, at the same time."""
+        ready, go = os.pipe()
+        begun = []
+        for number, function in enumerate(functions):
+            files = [file.with_name(f"{file.name}-{number}") for file in (self._said, self._log)]
+            said, log = (os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for file in files)
+            process = os.fork()
+            if process == 0:
+                os.close(go)
+
+                def together(function: Callable[[], None] = function) -> None:
+                    os.read(ready, 1)  # until the other end is closed
+                    function()
+
+                self._inside(together, below, 0, Fault.NONE, said, log)
+            begun.append((process, said, log, *files))
+        os.close(go)
+        outcomes = []
+        for process, said, log, *files in begun:
+            _, status = os.waitpid(process, 0)
+            outcomes.append(self._outcome(status, *files))
+            os.close(said)
+            os.close(log)
+        os.close(ready)
+        return outcomes
+
     def run(self, function: Callable[[], None], below: Path, at: int = 0, fault: Fault = Fault.NONE) -> Outcome:
         """Call a function, which may end by `SystemExit`, with a fault at one of its calls.
 
@@ -90,9 +117,13 @@ class Shim:
         _, status = os.waitpid(process, 0)
         os.close(said)
         os.close(log)
-        lines = self._log.read_bytes().decode(errors="surrogateescape").splitlines()
+        return self._outcome(status, self._said, self._log)
+
+    @staticmethod
+    def _outcome(status: int, said: Path, log: Path) -> Outcome:
+        lines = log.read_bytes().decode(errors="surrogateescape").splitlines()
         calls = [Call(*line.split("\t")) for line in lines]
-        return Outcome(os.waitstatus_to_exitcode(status), self._said.read_text(errors="replace"), calls)
+        return Outcome(os.waitstatus_to_exitcode(status), said.read_text(errors="replace"), calls)
 
     def _inside(self, function: Callable[[], None], below: Path, at: int, fault: Fault, said: int, log: int) -> None:
         code = 1

@@ -176,7 +176,7 @@ def _writers(at: Mapping[str, Path]) -> list[Writer]:
         ),
         Writer("jacobian", "out.nii.gz", jacobian, lambda out: jacobian(out, "--no-log")),
         Writer("register in blocks", "out", in_blocks),
-        Writer("evaluate", "out", evaluate, lambda out: evaluate(out, "--transform=affine")),
+        Writer("evaluate", "out", evaluate, lambda out: evaluate(out, "--preset=default")),
         Writer("train", "out", train, again=lambda out: train(out, resume), staged=True),
         Writer("template", "out", template, again=lambda out: template(out, resume), staged=True),
         Writer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,21 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, LookupError, RuntimeError) as error:
         raise ValueError(f"a file without what is looked for in it: {error.args[-1]}") from error
+
+
+@contextmanager
+def created(path: Path) -> Iterator[h5py.File]:
+    """A file to fill. It is written when it is complete, and not by HDF5, which goes on after some errors of a disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import h5py
+
+    content = BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    path.write_bytes(content.getbuffer())
 
 
 def values_of(dataset: h5py.Dataset) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
 from .format import Format, Grids, head, less_places, named
-from .hdf5 import MAGIC, opened, values_of
+from .hdf5 import MAGIC, created, opened, values_of
 
 if TYPE_CHECKING:
     import h5py
@@ -82,9 +82,7 @@ def transform_of(
 
 def _write(file: Path, transform: Transform, grids: Grids) -> None:
     parts = transform.parts if isinstance(transform, Composite) else (transform,)
-    import h5py
-
-    with h5py.File(file, "w") as made:
+    with created(file) as made:
         made.attrs["Format"], made.attrs["Version"] = "X5", np.uint16(1)
         for number, part in enumerate(parts):
             _write_one(made.create_group(f"TransformGroup/{number}"), part, grids.fixed)

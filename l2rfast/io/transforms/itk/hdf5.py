@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..format import head, named
-from ..hdf5 import MAGIC, opened, values_of
+from ..hdf5 import MAGIC, created, opened, values_of
 from .stored import Stored, composite
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def store(path: Path, transforms: list[Stored]) -> None:
     import h5py
 
     text = h5py.string_dtype("ascii")
-    with h5py.File(path, "w") as file:
+    with created(path) as file:
         file["ITKVersion"] = np.array(["5.4.0"], text)
         file["HDFVersion"] = np.array([h5py.version.hdf5_version], text)
         for number, transform in enumerate([composite(transforms), *transforms]):
