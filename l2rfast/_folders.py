@@ -82,7 +82,7 @@ def _taken(folder: Path, how: int) -> int | None:
         OSError: the folder cannot be made.
         BlockingIOError: another holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import nibabel as nib
@@ -272,6 +274,20 @@ def test_processes_that_end_before_they_begin_are_said() -> None:
     expected = pytest.raises(InputError, match="--workers: expected processes that work, but they ended by themselves")
     with expected, workers._alive(BrokenProcessPool):  # which Pebble raises by chance
         raise BrokenProcessPool
+
+
+def test_processes_that_end_at_their_start_are_given_up() -> None:
+    """While another works: Pebble starts others for ever."""
+    context = workers._Counted()
+
+    def schedule(*_: object, **__: object) -> Future[None]:
+        context.made = 2 + workers.STARTS
+        return Future()
+
+    expected = pytest.raises(InputError, match="--workers: expected processes that work, but they ended by themselves")
+    pool: Any = SimpleNamespace(schedule=schedule)
+    with expected:
+        next(workers._on_processes(pool, 2, context, len, {"a": []}))
 
 
 def test_an_error_that_cannot_be_written_down_is_said(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Public files: where they are looked up, and that nothing but the expected contents is ever handed out."""
 
+import errno
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,18 @@ def test_unknown_names_get_a_hint() -> None:
         data.path("test_scan.npz")
     with pytest.raises(InputError, match="l2rfast data list"):
         data.fetch("nothing-like-it-0")
+
+
+def test_a_disk_that_is_full_is_no_failure_of_the_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pooch, "retrieve", full)
+        with pytest.raises(InputError, match=r"brain.nii.gz: expected a file that can be written \(No space left"):
+            data.fetch(NAME)
+    assert files(cache) == []
+    assert data.fetch(NAME).read_bytes() == CONTENTS
 
 
 def test_looks_in_the_named_folder_first(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,20 @@ def test_units_and_orientations_that_are_not_used_are_said(tmp_path: Path) -> No
         zarr.open_levels("fixed", path)
 
 
+def test_chunks_that_are_not_there_are_said(tmp_path: Path) -> None:
+    """Of zeros too, which other programs leave out, and ours does not."""
+    path = image(tmp_path / "image.zarr", (values((70, 9, 8)) * (np.arange(70) < 64)[:, None, None]).astype(np.uint16))
+    io.as_volume("image", path, dims=(3,))
+    (path / "0/c/1/0/0").unlink()
+    with pytest.warns(InputWarning, match="1 of its 2 chunks are not there, and are read as 0: was it written to the"):
+        io.as_volume("image", path, dims=(3,))
+    field(path := tmp_path / "field.zarr", torch.zeros(1, 3, *SHAPE))
+    io.read_transform(path)
+    (path / "0/c/0/0/0/0").unlink()
+    with pytest.warns(InputWarning, match="1 of its 1 chunks are not there"):
+        io.read_transform(path)
+
+
 def test_zarr_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = image(tmp_path / "a.zarr", values())
     monkeypatch.setitem(sys.modules, "zarr", None)

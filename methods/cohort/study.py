@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from l2rfast._folders import made
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
 from l2rfast.output import settle, written_whole
@@ -51,7 +52,7 @@ class Study:
         """
         file = self._error(id)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            made(file.parent)
         except OSError as error:
             raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
         with written_whole(file) as part:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from l2rfast._folders import sync
+from l2rfast._folders import made, sync
 from l2rfast.errors import InputError
 from l2rfast.output import written_whole
 
@@ -83,7 +83,7 @@ class RunFolder:
         self._columns: dict[str, list[str]] = {}  # of each log
         file = self.path / OPTIONS
         with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            made(self.path)
             if file.exists():
                 if not resume:
                     raise InputError(f"out: a run is in {self.path} already; go on with it by --resume")

@@ -15,8 +15,8 @@ import torch
 
 from reliability.record import recorded
 
-from .cases import Trial
-from .shim import Shim, available
+from .cases import FAULTS, Trial
+from .shim import Fault, Shim, available
 from .writers import prepared
 
 # In memory, where the disk is not waited for: whether it would have been is read from the calls.
@@ -29,12 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, help="calls of each command, drawn; all if not given")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--pairs", type=int, default=4, help="of processes of each command at once (default: 4)")
+    parser.add_argument("--faults", action="append", choices=[fault.name for fault in FAULTS], help="these alone")
     parser.add_argument("--only", action="append", help="of these commands; what is counted is then not written")
     arguments = parser.parse_args(argv)
     if not available():
         parser.error("expected Linux on x86-64 and gcc")
     print(f"seed {arguments.seed}", flush=True)
     torch.set_num_threads(1)  # processes that are forked have no others
+    faults = [Fault[name] for name in arguments.faults] if arguments.faults else FAULTS
     failed, total = 0, Counter[str]()
     with recorded("power") as counts, tempfile.TemporaryDirectory(dir=QUICK) as place:
         folder = Path(place).resolve()
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     continue
                 (folder / str(number)).mkdir()
                 trial, begun = Trial(writer, folder / str(number), shim), time.monotonic()
-                for failure in trial.failures(arguments.cases, arguments.seed):
+                for failure in trial.failures(arguments.cases, arguments.seed, faults):
                     print(failure, flush=True)
                     failed += 1
                 for failure in trial.together(arguments.pairs):

@@ -119,9 +119,6 @@ static void handle(int signal, siginfo_t *info, void *context) {
     if (counts) {
         long mine = __atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
         int now = mine == nth;
-        char line[8300];
-        strcpy(line, call->name), strcat(line, "\t"), strcat(line, one), strcat(line, "\t"), strcat(line, two);
-        put(strcat(line, "\n"));
         if (now && fault == KILLED)
             power_call(SYS_kill, power_call(SYS_getpid, 0, 0, 0, 0, 0, 0), SIGKILL, 0, 0, 0, 0);
         else if (now && fault == IO_ERROR) error = EIO;
@@ -132,16 +129,21 @@ static void handle(int signal, siginfo_t *info, void *context) {
             if (a[size] > 1) a[size] /= 2;
         }
     }
+    char line[8300];
     if (error && call->how != CLOSE)
         r[REG_RAX] = -error;
     else {
         r[REG_RAX] = power_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (error) r[REG_RAX] = -error; /* a close that fails has closed */
     }
+    if (counts) {
+        strcpy(line, call->name), strcat(line, "\t"), strcat(line, one), strcat(line, "\t"), strcat(line, two);
+        put(strcat(line, r[REG_RAX] < 0 ? "\tfailed\n" : "\t\n"));
+    }
 }
 
 /* From here on, in this process: the nth call from 1 that concerns a folder has a fault, none for 0; lines
-   "call TAB path TAB other path" go to a descriptor. 0, or an errno. */
+   "call TAB path TAB other path TAB failed" go to a descriptor. 0, or an errno. */
 int power_arm(const char *below_folder, long at, int what, int descriptor) {
     strncpy(folder, below_folder, sizeof folder - 1);
     folder_length = strlen(folder), nth = at, fault = what, log_to = descriptor, seen = 0;

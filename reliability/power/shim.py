@@ -44,11 +44,12 @@ def built(folder: Path) -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class Call:
-    """One that changes files: its name, the path, and of a rename the new one."""
+    """One that changes files: its name, the path, of a rename the new one, and ``"failed"`` where it did."""
 
     name: str
     path: str
     to: str
+    failed: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def lost(calls: Iterable[Call], folder: Path) -> Iterator[str]:
     """
     dirty: dict[str, str] = {}  # files whose bytes, and folders whose names may be lost, and what came last
     for call in calls:
+        if call.failed:
+            continue
         parent, to = os.path.dirname(call.path), os.path.dirname(call.to)
         if call.name in ("write", "truncate"):
             dirty[call.path] = call.name
