@@ -68,6 +68,11 @@ class Description:
         return cls(told | asdict(options) | asdict(trainer), usual, {*trainer.free, "data", "weights", "atlas"})
 
 
+def _own(path: str, flags: int) -> int:
+    """Opens a file, and no link to one elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 class RunFolder:
     """Writes and reads what is in it.
 
@@ -180,7 +185,7 @@ class RunFolder:
                 rows = [line + [str(math.nan)] * len(new) for line in self._rows(file)[1:]]
                 columns += new
                 self._replace(file, [columns, *rows])
-            with file.open("a") as stream:
+            with open(file, "a", opener=_own) as stream:
                 stream.write(",".join(str(row.get(name, math.nan)) for name in columns) + "\n")
             if self._board is not None:
                 self._board.scalars(step, {f"{log}/{name}": value for name, value in values.items()})
