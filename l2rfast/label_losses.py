@@ -87,8 +87,9 @@ def label_loss(a: Tensor, b: Tensor, measure: str = "dice", *, reduction: str = 
     _check.same("a, b", a, b)
     _check.choice("measure", measure, list(MEASURES))
     _check.choice("reduction", reduction, ("mean", "none"))
-    losses = MEASURES[measure](a.flatten(2), b.flatten(2))
-    return losses.mean() if reduction == "mean" else losses
+    wide = _check.arithmetic_dtype(a)  # float16 counts to 65,504 voxels
+    losses = MEASURES[measure](a.flatten(2).to(wide), b.flatten(2).to(wide))
+    return (losses.mean() if reduction == "mean" else losses).to(a.dtype)
 
 
 def multiscale_loss(
