@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 
 from .files import write_whole
@@ -96,7 +97,7 @@ def _content(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     with named(weights, OSError):
         weights.stat()  # the file that was asked for, before the one beside it
     with named(described, OSError, ValueError, TypeError, KeyError):
-        content = json.loads(described.read_text())
+        content = parsed(described.read_text())
         return described, {"format": content["format"], "architecture": content["architecture"]}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from .._json import parsed
 from ..errors import InputError, notice
 from ..viewer.folders import Folder, Result, Study
 from ..viewer.niivue import niivue
@@ -75,12 +75,12 @@ def _page(folder: Path) -> tuple[str, dict[str, bytes]]:
         InputError: its report is damaged, or another version's.
     """
     try:
-        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        content = parsed((folder / "report.json").read_text(encoding="utf-8"))
         return _drawn(folder, content, Report.of(content))
     except InputError:
         raise
     # Whatever a part of another type leads to: nothing of it is checked one by one.
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"RESULT ({folder}): expected a report that this version writes, got another") from error
 
 

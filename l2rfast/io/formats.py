@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from . import dicom, itk, nifti, pictures, zarr
@@ -24,7 +25,11 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     Raises:
         InputError: the file is missing, damaged or of another kind, or a library is missing that reads it.
     """
-    file = Path(path)
+    with np.errstate(all="ignore"):  # what is not finite is found where it counts
+        return _opened(name, Path(path))
+
+
+def _opened(name: str, file: Path) -> SpatialImage:
     if zarr.is_zarr(file):
         return zarr.open_zarr(name, file)
     if os.path.isdir(file):  # of a path that is too long pathlib raises

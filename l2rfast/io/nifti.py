@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -25,6 +26,7 @@ from .reading import in_order, opened, reading
 
 NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
 _UNPACKING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # which isal declares as an instance
+_LONGEST = 2**26  # bytes of the extensions of a header: DICOM headers and protocols have a few million
 _BLOCK = 2**22  # bytes that are compressed at a time
 
 
@@ -38,16 +40,51 @@ def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     with reading_nifti(name, path):
         os.stat(path)  # where there is none, no kind knows it either
         sniff = None
-        for kind in all_image_classes:
+        for kind in (each for each in all_image_classes if issubclass(each, SpatialImage)):
             known, sniff = kind.path_maybe_image(path, sniff)
             if known:
                 break
-        if not (known and issubclass(kind, SpatialImage)):
+        if not known:
             raise ImageFileError
-        image: SpatialImage = _lenient(kind, said).from_filename(path, mmap=False)  # the file may change, or go
+        odd = _check_extensions(name, kind, path)
+        with warnings.catch_warnings() if odd else nullcontext():
+            if odd:
+                warnings.simplefilter("ignore", UserWarning)  # that it is read all the same
+            image: SpatialImage = _lenient(kind, said).from_filename(path, mmap=False)  # the file may change, or go
     for text in dict.fromkeys(said):
         notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
     return image
+
+
+def _check_extensions(name: str, kind: Any, path: str | os.PathLike[str]) -> bool:
+    """Of a header of NIfTI, which nibabel reads whole, however long they say they are: one below 0 is all there is.
+
+    Returns:
+        Whether one is of a length that is not a multiple of 16, of which nibabel warns.
+
+    Raises:
+        InputError: they are longer than any that programs write.
+        ValueError: they are damaged.
+    """
+    if not issubclass(kind, nib.Nifti1Pair):
+        return False
+    files = kind.filespec_to_file_map(os.fspath(path))
+    with opened(files["header" if "header" in files else "image"].filename) as file:
+        raw = file.read(kind.header_class.template_dtype.itemsize)
+        header = kind.header_class(raw, check=False)
+        if file.read(4)[:1] in (b"", b"\0"):
+            return False
+        left = float(header["vox_offset"]) - len(raw) - 4 if header.is_single else np.inf
+        total, odd = 0, False
+        while left - total >= 16 and len(begin := file.read(8)) == 8:
+            size = int(np.frombuffer(begin, np.dtype(np.int32).newbyteorder(header.endianness))[0])
+            if size < 8:
+                raise ValueError(f"an extension of {size} bytes")
+            if (total := total + size) > _LONGEST:
+                raise InputError(f"{name}: expected extensions of its header of up to {_LONGEST} bytes, got {total}")
+            odd |= size % 16 != 0
+            file.seek(size - 8, os.SEEK_CUR)
+    return odd
 
 
 def _lenient(kind: Any, said: list[str]) -> Any:

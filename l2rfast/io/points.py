@@ -55,13 +55,14 @@ def read_points(name: str, path: str | os.PathLike[str], like: Volume) -> Points
         stored = format.read(file, None)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{name} ({path}): expected {format.text}, got {error!r}") from error
     values, ndim = stored.values, like.data.ndim
     frame = LPS if format is table.FORMAT else stored.frame
     if values.shape[1] == 3 and frame is not None:
-        world = values @ frame[:3, :3].T + frame[:3, 3]
-        values = np.linalg.solve(like.affine, np.vstack([world.T, np.ones(len(world))]))[:ndim].T
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            world = values @ frame[:3, :3].T + frame[:3, 3]
+            values = np.linalg.solve(like.affine, np.vstack([world.T, np.ones(len(world))]))[:ndim].T
     if not len(values) or values.shape[1] != ndim or not np.isfinite(values).all():
         raise InputError(f"{name} ({path}): expected finite points of {ndim} axes, got {values.shape[1]}-D ones")
     outside = ((values < -0.5) | (values > np.array(like.data.shape) - 0.5)).any(1)

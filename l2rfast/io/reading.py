@@ -17,9 +17,11 @@ import torch
 from isal import igzip
 from nibabel.openers import ImageOpener
 
+from .._memory import available
 from ..errors import InputError
 
 GZIP = b"\x1f\x8b"  # what its files begin with
+_SMALL = 2**26  # bytes that there always are
 _STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
 
@@ -66,7 +68,8 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
     """
     known: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, OverflowError, *errors)
     try:
-        yield
+        with np.errstate(all="ignore"):  # what is not finite is found where it counts
+            yield
     except (InputError, MemoryError):
         raise
     except FileNotFoundError:
@@ -102,6 +105,22 @@ def room(path: str | os.PathLike[str]) -> float:
     if begin.startswith((b"BZh", b"\x28\xb5\x2f\xfd")):
         return np.inf
     return os.path.getsize(path) * (1032 if begin.startswith(GZIP) else 1)
+
+
+def check_memory(name: str, size: float) -> None:
+    """Before memory is taken for what a file says that it holds, and may hold.
+
+    Args:
+        name: of the argument, with the path.
+        size: bytes that are taken at least.
+
+    Raises:
+        InputError: there are fewer for this process.
+    """
+    if size > _SMALL and size > (free := available()):
+        raise InputError(
+            f"{name}: expected what fits into the memory that is free, {free:.3g} bytes, got {size:.3g} bytes"
+        )
 
 
 def library(name: str, package: str, kind: str) -> Any:

@@ -18,7 +18,7 @@ from ..world import Grid
 from .formats import open_image
 from .headers import affine_of
 from .nifti import reading_nifti, write_volumes
-from .reading import in_order, opened, room
+from .reading import check_memory, in_order, opened, room
 
 _PLAIN = "biuf"  # kinds of dtypes that have one real number
 _COLOURS = "RGBA"
@@ -114,6 +114,7 @@ class Series:
             length = math.prod(size) * proxy.dtype.itemsize
             if proxy.offset + length * len(self) > room(proxy.file_like):  # before memory is taken for it
                 raise EOFError
+            check_memory(self.name, length)
             with opened(proxy.file_like) as file:
                 file.seek(proxy.offset)
                 for _ in range(len(self)):

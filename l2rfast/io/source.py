@@ -19,7 +19,7 @@ from .formats import open_image
 from .headers import affine_of, checked
 from .nifti import reading_nifti
 from .pictures import Picture
-from .reading import room
+from .reading import check_memory, room
 from .volume import Volume
 
 _INSTEAD = {"c": ": take its magnitude", "V": ", colours: take one channel"}  # by NumPy's kind of dtype
@@ -105,6 +105,8 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
     else:
         stored = image.dataobj
         check_dtype(name, stored.dtype)
+    if 0 in image.shape[:3]:
+        raise InputError(f"{name}: expected voxels, got shape {image.shape}")
     if 0 in image.shape[3:] and isinstance(stored, ArrayProxy):  # counts as 1, for NIfTI's library
         shape = (*image.shape[:3], *(max(n, 1) for n in image.shape[3:]))
         place = (shape, stored.dtype, stored.offset, stored.slope, stored.inter)
@@ -115,6 +117,8 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
             size = stored.offset + stored.dtype.itemsize * math.prod(stored.shape)
             if size > room(stored.file_like):  # before memory is taken for it
                 raise EOFError
+        itemsize = max(4 if scaled else 1, np.dtype(stored.dtype).itemsize)
+        check_memory(name, itemsize * math.prod(stored.shape))
         values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
     return _tensor(name, values)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from l2rfast import _check
-from l2rfast._cgroups import groups
+from l2rfast._memory import available
 from l2rfast.errors import InputError, InputWarning
 from l2rfast.io import dicom
 from l2rfast.io.formats import read_shape
@@ -25,13 +25,9 @@ from ..discrete.convex import WIDE
 from ..discrete.options import AUTO, DiscreteOptions
 from ..method import DEFORMABLE
 
-_ROOT = Path("/")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 # Of a control group, of version 2 and 1: its limits, what it uses, and how that is told which is a file's in the cache.
-_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
-_USES = ("memory.current", "memory.usage_in_bytes")
-_CACHED = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
 
 # Bytes that a registration takes: of a process, of every voxel of fixed by what is done, and of every voxel of moving.
 PROCESS, _LINEAR, _MOVING = 440e6, 130, 20
@@ -80,43 +76,6 @@ def predicted(fixed: Sequence[int], moving: Sequence[int], options: Mapping[str,
     taken += _CONTRAST * max(0, len(options.get("fixed", ())) - 1)
     taken += _MASKS * bool(_REGIONS & set(options))
     return int(PROCESS + taken * voxels + _MOVING * math.prod(moving))
-
-
-def available(root: Path = _ROOT) -> int:
-    """Bytes that processes started here may take together.
-
-    What the system says is available (``MemAvailable`` of Linux's /proc/meminfo), all the memory there is where it does
-    not say; or less, where the control group of this process or one around it may have no more: its limit without what
-    it uses now, not counting what of files is in the cache and was not used lately, which makes room.
-
-    Args:
-        root: of the file system.
-    """
-    rooms = [room for group in groups("memory", root) if (room := _room(group)) is not None]
-    with suppress(OSError):
-        told = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
-        if told:
-            rooms.append(1024 * int(told[1]))
-    return min(rooms, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _room(group: Path) -> int | None:
-    """Bytes that a control group may still take; None where it has no limit."""
-    limits, uses = (
-        [number for name in names if (number := _number(group / name)) is not None] for names in (_LIMITS, _USES)
-    )
-    if not (limits and uses):
-        return None
-    cached = 0
-    with suppress(OSError):
-        cached = max(map(int, _CACHED.findall((group / "memory.stat").read_text())), default=0)
-    return max(0, min(limits) - max(0, uses[0] - cached))
-
-
-def _number(file: Path) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(file.read_text())  # or "max", which is none
-    return None
 
 
 def workers(asked: int | None, per_pair: int, free: int, cores: int) -> Fit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
 from l2rfast.output import written_whole
@@ -103,4 +104,4 @@ def _begun(file: Path) -> dict[str, list[str]]:
         InputError: the file is damaged.
     """
     with reading(f"{file}", "the pairs of a study", KeyError, TypeError):
-        return dict(json.loads(file.read_text())["pairs"])
+        return dict(parsed(file.read_text())["pairs"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.output import written_whole
 
@@ -175,8 +175,8 @@ def _read(file: Path) -> tuple[dict[str, float], int]:
         InputError: it is damaged, or another version's.
     """
     try:
-        report = json.loads(file.read_text(encoding="utf-8"), parse_int=float)
-    except (OSError, ValueError, RecursionError) as problem:
+        report = parsed(file.read_text(encoding="utf-8"), parse_int=float)
+    except (OSError, ValueError) as problem:
         raise InputError(f"{REPORT}: cannot be read ({problem}); without the file the pair is done again") from problem
     try:
         values = {column: value for measure in MEASURES for column, value in measure.read(report).items()}

@@ -24,6 +24,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
 from l2rfast.io.reading import reading
@@ -228,7 +229,7 @@ class TemplateFolder:
         """
         file = self.mean(number) / ROUND
         with reading(f"{file}", "what came of a round", KeyError, TypeError):
-            told = json.loads(file.read_text())
+            told = parsed(file.read_text())
             return Round(**{**told, "left_out": tuple(told["left_out"])})
 
     def _write(self, number: int, volume: Volume, done: Round, starts: Mapping[str, Affine]) -> None:

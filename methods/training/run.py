@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError
 
 from ..files import remove_unfinished, write_whole
@@ -93,7 +94,7 @@ class RunFolder:
 
     def _compare(self, file: Path, described: Description) -> None:
         try:
-            before = dict(json.loads(file.read_text()))
+            before = dict(parsed(file.read_text()))
         except (ValueError, TypeError) as error:
             raise InputError(f"out: {file} is damaged: {error}") from error
         now, usual = (json.loads(json.dumps(dict(values))) for values in (described.options, described.usual))
@@ -115,7 +116,7 @@ class RunFolder:
             try:
                 with safe_open(file, "pt") as opened:
                     tensors = {name: opened.get_tensor(name) for name in [*opened.keys()]}
-                    found = tensors, json.loads(opened.metadata()["run"])
+                    found = tensors, parsed(opened.metadata()["run"])
             except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
                 raise InputError(f"out: cannot use {file}: {error}") from error
         with self._writing():

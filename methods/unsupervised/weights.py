@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from l2rfast.errors import InputError
+from l2rfast.io.hdf5 import opened, values_of
 
 from ..weights import fill, named
 from .network import Architecture, VoxelMorph
@@ -21,12 +22,12 @@ def from_keras(path: str | os.PathLike[str]) -> VoxelMorph:
 
     file = Path(path)
     found: dict[str, np.ndarray] = {}
-    with named(file, OSError, KeyError, RuntimeError), h5py.File(file, "r") as h5:
+    with named(file, OSError, ValueError, TypeError), opened(file) as h5:
         root = h5.get("model_weights", h5)
 
         def visit(name: str, value: h5py.Dataset | h5py.Group) -> None:
             if isinstance(value, h5py.Dataset) and value.dtype.kind == "f":
-                found[name] = value[()]
+                found[name] = values_of(value)
 
         root.visititems(visit)
     layers = {name.removesuffix("/kernel:0"): kernel for name, kernel in found.items() if name.endswith("/kernel:0")}

@@ -114,7 +114,7 @@ def read_pointset(
             stored = format.read(file, coordinates)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{name}: expected {format.text}, got {reason}") from error
     count, ndim = stored.values.shape

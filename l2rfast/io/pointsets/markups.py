@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._json import parsed
 from .stored import LPS, RAS, Format, Stored
 from .table import read_text
 
@@ -21,10 +22,7 @@ _SHAPES = ("Plane", "ROI")  # given by more than points
 
 
 def _read(path: Path, asked: str | None) -> Stored:
-    try:
-        content: Any = json.loads(read_text(path).removeprefix("\ufeff"))
-    except RecursionError as error:
-        raise ValueError("lists within lists without end") from error
+    content: Any = parsed(read_text(path).removeprefix("\ufeff"))
     places: list[dict[str, Any]] = []
     frames: list[np.ndarray] = []
     for markup in content["markups"]:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import InputError, notice
 from ...output import written_whole
 from ...world import Composite, Field, Inverse, Transform
@@ -52,10 +54,11 @@ def read_transform(
         raise InputError(f"{name}: expected a transform, but there is no such file")
     chosen = _named(format) if format is not None else _recognised(name, file)
     try:
-        read = chosen.read(file, grids)
+        with np.errstate(all="ignore"):  # what is not finite is found below, or refused
+            read = chosen.read(file, grids)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{name}: expected {chosen.text}, got {error}") from error
     for part in read.parts if isinstance(read, Composite) else (read,):
         field = part.of if isinstance(part, Inverse) else part

@@ -16,7 +16,7 @@ import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
 from .format import Format, Grids, head, less_places, named
-from .hdf5 import MAGIC, opened, values_of
+from ..hdf5 import MAGIC, opened, values_of
 
 if TYPE_CHECKING:
     import h5py

@@ -10,7 +10,6 @@ keypoints of an image are those that its entry names, or that lie in the folder 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -18,6 +17,7 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+from l2rfast._json import parsed
 from l2rfast.errors import InputError, notice
 
 from ...names import stem
@@ -44,7 +44,7 @@ def of_learn2reg(path: Path) -> Pairs:
         InputError: a file that cannot be read or is not of such a form, or files of it that are not there.
     """
     try:
-        content = json.loads(text_of("data", path, "a dataset.json"))
+        content = parsed(text_of("data", path, "a dataset.json"))
         if not isinstance(content, dict):
             raise TypeError(f"expected an object, got {str(content)[:80]}")
         files = _Files(path.parent, [entry for entry in _entries(content, IMAGES) if "image" in entry])
@@ -58,7 +58,7 @@ def of_learn2reg(path: Path) -> Pairs:
         untold = [] if told else list(dict.fromkeys(map(files.case, images)))
     except InputError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"data: expected Learn2Reg's dataset.json, but {path} is not: {error}") from error
     recognised = {TRAINING, *IMAGES, *VALIDATION, *TEST}
     own = [key for key in content if key not in recognised and not ABOUT.fullmatch(key)]

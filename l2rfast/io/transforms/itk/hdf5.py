@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..format import head, named
-from ..hdf5 import MAGIC, opened, values_of
+from ...hdf5 import MAGIC, opened, values_of
 from .stored import Stored, composite
 
 if TYPE_CHECKING:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import h5py
 
+# Filters of HDF5 itself and of h5py: of others HDF5 would load a library.
+_FILTERS = range(1, 7), (32000,)  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset; LZF
 MAGIC = b"\x89HDF\r\n\x1a\n"  # what they begin with
 _PACKED = 1032  # bytes that one of a compressed file can stand for, at most
 
@@ -27,9 +29,34 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
     try:
         with h5py.File(path, "r") as file:
+            _check_own(file)
             yield file
-    except (OSError, LookupError, RuntimeError) as error:
+    except (OSError, LookupError, RuntimeError, OverflowError) as error:
         raise ValueError(f"a file without what is looked for in it: {error.args[-1]}") from error
+
+
+def _check_own(file: h5py.File) -> None:
+    """That a file leads to no other, and runs nothing that is not here: nothing is read yet.
+
+    Raises:
+        ValueError: it does.
+    """
+    import h5py
+
+    links: list[tuple[str, Any]] = []
+    file.visititems_links(lambda name, link: links.append((name, link)))  # which may raise nothing
+    for name, link in links:
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"a file with a link to elsewhere, {name}")
+        node = file[name]
+        if not isinstance(node, h5py.Dataset):
+            continue
+        stored = node.id.get_create_plist()
+        if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
+            raise ValueError(f"a file whose {name} is stored in another")
+        for number in range(stored.get_nfilters()):
+            if not any(stored.get_filter(number)[0] in known for known in _FILTERS):
+                raise ValueError(f"a file whose {name} is stored by a filter that is not known")
 
 
 def values_of(dataset: h5py.Dataset) -> np.ndarray:

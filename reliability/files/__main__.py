@@ -1,0 +1,57 @@
+"""``python -m reliability.files``: so many files, damaged, are read or refused in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from reliability.record import REPORTS, recorded
+
+from .attempt import FAILURES, READ, REFUSED
+from .minimise import minimised
+from .run import Failure, planned, run
+from .targets import TARGETS
+
+MOST = 3  # failures of a kind at one place that are minimised
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m reliability.files", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000, help="how many")
+    parser.add_argument("--least", type=int, default=1000, help="of each format")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="formats whose name holds this; nothing is recorded then")
+    parser.add_argument("--report", type=Path, default=REPORTS, help="folder for the counts")
+    asked = parser.parse_args()
+    chosen = [target for target in TARGETS if asked.only.lower() in target.name.lower()]
+    seen: Counter[str] = Counter()
+
+    def say(failure: Failure) -> None:
+        place = f"{failure.target.name}: {failure.outcome.kind}: {failure.outcome.why[-60:]}"
+        seen[place] += 1
+        if seen[place] <= MOST:
+            print(
+                f"{failure.target.name}, seed {asked.seed}, input {failure.index}: {failure.outcome.kind}: {failure.outcome.why}"
+            )
+            print(f"    {minimised(failure, asked.seed)}", flush=True)
+
+    plan = planned(asked.inputs, chosen, min(asked.least, asked.inputs))
+    if asked.only:
+        totals = run(plan, asked.seed, say)
+        print({target.name: dict(counts) for target, counts in totals.items()})
+        return int(any(counts[kind] for counts in totals.values() for kind in FAILURES))
+    with recorded("files", asked.report) as counts:
+        found = run(plan, asked.seed, say)
+        total = sum(found.values(), Counter())
+        counts["inputs"] = total.total()
+        counts |= {kind: total[kind] for kind in (READ, REFUSED, *FAILURES)}
+        for target, each in found.items():
+            counts[f"{target.name}, inputs"], counts[f"{target.name}, read"] = each.total(), each[READ]
+    print(dict(list(counts.items())[: 3 + len(FAILURES)]))
+    return int(any(total[kind] for kind in FAILURES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

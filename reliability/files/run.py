@@ -1,0 +1,143 @@
+"""Many inputs, in a process that may die: what it was at is known, and another goes on behind it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from .attempt import CRASH, HANG, Outcome, attempt
+from .inputs import Input, Inputs
+from .targets import TARGETS, Target
+
+LONGEST = 10.0  # seconds for one input
+ROOM = 3 * 2**30  # bytes of addresses beyond what a process begins with
+_FORK = multiprocessing.get_context("fork")
+
+Case = tuple[int, int]  # the number of the target, and of its input
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that was neither read nor refused."""
+
+    target: Target
+    index: int
+    outcome: Outcome
+
+
+def planned(count: int, targets: Iterable[Target] = TARGETS, least: int = 0) -> dict[Target, int]:
+    """How many inputs of each format, by their shares."""
+    chosen = list(targets)
+    whole = sum(target.share for target in chosen)
+    return {target: max(least, -(-int(count * target.share) // max(1, round(whole)))) for target in chosen}
+
+
+def run(plan: dict[Target, int], seed: int, said: Callable[[Failure], object]) -> dict[Target, Counter[str]]:
+    """Read all that is planned.
+
+    Args:
+        plan: of `planned`.
+        seed: of the damage.
+        said: called with every failure.
+
+    Returns:
+        Of each format, how many inputs came to what.
+    """
+    found: dict[Target, Counter[str]] = {target: Counter() for target in plan}
+    cases = [(TARGETS.index(target), index) for target, count in plan.items() for index in range(count)]
+    for (number, index), outcome in attempts(cases, lambda inputs, case: inputs.make(TARGETS[case[0]], case[1], seed)):
+        target = TARGETS[number]
+        found[target][outcome.kind] += 1
+        if outcome.failed:
+            said(Failure(target, index, outcome))
+    return found
+
+
+def attempts(cases: list[Case], make: Callable[[Inputs, Any], Input]) -> Iterator[tuple[Case, Outcome]]:
+    """What comes of inputs, each of which is made and read in another process."""
+    at = 0
+    while at < len(cases):
+        with tempfile.TemporaryDirectory(prefix="files-") as folder:
+            here, there = _FORK.Pipe(duplex=False)
+            child = _FORK.Process(target=_work, args=(cases[at:], make, Path(folder), there), daemon=True)
+            child.start()
+            there.close()
+            yield from _followed(child, here, cases, at)
+            at += _DONE.pop(id(here))
+            here.close()
+
+
+_DONE: dict[int, int] = {}
+
+
+def _followed(child: Any, here: Connection, cases: list[Case], at: int) -> Iterator[tuple[Case, Outcome]]:
+    """What a process says, until all is done or it dies."""
+    done, begun = 0, time.monotonic()
+    try:
+        while at + done < len(cases):
+            waited = LONGEST if done else 6 * LONGEST  # the first one imports what it needs
+            if not here.poll(waited):
+                os.kill(child.pid, signal.SIGKILL)
+                yield (
+                    cases[at + done],
+                    Outcome(HANG, f"more than {waited:.0f} s, {time.monotonic() - begun:.0f} s in all"),
+                )
+                done += 1
+                break
+            try:
+                yield cases[at + done], here.recv()
+            except EOFError:
+                child.join()
+                yield cases[at + done], Outcome(CRASH, f"the process ended with {child.exitcode}")
+                done += 1
+                break
+            done += 1
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        _DONE[id(here)] = done
+
+
+def _work(cases: list[Case], make: Callable[[Inputs, Any], Input], folder: Path, there: Connection) -> None:
+    os.environ["TMPDIR"] = str(folder)
+    noise = os.open(folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    os.dup2(noise, 2)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    inputs, warm = Inputs(folder), set[int]()
+    for case in cases:
+        target = TARGETS[case[0]]
+        if case[0] not in warm:  # imports are none of a file's
+            warm.add(case[0])
+            for number in range(len(target.makes)):
+                for suffix in target.suffixes:
+                    attempt(
+                        target,
+                        inputs.put(inputs.seed(target, number, suffix), *_same(inputs, target, number, suffix)).path,
+                    )
+            resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ROOM, resource.RLIM_INFINITY))
+        there.send(attempt(target, make(inputs, case).path, noise))
+    there.close()
+
+
+def _same(inputs: Inputs, target: Target, number: int, suffix: str) -> tuple[Path, bytes]:
+    """A file of a seed, as it is."""
+    path = inputs.seed(target, number, suffix)
+    return next(iter(inputs.files(path).items()))
+
+
+def _addresses() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
