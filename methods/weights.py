@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
 
 from .files import write_whole
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
@@ -123,6 +127,60 @@ def load(network: nn.Module, path: str | os.PathLike[str]) -> None:
     with named(weights, OSError, SafetensorError):
         state = load_file(weights)
     fill(network, state, weights)
+
+
+def made(kind: Callable[[], Network], path: str | os.PathLike[str]) -> Network:
+    """A network with the weights of a file, which has to hold as many: else no memory is taken for them.
+
+    Args:
+        kind: makes the network.
+        path: of its weights.
+
+    Raises:
+        InputError: as `load`, or there is no such network.
+    """
+    weights, described = _files(path)
+    with named(described, OSError, ValueError, TypeError, RuntimeError, OverflowError):
+        with shapes():
+            size = sum(value.nbytes for value in kind().state_dict().values())
+        if size > weights.stat().st_size:
+            raise ValueError(f"a network of {size} bytes, more than {weights} holds")
+        network = kind()
+    load(network, path)
+    return network
+
+
+@contextmanager
+def shapes() -> Iterator[None]:
+    """Networks that are made in here have no values, and take no memory."""
+    with torch.device("meta"), _Shapes():
+        yield
+
+
+class _Shapes(TorchFunctionMode):
+    """Tensors are made without values: of "meta" PyTorch takes seconds to import how it would make them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if name == "randn":
+            return torch.empty(*args)
+        if name == "mul" or (name.endswith("_") and not name.startswith("_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def check_packed(file: Path) -> None:
+    """That an archive of PyTorch's is no larger than it is: it stores its tensors as they are.
+
+    Raises:
+        ValueError: what it holds is compressed.
+        OSError, BadZipFile: it cannot be read.
+    """
+    if not is_zipfile(file):
+        return  # of before PyTorch 1.6, which is no archive
+    with ZipFile(file) as archive:
+        if any(each.compress_type != ZIP_STORED or each.file_size > file.stat().st_size for each in archive.infolist()):
+            raise ValueError("an archive of compressed tensors")
 
 
 def fill(network: nn.Module, state: dict[str, torch.Tensor], file: Path) -> None:

@@ -7,6 +7,7 @@ tilted stack (of a gantry) axes at right angles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
+from .dicom_elements import check_elements
 from .itk import affine_of, array_of, dtype_of, information, simpleitk, text_of
-from .reading import deferred, reading, silent
+from .reading import check_memory, deferred, reading, silent
 from .volume import SAME
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -50,9 +52,11 @@ def open_series(name: str, folder: Path) -> SpatialImage:
             frames; SimpleITK is missing.
     """
     reader = simpleitk(name, _SERIES).ImageSeriesReader
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".") and file.name != _INDEX]
+    if damaged := [file.name for file in files if file.is_file() and _is_dicom(file) and not _is_whole(file)]:
+        raise InputError(f"{name}: expected {_SERIES}, but damaged is {_some(damaged)}")
     with reading(name, _SERIES, RuntimeError, TypeError), silent():
         found = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
-        files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".") and file.name != _INDEX]
     known = {Path(file).name for names in found.values() for file in names}
     classes = {b"", *(_class_of(file) for file in files if file.name in known)}
     lost = [file for file in files if file.name not in known and file.is_file()]
@@ -70,7 +74,13 @@ def open_series(name: str, folder: Path) -> SpatialImage:
 
 def _stack(name: str, files: Sequence[Path]) -> SpatialImage:
     kind = _SERIES if len(files) > 1 else _SLICE
+    with reading(name, kind):
+        plain = [check_elements(file) for file in files]
     found = [information(name, kind, _READER, file) for file in files]
+    needed = [math.prod(file.GetSize()) * dtype_of(name, file).itemsize for file in found]
+    with reading(name, kind):
+        if any(size > file.stat().st_size for size, file, known in zip(needed, files, plain, strict=True) if known):
+            raise EOFError
     if (frames := max(file.GetSize()[2] for file in found)) > 1:
         raise InputError(f"{name}: expected one slice in a file, got {frames} frames: make NIfTI of them (dcm2niix)")
     dtypes = {dtype_of(name, file) for file in found}
@@ -78,6 +88,7 @@ def _stack(name: str, files: Sequence[Path]) -> SpatialImage:
     sizes = {file.GetSize()[:2] for file in found}
     if len(sizes) > 1 or not all(np.allclose(a[:3, :2], affines[0][:3, :2], rtol=0, atol=1e-4) for a in affines):
         raise InputError(f"{name}: expected slices of one size, spacing and orientation, but its {len(files)} differ")
+    check_memory(name, 4 * math.prod(next(iter(sizes))) * len(files))
     order = np.argsort([affines[0][:3, 2] @ affine[:3, 3] for affine in affines], kind="stable")
     affine = affines[order[0]].copy()
     if len(files) > 1:
@@ -125,6 +136,14 @@ def _description(name: str, file: Path) -> str:
 def _is_dicom(file: Path) -> bool:
     """By its name, or what it begins with."""
     return file.suffix.lower() in SUFFIXES or _start(file)[128:132] == b"DICM"
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        check_elements(file)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _class_of(file: Path) -> bytes:

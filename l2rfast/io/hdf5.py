@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,20 +43,29 @@ def _check_own(file: h5py.File) -> None:
     """
     import h5py
 
-    links: list[tuple[str, Any]] = []
-    file.visititems_links(lambda name, link: links.append((name, link)))  # which may raise nothing
-    for name, link in links:
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"a file with a link to elsewhere, {name}")
-        node = file[name]
-        if not isinstance(node, h5py.Dataset):
-            continue
-        stored = node.id.get_create_plist()
-        if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
-            raise ValueError(f"a file whose {name} is stored in another")
-        for number in range(stored.get_nfilters()):
-            if not any(stored.get_filter(number)[0] in known for known in _FILTERS):
-                raise ValueError(f"a file whose {name} is stored by a filter that is not known")
+    left, seen = [file["/"]], set()  # not visititems, which a damaged name ends with a SystemError
+    while left:
+        group = left.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"a file with a link to elsewhere, {name}")
+            node = group[name]
+            if isinstance(node, h5py.Dataset):
+                _check_stored(node)
+            elif isinstance(node, h5py.Group) and (at := h5py.h5o.get_info(node.id).addr) not in seen:
+                seen.add(at)
+                left.append(node)
+
+
+def _check_stored(dataset: h5py.Dataset) -> None:
+    import h5py
+
+    stored = dataset.id.get_create_plist()
+    if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
+        raise ValueError(f"a file whose {dataset.name} is stored in another")
+    for number in range(stored.get_nfilters()):
+        if not any(stored.get_filter(number)[0] in known for known in _FILTERS):
+            raise ValueError(f"a file whose {dataset.name} is stored by a filter that is not known")
 
 
 def values_of(dataset: h5py.Dataset) -> np.ndarray:

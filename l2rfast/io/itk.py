@@ -15,13 +15,15 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError, notice
+from .itk_headers import check_meta, check_nrrd
 from .reading import deferred, library, reading, silent
 
 _META, _NRRD = "a MetaImage", "an NRRD image"
+_META_READER = "MetaImageIO"
 _APART = ", with the file of values that it names"
 _KINDS = {
-    ".mha": (_META, "MetaImageIO"),
-    ".mhd": (_META + _APART, "MetaImageIO"),
+    ".mha": (_META, _META_READER),
+    ".mhd": (_META + _APART, _META_READER),
     ".nrrd": (_NRRD, "NrrdImageIO"),
     ".nhdr": (_NRRD + _APART, "NrrdImageIO"),
 }
@@ -40,6 +42,8 @@ def open_itk(name: str, path: Path) -> SpatialImage:
             missing.
     """
     kind, reader = _KINDS[path.suffix.lower()]
+    with reading(name, kind, LookupError):
+        (check_meta if reader == _META_READER else check_nrrd)(name, path)
     file = information(name, kind, reader, path)
     if units := {text_of(file, key) for key in _UNITS} - {"", "mm"}:
         notice(f"{name}: its unit of length, {', '.join(sorted(units))}, is taken for millimetres, as ITK does")

@@ -20,7 +20,7 @@ from nibabel.openers import ImageOpener
 from .._memory import available
 from ..errors import InputError
 
-GZIP = b"\x1f\x8b"  # what its files begin with
+GZIP, ZIP = b"\x1f\x8b", b"PK"  # what their files begin with
 _SMALL = 2**26  # bytes that there always are
 _STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
@@ -98,13 +98,13 @@ def in_order(array: np.ndarray) -> np.ndarray:
 def room(path: str | os.PathLike[str]) -> float:
     """The most bytes that there can be in a file.
 
-    gzip makes nothing smaller than by 1032; of bzip2 and zstd there is no saying.
+    gzip and zip make nothing smaller than by 1032; of bzip2 and zstd there is no saying.
     """
     with open(path, "rb") as file:
         begin = file.read(4)
     if begin.startswith((b"BZh", b"\x28\xb5\x2f\xfd")):
         return np.inf
-    return os.path.getsize(path) * (1032 if begin.startswith(GZIP) else 1)
+    return os.path.getsize(path) * (1032 if begin.startswith((GZIP, ZIP)) else 1)
 
 
 def check_memory(name: str, size: float) -> None:

@@ -187,9 +187,8 @@ class PDDNet(nn.Module):
         Raises:
             InputError: files that are absent, damaged, or not of such a network.
         """
-        network = cls(weights.describe(path, FORMAT, Architecture))
-        weights.load(network, path)
-        return network
+        described = weights.describe(path, FORMAT, Architecture)
+        return weights.made(lambda: cls(described), path)
 
     @classmethod
     def from_published(cls, features: str | os.PathLike[str], regulariser: str | os.PathLike[str]) -> PDDNet:
@@ -210,6 +209,12 @@ class PDDNet(nn.Module):
 
 def _tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Of a file of plain tensors: nothing else in it is read."""
-    with weights.named(Path(path), Exception):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    with weights.named(Path(path), OSError):
+        try:
+            weights.check_packed(Path(path))
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        except OSError:
+            raise
+        except Exception as error:  # whatever a damaged file leads to; PyTorch's own advice is to trust it
+            raise InputError(f"path: expected a file of PyTorch's with plain tensors, got another in {path}") from error

@@ -102,6 +102,5 @@ class TutorialNet2d(nn.Module):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TutorialNet2d:
         """See `PDDNet.load`."""
-        network = cls(weights.describe(path, FORMAT, Flat))
-        weights.load(network, path)
-        return network
+        described = weights.describe(path, FORMAT, Flat)
+        return weights.made(lambda: cls(described), path)

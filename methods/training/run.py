@@ -119,9 +119,14 @@ class RunFolder:
                     found = tensors, parsed(opened.metadata()["run"])
             except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
                 raise InputError(f"out: cannot use {file}: {error}") from error
-        with self._writing():
-            for log in LOGS:
-                self._cut(log, found[1]["step"] if found else -1)
+        for log in LOGS:
+            try:
+                with self._writing():
+                    self._cut(log, int(found[1]["step"]) if found else -1)
+            except (ValueError, TypeError, LookupError, csv.Error) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(f"out: {self.path / log}.csv or {file.name} beside it is damaged: {error}") from error
         if found:
             found[1].setdefault("score", next(iter(self._columns.get("validation", [])[1:]), ""))
         return found

@@ -204,9 +204,8 @@ class VoxelMorph(nn.Module):
         Raises:
             InputError: files that are absent, damaged, or not of such a network.
         """
-        network = cls(weights.describe(path, FORMAT, Architecture))
-        weights.load(network, path)
-        return network
+        described = weights.describe(path, FORMAT, Architecture)
+        return weights.made(lambda: cls(described), path)
 
     @classmethod
     def from_keras(cls, path: str | os.PathLike[str]) -> VoxelMorph:

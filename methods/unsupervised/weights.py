@@ -12,7 +12,7 @@ import torch
 from l2rfast.errors import InputError
 from l2rfast.io.hdf5 import opened, values_of
 
-from ..weights import fill, named
+from ..weights import fill, named, shapes
 from .network import Architecture, VoxelMorph
 
 
@@ -60,8 +60,9 @@ def _architecture(kernels: list[tuple[int, ...]]) -> Architecture | None:
     wider = next((i for i in range(1, len(kernels)) if kernels[i][-2] != widths[i - 1]), 0)
     try:
         found = Architecture(ndim, tuple(widths[: wider - 1]), tuple(widths[wider - 1 : -1]))
-        layers = VoxelMorph(found)
-    except InputError:
+        with shapes():  # which may be of more weights than the file has
+            layers = VoxelMorph(found)
+    except (InputError, RuntimeError, OverflowError):
         return None
     expected = [layer.weight for layer in (*layers.encoder, *layers.decoder, layers.field)]
     same = [tuple(weight.movedim((0, 1), (-1, -2)).shape) for weight in expected] == [tuple(k) for k in kernels]

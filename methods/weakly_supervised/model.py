@@ -124,6 +124,5 @@ class LabelReg(nn.Module):
         Raises:
             InputError: files that are absent, damaged, or not of such a network.
         """
-        network = cls(weights.describe(path, FORMAT, Architecture))
-        weights.load(network, path)
-        return network
+        described = weights.describe(path, FORMAT, Architecture)
+        return weights.made(lambda: cls(described), path)

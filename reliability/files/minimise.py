@@ -9,7 +9,7 @@ from .inputs import Input, Inputs
 from .run import Failure, attempts
 from .targets import TARGETS
 
-TRIES = 60
+TRIES = 20
 
 
 def minimised(failure: Failure, seed: int) -> str:

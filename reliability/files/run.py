@@ -21,7 +21,8 @@ from .attempt import CRASH, HANG, Outcome, attempt
 from .inputs import Input, Inputs
 from .targets import TARGETS, Target
 
-LONGEST = 10.0  # seconds for one input
+LONGEST = 10.0  # seconds for one input, of computing
+WAITED = 60.0  # seconds for one input
 ROOM = 3 * 2**30  # bytes of addresses beyond what a process begins with
 _FORK = multiprocessing.get_context("fork")
 
@@ -84,20 +85,18 @@ _DONE: dict[int, int] = {}
 
 def _followed(child: Any, here: Connection, cases: list[Case], at: int) -> Iterator[tuple[Case, Outcome]]:
     """What a process says, until all is done or it dies."""
-    done, begun = 0, time.monotonic()
+    done = 0
     try:
         while at + done < len(cases):
-            waited = LONGEST if done else 6 * LONGEST  # the first one imports what it needs
-            if not here.poll(waited):
+            if not _answered(here, child.pid):
                 os.kill(child.pid, signal.SIGKILL)
-                yield (
-                    cases[at + done],
-                    Outcome(HANG, f"more than {waited:.0f} s, {time.monotonic() - begun:.0f} s in all"),
-                )
+                yield cases[at + done], Outcome(HANG, f"more than {LONGEST:.0f} s")
                 done += 1
                 break
             try:
-                yield cases[at + done], here.recv()
+                if (outcome := here.recv()) is None:  # of imports
+                    continue
+                yield cases[at + done], outcome
             except EOFError:
                 child.join()
                 yield cases[at + done], Outcome(CRASH, f"the process ended with {child.exitcode}")
@@ -109,6 +108,23 @@ def _followed(child: Any, here: Connection, cases: list[Case], at: int) -> Itera
             os.kill(child.pid, signal.SIGKILL)
         child.join()
         _DONE[id(here)] = done
+
+
+def _answered(here: Connection, pid: int) -> bool:
+    """Whether a process says something before it has computed for too long; or waited, where others compute as well."""
+    begun, start = time.monotonic(), _computed(pid)
+    while not here.poll(1.0):
+        if _computed(pid) - start > LONGEST or time.monotonic() - begun > WAITED:
+            return False
+    return True
+
+
+def _computed(pid: int) -> float:
+    """Seconds that a process has computed; of one that has ended 0."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _work(cases: list[Case], make: Callable[[Inputs, Any], Input], folder: Path, there: Connection) -> None:
@@ -128,6 +144,7 @@ def _work(cases: list[Case], make: Callable[[Inputs, Any], Input], folder: Path,
                         target,
                         inputs.put(inputs.seed(target, number, suffix), *_same(inputs, target, number, suffix)).path,
                     )
+            there.send(None)
             resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ROOM, resource.RLIM_INFINITY))
         there.send(attempt(target, make(inputs, case).path, noise))
     there.close()

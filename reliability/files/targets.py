@@ -99,7 +99,7 @@ def label_map(path: Path) -> None:
 def transform(path: Path, format: str) -> None:
     """By its format, and as any."""
     failed = None
-    for asked in (format, None):
+    for asked in (format, None)[: 2 if path.stat().st_size % 4 == 0 else 1]:
         try:
             _transform(path, asked)
         except InputError as error:
@@ -125,7 +125,7 @@ def pointset(path: Path) -> None:
             failed: InputError | None = error
             continue
         assert found.points.isfinite().all()
-        found.replaced(found.points + 1).write(path.with_name(f"moved{path.name}"))
+        found.stored.write(path.with_name(f"moved{path.name}"), found.stored.values + 1)
         return
     assert failed is not None
     raise failed
@@ -219,57 +219,57 @@ TARGETS = (
     _transforms("itk", (".nii.gz", ".nii"), _field("itk"), **_nifti),
     _transforms("itk", (".h5", ".hdf5"), seeds.chain("itk"), seeds.golden("itk/ants.h5"), **_packed),
     _transforms("itk", (".mat",), _line("itk"), seeds.golden("itk/ants.mat"), fields=tuple((k, "<i") for k in range(0, 20, 4))),
-    _transforms("itk", (".txt", ".tfm"), _line("itk"), seeds.itk_splines),
-    _transforms("afni", (".1D", ".1d"), _line("afni")),
+    _transforms("itk", (".txt", ".tfm"), _line("itk"), seeds.itk_splines, share=4),
+    _transforms("afni", (".1D", ".1d"), _line("afni"), share=4),
     _transforms("afni", (".nii.gz", ".nii"), _field("afni"), share=0.5, **_nifti),
-    _transforms("arrays", (".npy",), seeds.array),
-    _transforms("arrays", (".npz",), seeds.arrays, **_packed),
+    _transforms("arrays", (".npy",), seeds.array, share=4),
+    _transforms("arrays", (".npz",), seeds.arrays, share=4, **_packed),
     _transforms("arrays", (".nii.gz", ".nii"), seeds.field_without_intent, share=0.5, **_nifti),
     _transforms("dipy", (".nii.gz", ".nii"), _field("dipy"), share=0.5, **_nifti),
-    _transforms("dipy", (".txt",), _line("dipy"), share=0.5),
-    _transforms("dipy", (".npy",), _line("dipy"), share=0.5),
+    _transforms("dipy", (".txt",), _line("dipy"), share=4),
+    _transforms("dipy", (".npy",), _line("dipy"), share=4),
     _transforms(
         "elastix", (".txt",), seeds.golden("elastix/TransformParameters.3D.0.txt"),
         seeds.golden("elastix/TransformParameters.2D.0.txt"),
     ),
-    _transforms("flirt", (".mat", ".txt", ".xfm"), _line("flirt"), share=0.5),
+    _transforms("flirt", (".mat", ".txt", ".xfm"), _line("flirt"), share=4),
     _transforms("fnirt", (".nii.gz", ".nii"), _field("fnirt"), seeds.fnirt_splines, **_nifti),
     _transforms("fnirt-absolute", (".nii.gz", ".nii"), _field("fnirt"), share=0.5, **_nifti),
     _transforms("freesurfer", (".mgz", ".mgh"), _field("freesurfer"), fields=MGH_FIELDS, **_packed),
-    _transforms("freesurfer", (".lta",), _line("freesurfer"), seeds.golden("freesurfer/surface.lta")),
-    _transforms("freesurfer", (".dat",), seeds.register_dat, share=0.5),
+    _transforms("freesurfer", (".lta",), _line("freesurfer"), seeds.golden("freesurfer/surface.lta"), share=4),
+    _transforms("freesurfer", (".dat",), seeds.register_dat, share=4),
     _transforms("freesurfer", (".m3z", ".m3d"), seeds.morph, fields=tuple((k, ">i") for k in range(0, 24, 4)), **_packed),
-    _transforms("greedy", (".mat",), _line("greedy"), share=0.5),
+    _transforms("greedy", (".mat",), _line("greedy"), share=4),
     _transforms(
         "niftyreg", (".nii.gz", ".nii"), _field("niftyreg"), seeds.golden("niftyreg/spline.nii.gz"),
         seeds.golden("niftyreg/velocity.nii.gz"), **_nifti,
     ),
-    _transforms("niftyreg", (".txt",), _line("niftyreg"), share=0.5),
+    _transforms("niftyreg", (".txt",), _line("niftyreg"), share=4),
     _transforms("spm", (".nii", ".nii.gz"), _field("spm"), **_nifti),
     _transforms("x5", (".x5",), seeds.chain("x5"), seeds.golden("x5/deformations.x5"), **_packed),
     Target("OME-Zarr field", (".zarr",), (seeds.zarr_field,), partial(_transform, format=None), share=0.5, **_packed),
-    _points("points.csv", (".csv",), seeds.table, seeds.landmarks),
-    _points("fcsv", (".fcsv",), seeds.fcsv),
-    _points("markups", (".mrk.json", ".json"), seeds.markups),
+    _points("points.csv", (".csv",), seeds.table, seeds.landmarks, share=3),
+    _points("fcsv", (".fcsv",), seeds.fcsv, share=3),
+    _points("markups", (".mrk.json", ".json"), seeds.markups, share=3),
     _points("GIFTI", (".gii",), *map(seeds.gifti, ("GIFTI_ENCODING_B64GZ", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_ASCII")), **_packed),
     _points("VTK", (".vtk",), *(seeds.golden(f"points/{n}.vtk") for n in ("text51", "binary51", "binary42"))),
     _points("VTP", (".vtp",), *(seeds.golden(f"points/{n}.vtp") for n in ("text", "zlib", "lzma", "base64", "raw")), **_packed),
     _points("TrackVis", (".trk",), seeds.trk, fields=((12, "<h"), (36, "<h"), (238, "<h"), (988, "<i"), (992, "<i"), (996, "<i"), (1000, "<i"))),
     _points("MRtrix", (".tck",), seeds.tck),
-    Target("points of pairs", (".fcsv",), (seeds.fcsv,), points, share=0.5),
-    Target("points of pairs, markups", (".mrk.json",), (seeds.markups,), points, share=0.5),
-    Target("landmarks", (".csv",), (seeds.landmarks,), landmarks),
-    Target("cohort table", (".csv", ".tsv"), (states.pairs,), cohort),
+    Target("points of pairs", (".fcsv",), (seeds.fcsv,), points, share=4),
+    Target("points of pairs, markups", (".mrk.json",), (seeds.markups,), points, share=4),
+    Target("landmarks", (".csv",), (seeds.landmarks,), landmarks, share=4),
+    Target("cohort table", (".csv", ".tsv"), (states.pairs,), cohort, share=4),
     Target("cohort of BIDS", ("",), (states.bids,), lambda path: cohort_bids.find_pairs("pairs", path), share=0.5),
-    Target("cohort.json", (".json",), (states.cohort,), study._begun),
-    Target("report.json", (".json",), (states.report,), report, file="report.json"),
-    Target("training table", (".csv", ".tsv"), (states.training_table,), cases),
-    Target("dataset.json", (".json",), (states.dataset,), cases, file="dataset.json"),
+    Target("cohort.json", (".json",), (states.cohort,), study._begun, share=4),
+    Target("report.json", (".json",), (states.report,), report, file="report.json", share=4),
+    Target("training table", (".csv", ".tsv"), (states.training_table,), cases, share=4),
+    Target("dataset.json", (".json",), (states.dataset,), cases, file="dataset.json", share=4),
     Target("VoxelMorph", (".safetensors",), (states.network,), VoxelMorph.load),
     Target("TutorialNet2d", (".safetensors",), (states.flat_network,), TutorialNet2d.load, share=0.5),
     Target("Keras", (".h5",), (states.keras,), VoxelMorph.from_keras, **_packed),
     Target("PDD-Net", (".pth",), (states.published,), _published, share=0.5, **_packed),
     Target("run of training", ("",), (states.run,), states.resumed, share=0.5),
     Target("template maps", (".npz",), (states.template_maps,), lambda path: rounds._loaded(path, "affine", "displacement"), **_packed),
-    Target("template round", (".json",), (states.template_round,), template_round),
+    Target("template round", (".json",), (states.template_round,), template_round, share=4),
 )  # fmt: skip

@@ -7,6 +7,7 @@ coordinates are replaced. A header without the matrix, as version 1 has none, is
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _SIZE = 1000  # of the header
 
 def _read(path: Path, asked: str | None) -> Stored:
     data = path.read_bytes()
-    header = _header(path)
+    header = _header(path, data[:_SIZE])
     if not (np.isfinite(header["voxel_sizes"]) & (header["voxel_sizes"] > 0)).all():
         raise ValueError(f"voxels of size {header['voxel_sizes'].tolist()}")
     order = header["endianness"]
@@ -58,12 +59,12 @@ def _read(path: Path, asked: str | None) -> Stored:
     return Stored(numbers[places].astype(np.float64), frame, [""] * len(places), write)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _header(path: Path, head: bytes) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", HeaderWarning)
         try:
             header: dict[str, Any] = dict(
-                TrkFile.load(path, lazy_load=True).header  # type: ignore[no-untyped-call]
+                TrkFile.load(io.BytesIO(head), lazy_load=True).header  # type: ignore[no-untyped-call]
             )
         except HeaderError as error:
             raise ValueError(str(error)) from error

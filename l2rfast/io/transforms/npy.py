@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO
@@ -13,6 +14,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from ..reading import check_memory, room
 from .format import head, named
 
 SUFFIXES, SEVERAL = (".npy",), (".npz",)
@@ -22,6 +24,8 @@ _DAMAGED = (
     NotImplementedError, RuntimeError,  # ways to pack and encrypt that are not known
     SyntaxError, TokenError,  # of NumPy's headers, which are Python's
 )  # fmt: skip
+_LENGTHS = {(1, 0): 2, (2, 0): 4}  # bytes that tell how long a header is
+_LONGEST = 10_000  # bytes of a header, as NumPy has it
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -52,6 +56,9 @@ def load(path: Path, name: str) -> np.ndarray:
     with _opened(path) as files, _member(files, name and f"{name}.npy") as file:
         shape, fortran, dtype = _header(file)
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if size > room(path):  # before memory is taken for it
+            raise ValueError(f"{size} bytes of an array of shape {shape}, for which the file is too short")
+        check_memory(str(path), size)
         stored = file.read(size)
         if len(stored) != size:
             raise ValueError(f"{len(stored)} bytes of the {size} of an array of shape {shape}")
@@ -84,6 +91,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile | IO[bytes]]:
 @contextmanager
 def _member(files: zipfile.ZipFile | IO[bytes], name: str) -> Iterator[IO[bytes]]:
     if isinstance(files, zipfile.ZipFile):
+        if files.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name} that is packed in another way than NumPy's")
         with files.open(name) as file:
             yield file
     else:
@@ -93,7 +102,11 @@ def _member(files: zipfile.ZipFile | IO[bytes], name: str) -> Iterator[IO[bytes]
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if (magic := file.read(8))[:6] != npy.MAGIC_PREFIX or (version := (*magic[6:],)) not in _HEADERS:
         raise _Other("no array of NumPy's")
-    shape, fortran, dtype = _HEADERS[version](file)
+    size = file.read(_LENGTHS[version])
+    length = int.from_bytes(size, "little")
+    if length > _LONGEST:
+        raise ValueError(f"a header of {length} bytes")
+    shape, fortran, dtype = _HEADERS[version](BytesIO(size + file.read(length)))
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=1) < 1:
         raise _Other(f"an array of {dtype} and shape {shape}")
     return shape, fortran, dtype

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ...world import Affine, Composite, Displacement, Grid, Transform, compose
-from .format import Format, Grids, head, less_places, named
 from ..hdf5 import MAGIC, opened, values_of
+from .format import Format, Grids, head, less_places, named
 
 if TYPE_CHECKING:
     import h5py

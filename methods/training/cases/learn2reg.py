@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from os.path import normpath
+from os.path import isabs, normpath
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,17 @@ def of_learn2reg(path: Path) -> Pairs:
     return Pairs(training, validation, test)
 
 
+def _inside(named: Any) -> Any:
+    """What an entry names, which no file of others' may lead out of its folder.
+
+    Raises:
+        InputError: it does.
+    """
+    if isinstance(named, str) and (isabs(named) or ".." in re.split(r"[/\\]", named)):
+        raise InputError(f"data: expected files in the folder of the dataset.json, or below, got {named!r}")
+    return named
+
+
 def _entries(content: dict[str, Any], keys: Iterable[str]) -> Iterator[Entry]:
     """Of lists, or of several by modality; an image may be there by its name alone."""
     for key in keys:
@@ -85,6 +96,8 @@ def _entries(content: dict[str, Any], keys: Iterable[str]) -> Iterator[Entry]:
             raise TypeError(f"expected a list under {key}, got {found!r}")
         for entry in chain.from_iterable(found.values()) if isinstance(found, dict) else found:
             entry = {"image": entry} if isinstance(entry, str) else entry
+            for name in entry.values() if isinstance(entry, dict) else ():
+                _inside(name)
             named = isinstance(entry, dict) and ([entry["image"]] if "image" in entry else map(entry.get, PAIR))
             if not named or not all(isinstance(name, str) for name in named):
                 raise TypeError(f"expected under {key} names of images, or of fixed and moving ones, got {entry}")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..format import head, named
 from ...hdf5 import MAGIC, opened, values_of
+from ..format import head, named
 from .stored import Stored, composite
 
 if TYPE_CHECKING:
