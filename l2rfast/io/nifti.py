@@ -22,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from torch import Tensor
 
 from ..errors import InputError, notice
+from . import hdf5
 from .reading import in_order, opened, reading
 
 NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
@@ -46,6 +47,9 @@ def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
                 break
         if not known:
             raise ImageFileError
+        if kind is nib.Minc2Image:
+            with hdf5.opened(Path(path)):  # which leads to no other file
+                pass
         odd = _check_extensions(name, kind, path)
         with warnings.catch_warnings() if odd else nullcontext():
             if odd:

@@ -7,6 +7,7 @@ ITK puts them: a field that is written for a picture is one for ITK's image of i
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialHeader, SpatialImage
 
 from ..errors import InputError, notice
-from .reading import deferred, library, reading, silent
+from .reading import check_memory, deferred, library, reading, silent
 
 _KINDS = {".png": "a PNG picture", ".jpg": "a JPEG picture", ".jpeg": "a JPEG picture"}
 _KINDS |= {".tif": "a TIFF picture", ".tiff": "a TIFF picture"}
@@ -84,6 +85,7 @@ def open_picture(name: str, path: Path) -> Picture:
             load, lossy, indexed = _by_tifffile, False, False
             with library(name, "tifffile", f"{kind} of such numbers").TiffFile(path) as tiff:
                 page = tiff.pages[0]
+                _check_held(name, path, page)
                 pages, size = max(len(tiff.pages), page.imagedepth), (page.imagewidth, page.imagelength)
                 if page.tags.valueof(_ORIENTATION, 1) > 4:
                     size = size[::-1]
@@ -92,6 +94,14 @@ def open_picture(name: str, path: Path) -> Picture:
     read = partial(_values, name, kind, path, load)
     labels = partial(_labels, name, lossy, read)
     return Picture(deferred(size, None, read), deferred(size, np.dtype(np.float32), labels), indexed)
+
+
+def _check_held(name: str, path: Path, page: Any) -> None:
+    """That what tifffile takes memory for is there, or fits into memory where it is compressed by what has no bound."""
+    held = path.stat().st_size * {1: 1, 8: 1032, 32946: 1032, 5: 1400, 32773: 64}.get(page.compression, math.inf)
+    if page.nbytes > held or math.prod(page.chunks) * page.dtype.itemsize > max(held, page.nbytes) + 2**26:
+        raise ValueError(f"{page.nbytes} bytes, of which {held} are there")
+    check_memory(name, page.nbytes)
 
 
 def _values(name: str, kind: str, path: Path, load: Callable[..., np.ndarray], dtype: np.dtype | None) -> np.ndarray:

@@ -117,8 +117,7 @@ def read_values(name: str, image: SpatialImage, *, scaled: bool) -> Tensor:
             size = stored.offset + stored.dtype.itemsize * math.prod(stored.shape)
             if size > room(stored.file_like):  # before memory is taken for it
                 raise EOFError
-        itemsize = max(4 if scaled else 1, np.dtype(stored.dtype).itemsize)
-        check_memory(name, itemsize * math.prod(stored.shape))
+        check_memory(name, (4 if scaled else 1) * math.prod(stored.shape))
         values = np.asanyarray(stored, dtype=np.float32 if scaled else None)
     return _tensor(name, values)
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
 from l2rfast.io.reading import reading
+from l2rfast.io.transforms import npy
 from l2rfast.output import OutputFolder, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
 
@@ -176,7 +175,7 @@ class TemplateFolder:
         for member in there:
             pair = study.pair(member.id)
             with reading(f"{pair / SAMPLED}", "a member in the mean shape"):
-                values = np.load(pair / SAMPLED, allow_pickle=False).reshape(shape)
+                values = npy.load(pair / SAMPLED, "").reshape(shape)
             image.add(torch.from_numpy(values))
             affine = _loaded(pair / MAPS, "affine")["affine"]
             starts[member.id] = Affine(affine @ back.affine.array, axes_in_itk(before))
@@ -300,9 +299,5 @@ def _loaded(file: Path, *names: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: it cannot be read.
     """
-    with (
-        reading(f"{file}", "maps of a round", BadZipFile, zlib.error, KeyError, TypeError),  # an array has no names
-        file.open("rb") as stream,
-        np.load(stream, allow_pickle=False) as arrays,
-    ):
-        return {name: arrays[name] for name in names}
+    with reading(f"{file}", "maps of a round", KeyError):
+        return {name: npy.load(file, name) for name in names}

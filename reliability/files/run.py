@@ -23,6 +23,7 @@ from .targets import TARGETS, Target
 
 LONGEST = 10.0  # seconds for one input, of computing
 WAITED = 60.0  # seconds for one input
+PART = 100  # inputs of one format, before the next has its turn: whoever interrupts a run has seen all of them
 ROOM = 3 * 2**30  # bytes of addresses beyond what a process begins with
 _FORK = multiprocessing.get_context("fork")
 
@@ -57,7 +58,12 @@ def run(plan: dict[Target, int], seed: int, said: Callable[[Failure], object]) -
         Of each format, how many inputs came to what.
     """
     found: dict[Target, Counter[str]] = {target: Counter() for target in plan}
-    cases = [(TARGETS.index(target), index) for target, count in plan.items() for index in range(count)]
+    cases = [
+        (TARGETS.index(target), index)
+        for begin in range(0, max(plan.values()), PART)
+        for target, count in plan.items()
+        for index in range(begin, min(begin + PART, count))
+    ]
     for (number, index), outcome in attempts(cases, lambda inputs, case: inputs.make(TARGETS[case[0]], case[1], seed)):
         target = TARGETS[number]
         found[target][outcome.kind] += 1

@@ -20,7 +20,7 @@ from .stored import Format, Stored, replaced
 
 AXES = ("x", "y", "z")
 # A cell, which may be quoted and then hold commas and ends of lines, and what ends it.
-_CELL = re.compile(r'([ \t]*"(?:[^"]|"")*"[^,\r\n]*|[^,\r\n]*)(,|\r\n|\n|\r|\Z)')
+_CELL = re.compile(r'([ \t]*"[^"]*(?:""[^"]*)*"[^,\r\n]*|[^,\r\n]*)(,|\r\n|\n|\r|\Z)')
 _COMMENT = re.compile(r"[ \t]*#[^\r\n]*(?:\r\n|\n|\r|\Z)")
 
 

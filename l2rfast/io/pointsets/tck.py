@@ -23,7 +23,8 @@ def _read(path: Path, asked: str | None) -> Stored:
     head = re.match(rb"mrtrix tracks[^\n]*\n(.*?\n)?END\r?\n", data, re.S)
     if head is None:
         raise ValueError("no header of MRtrix'")
-    keys = dict(re.findall(r"^\s*(file|datatype)\s*:\s*(.*?)\s*$", head[0].decode(errors="replace"), re.M))
+    said = (line.partition(":") for line in head[0].decode(errors="replace").splitlines())
+    keys = {key.strip(): value.strip() for key, _, value in said if key.strip() in ("file", "datatype")}
     kind = _TYPES.get(keys.get("datatype", "").lower())
     where = re.fullmatch(r"\.\s+(\d+)", keys.get("file", ""))
     if kind is None or where is None:

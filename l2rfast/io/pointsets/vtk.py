@@ -20,7 +20,7 @@ _HEAD = re.compile(
 )
 _SETS = (b"POLYDATA", b"UNSTRUCTURED_GRID", b"STRUCTURED_GRID")
 _POINTS = re.compile(rb"^[ \t]*POINTS[ \t]+(?P<count>\d+)[ \t]+(?P<type>\w+)[ \t]*\r?\n", re.M | re.I)
-_NEXT = re.compile(rb"\s*^[ \t]*[A-Z][A-Z_]+\b", re.M)  # what follows on numbers: a word, or the end
+_NEXT = re.compile(rb"^[ \t]*[A-Z][A-Z_]+\b", re.M)  # what follows on numbers: a word, or the end
 _DIRECTED = re.compile(rb"^[ \t]*(NORMALS|VECTORS|TENSORS)[ \t]+\S+[ \t]+\w+", re.M | re.I)
 _TYPES = {b"float": (">f4", "%.9g"), b"double": (">f8", "%.17g")}
 
@@ -45,7 +45,7 @@ def _read(path: Path, asked: str | None) -> Stored:
         values = np.frombuffer(data, kind, count, begin).astype(np.float64)
     else:
         after = _NEXT.search(data, begin)
-        end = len(data.rstrip()) if after is None else after.start()
+        end = begin + len(data[begin : len(data) if after is None else after.start()].rstrip())
         values = np.array(data[begin:end].split(), np.float64)
         if len(values) != count:
             raise ValueError(f"{points['count'].decode()} points and {len(values)} numbers in it: the file is damaged")

@@ -22,19 +22,29 @@ import numpy as np
 from ...errors import notice
 from .stored import SYSTEMS, Format, Stored, replaced
 
-_FILE = re.compile(rb"<VTKFile\b(?P<of>[^>]*)>")
-_PIECE = re.compile(rb"<Piece\b([^>]*)>")
-_POINTS = re.compile(rb"<Points\b[^>]*>\s*(?P<all><DataArray\b(?P<of>[^>]*?)(?:/>|>(?P<text>.*?)</DataArray>))", re.S)
-_SPACE = re.compile(rb'<Array\b(?P<of>[^>]*\bName="SPACE"[^>]*?)(?:/>|>(?P<text>.*?)</Array>)', re.S)
-_APPENDED = re.compile(rb'<AppendedData\b[^>]*\bencoding="(\w+)"[^>]*>\s*_')
-_DIRECTED = re.compile(rb'<PointData\b[^>]*\b(Normals|Vectors|Tensors)="')
-_NOTES = re.compile(rb"<InformationKey\b.*?(?:/>|</InformationKey>)", re.S)  # ranges, of the numbers that were there
+# None goes on into a tag that is not its own, so that each sign is looked at a few times, whatever the file.
+_IN = rb"[^<>]*"
+_FILE = re.compile(rb"<VTKFile\b(?P<of>" + _IN + rb")>")
+_PIECE = re.compile(rb"<Piece\b(" + _IN + rb")>")
+_POINTS = re.compile(
+    rb"<Points\b" + _IN + rb">\s*(?P<all><DataArray\b(?P<of>[^<>]*?)"
+    rb"(?:/>|>(?P<text>[^<]*(?:<(?!/?DataArray\b)[^<]*)*)</DataArray>))"
+)
+_SPACE = re.compile(
+    rb'<Array\b(?P<of>[^<>]*\bName="SPACE"[^<>]*?)(?:/>|>(?P<text>[^<]*(?:<(?!/?Array\b)[^<]*)*)</Array>)'
+)
+_APPENDED = re.compile(rb"<AppendedData\b" + _IN + rb'\bencoding="(\w+)"' + _IN + rb">\s*_")
+_DIRECTED = re.compile(rb"<PointData\b" + _IN + rb'\b(Normals|Vectors|Tensors)="')
+_NOTES = re.compile(  # ranges, of the numbers that were there
+    rb"<InformationKey\b[^<>]*(?:/>|>[^<]*(?:<(?!/?InformationKey\b)[^<]*)*</InformationKey>)"
+)
 _TYPES = {"Float32": ("f4", "%.9g"), "Float64": ("f8", "%.17g"), "String": ("i1", "")}
-_COMPRESSORS: dict[str | None, Callable[[bytes], bytes]] = {
-    None: bytes,
-    "vtkZLibDataCompressor": zlib.decompress,
-    "vtkLZMADataCompressor": lzma.decompress,
+_COMPRESSORS: dict[str | None, Callable[[], Any]] = {
+    None: lambda: None,
+    "vtkZLibDataCompressor": zlib.decompressobj,
+    "vtkLZMADataCompressor": lambda: lzma.LZMADecompressor(memlimit=_MOST),
 }
+_MOST = 2**28  # bytes that LZMA may take for itself
 
 
 class _Content(NamedTuple):
@@ -65,13 +75,18 @@ class _Content(NamedTuple):
             return _taken(block, size + count, raw)[0][size:]
         (count,) = self._counts(_taken(block, size, raw)[0], 1)
         head, length = _taken(block, size * (3 + count), raw)
-        sizes = self._counts(head, 3 + count)[3:]
+        _, whole, last, *sizes = self._counts(head, 3 + count)
         packed, at, parts = _taken(block[length:], sum(sizes), raw)[0], 0, []
-        for each in sizes:
+        for number, each in enumerate(sizes):
+            size = last if last and number == count - 1 else whole
+            unpack = _COMPRESSORS[self.compressor]()
             try:
-                parts.append(_COMPRESSORS[self.compressor](packed[at : at + each]))
-            except (zlib.error, lzma.LZMAError) as error:
+                part = unpack.decompress(packed[at : at + each], size + 1)
+            except (zlib.error, lzma.LZMAError, OverflowError) as error:
                 raise ValueError(f"{error}: the file is damaged") from error
+            if len(part) != size or not unpack.eof:
+                raise ValueError(f"a part that is not of {size} bytes, as its header says: the file is damaged")
+            parts.append(part)
             at += each
         return b"".join(parts)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +16,19 @@ import torch
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
+from ..._json import parsed
 from ...errors import InputError, notice
 from ...world import Grid
-from ..reading import deferred, library, reading
+from ..reading import check_memory, deferred, library, reading
 from ..volume import Volume
 from .axes import MILLIMETRES, Axes, layout, remarked
 
 KIND = "an OME-Zarr image"
 _SUFFIX = ".zarr"
+_CODECS = frozenset(
+    "bytes transpose sharding_indexed crc32c gzip zstd blosc zlib lz4 bz2 lzma shuffle delta fixedscaleoffset bitround "
+    "quantize packbits crc32 adler32 fletcher32".split()
+)
 _VERSIONS = ("0.4", "0.5", "0.6")
 
 
@@ -65,6 +72,11 @@ class Level:
             index[axis] = part
         if self.components is not None:
             index[self.components] = slice(None)
+        sizes = [
+            len(range(*part.indices(n))) if isinstance(part, slice) else 1
+            for part, n in zip(index, self.array.shape, strict=True)
+        ]
+        check_memory(self.name, math.prod(sizes) * self.dtype.itemsize)
         with reading(self.name, KIND, Exception):
             values = np.asarray(self.array[tuple(index)])
         if self.components is not None:
@@ -128,7 +140,7 @@ def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
         remarked(name, axes)
         levels = []
         for each in image["datasets"]:
-            array, steps = group[each["path"]], each["coordinateTransformations"]
+            array, steps = _array(name, group, os.fspath(path), each["path"]), each["coordinateTransformations"]
             if array.dtype.kind not in "biuf":
                 raise InputError(f"{name}: expected an integer or floating dtype of up to 64 bits, got {array.dtype}")
             levels.append(Level(name, array, *layout(name, array.shape, axes, [*steps, *more])))
@@ -162,6 +174,39 @@ def open_zarr(name: str, path: Path) -> SpatialImage:
 def whole(shape: Sequence[int]) -> list[slice]:
     """All of a grid."""
     return [slice(0, n) for n in shape]
+
+
+def _array(name: str, group: Any, folder: str, path: str) -> Any:
+    """An array of a group, whose chunks are unpacked by codecs that make numbers of them and do nothing else: others
+    unpickle what they find (``pickle`` of numcodecs). What each of them holds fits into memory.
+
+    Raises:
+        InputError: it is another, or leads out of the folder.
+    """
+    if os.path.isabs(path) or ".." in path.split("/"):
+        raise InputError(f"{name}: expected resolutions in its folder, got {path!r}")
+    told: dict[str, Any] = {}
+    for file in ("zarr.json", ".zarray"):
+        with suppress(FileNotFoundError):
+            told |= parsed((Path(folder, path) / file).read_text(encoding="utf-8"))
+    for codec in _codecs([told.get(key) for key in ("codecs", "filters", "compressor")]):
+        if codec.removeprefix("numcodecs.") not in _CODECS:
+            raise InputError(f"{name}: expected chunks packed by one of {', '.join(sorted(_CODECS))}, got {codec!r}")
+    array = group[path]
+    check_memory(name, math.prod(array.chunks) * array.dtype.itemsize)
+    return array
+
+
+def _codecs(told: Any) -> Iterator[str]:
+    """The names of all, those within others as well."""
+    if isinstance(told, Mapping):
+        yield from (str(told[key]) for key in ("name", "id") if key in told)
+        configuration = told.get("configuration")
+        if isinstance(configuration, Mapping):  # of shards
+            yield from _codecs([configuration.get("codecs"), configuration.get("index_codecs")])
+    elif isinstance(told, list):
+        for each in told:
+            yield from _codecs(each)
 
 
 def _axes(image: Mapping[str, Any]) -> tuple[Axes, Axes]:
