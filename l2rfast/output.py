@@ -90,7 +90,7 @@ class OutputFolder:
 
 
 @contextmanager
-def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
+def written_whole(target: str | os.PathLike[str], *, links: bool = True) -> Iterator[Path]:
     """Where to write a file that takes the place of another, or of none, as a whole or not at all.
 
     It is in a hidden folder beside the target, as those of `OutputFolder` are: a killed process's goes with the next.
@@ -98,6 +98,7 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         target: the file. What is given has the same name, by whose suffixes writers go. Of a symbolic link it is what
             that points to, and the link stays.
+        links: whether that is so; else the file takes the place of the link, as of results in a folder.
 
     Raises:
         InputError: the folder is not there, or cannot be written, or the target is no file.
@@ -106,10 +107,12 @@ def written_whole(target: str | os.PathLike[str]) -> Iterator[Path]:
     if not file.name:
         raise InputError(f"{file}: expected a file that can be written, got a folder")
     try:
-        place = Path(os.path.realpath(file)) if file.is_symlink() else file
-        if place.is_symlink():
+        place = Path(os.path.realpath(file)) if links and file.is_symlink() else file
+        if links and place.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if place.exists() and not place.is_file():  # a device would be replaced by a file
+        if (
+            place.exists() and not place.is_file() and (links or not place.is_symlink())
+        ):  # a device would be replaced by a file
             raise InputError(f"{file}: expected a file that can be written, got a folder or a device")
         with _hidden(place.parent) as work:
             part = work / file.name

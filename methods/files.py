@@ -19,7 +19,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """
     new = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        new.touch()
+        new.unlink(missing_ok=True)  # of a dead process, or a link
+        new.touch(exist_ok=False)
         mode = new.stat().st_mode  # some writers make files that are their own alone
         write(new)
         new.chmod(mode)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(["cohort", given.bids_dir, f"--out={given.output_dir}", "--resume", *labels, *others])
     finally:
         if (given.output_dir / JOBS).exists():
-            with written_whole(given.output_dir / DESCRIPTION) as file:
+            with written_whole(given.output_dir / DESCRIPTION, links=False) as file:
                 file.write_text(json.dumps(_described(version), indent=1) + "\n")
 
 

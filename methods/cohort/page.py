@@ -40,7 +40,7 @@ def write_page(path: Path, rows: Sequence[Row], title: str) -> None:
         "</tbody>\n</table>",
     ]
     page = document(title, body, scripts=[template("sort.js")])
-    with written_whole(path) as file:
+    with written_whole(path, links=False) as file:
         # What is not UTF-8 in a name cannot be shown.
         file.write_text(page, encoding="utf-8", errors="replace")
 

@@ -50,7 +50,7 @@ class Study:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
-        with written_whole(file) as part:
+        with written_whole(file, links=False) as part:
             part.write_text(why + "\n", **_TEXT)
 
     def mended(self, id: str) -> None:
@@ -93,7 +93,7 @@ class Study:
         file = self.folder / JOBS
         begun = _begun(file) if file.exists() else {}
         if begun | jobs != begun:
-            with written_whole(file) as whole:
+            with written_whole(file, links=False) as whole:
                 whole.write_text(json.dumps({"pairs": begun | jobs}, indent=1) + "\n")
 
 

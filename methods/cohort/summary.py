@@ -146,7 +146,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     others = ["outlier", "outlier_measure", *(c for m in MEASURES for c in m.columns), "warnings", "error"]
     columns += [name for name in others if any(line[name] for line in lines)]
     with (
-        written_whole(path) as file,
+        written_whole(path, links=False) as file,
         file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
         writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")

@@ -117,7 +117,7 @@ class TemplateFolder:
         if self.mean(0).exists():
             return
         volume = Member("", images, name=name).read()
-        with written_whole(self.folder / BEGUN) as whole:
+        with written_whole(self.folder / BEGUN, links=False) as whole:
             whole.write_text(_text(asked))
         self._write(0, volume, Round("none", 0, (), 0.0, sharpness(volume)), {})
 
@@ -160,7 +160,7 @@ class TemplateFolder:
             return
         for member in self.members:  # sampled in another, of fewer members
             (study.pair(member.id) / SAMPLED).unlink(missing_ok=True)
-        with written_whole(file) as part:
+        with written_whole(file, links=False) as part:
             np.savez(part, **found)
 
     def average(self, number: int, kind: str, sharpen: float) -> Round:

@@ -66,6 +66,11 @@ class Description:
         return cls(told | asdict(options) | asdict(trainer), usual, {*trainer.free, "data", "weights", "atlas"})
 
 
+def _own(path: str, flags: int) -> int:
+    """Opens a file, and no link to one elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 class RunFolder:
     """Writes and reads what is in it.
 
@@ -171,7 +176,7 @@ class RunFolder:
                 rows = [line + [str(math.nan)] * len(new) for line in self._rows(file)[1:]]
                 columns += new
                 self._replace(file, [columns, *rows])
-            with file.open("a") as stream:
+            with open(file, "a", opener=_own) as stream:
                 stream.write(",".join(str(row.get(name, math.nan)) for name in columns) + "\n")
 
     def board(self, step: int) -> Any:
