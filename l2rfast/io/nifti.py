@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 import zlib
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..errors import InputError, notice
 from . import hdf5
-from .reading import in_order, opened, reading
+from .reading import in_order, opened, reading, room
 
 NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
 _UNPACKING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # which isal declares as an instance
@@ -47,6 +48,8 @@ def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
                 break
         if not known:
             raise ImageFileError
+        if kind is nib.MGHImage:
+            _check_mgh(path)
         if kind is nib.Minc2Image:
             with hdf5.opened(Path(path)):  # which leads to no other file
                 pass
@@ -58,6 +61,18 @@ def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     for text in dict.fromkeys(said):
         notice(f"{name}: of its header, {text.split(';')[0]}: it is read as ITK does")
     return image
+
+
+def _check_mgh(path: str | os.PathLike[str]) -> None:
+    """That there can be as many voxels as a header says, behind which nibabel looks for what is told of the scanner.
+
+    Raises:
+        EOFError: there are fewer.
+    """
+    with opened(path) as file:
+        sizes = np.frombuffer(file.read(20), ">i4")[1:].tolist()
+    if len(sizes) < 4 or min(sizes) < 0 or math.prod(sizes) > room(path):
+        raise EOFError
 
 
 def _check_extensions(name: str, kind: Any, path: str | os.PathLike[str]) -> bool:

@@ -98,8 +98,13 @@ def open_picture(name: str, path: Path) -> Picture:
 
 def _check_held(name: str, path: Path, page: Any) -> None:
     """That what tifffile takes memory for is there, or fits into memory where it is compressed by what has no bound."""
-    held = path.stat().st_size * {1: 1, 8: 1032, 32946: 1032, 5: 1400, 32773: 64}.get(page.compression, math.inf)
-    if page.nbytes > held or math.prod(page.chunks) * page.dtype.itemsize > max(held, page.nbytes) + 2**26:
+    size = path.stat().st_size
+    held = size * {1: 1, 8: 1032, 32946: 1032, 5: 1400, 32773: 64}.get(page.compression, math.inf)
+    if (
+        max(page.databytecounts, default=0) > size
+        or page.nbytes > held
+        or math.prod(page.chunks) * page.dtype.itemsize > max(held, page.nbytes) + 2**26
+    ):
         raise ValueError(f"{page.nbytes} bytes, of which {held} are there")
     check_memory(name, page.nbytes)
 

@@ -26,10 +26,10 @@ from .axes import MILLIMETRES, Axes, layout, remarked
 KIND = "an OME-Zarr image"
 _SUFFIX = ".zarr"
 # What packs numbers as numbers, and nothing else.
-_CODECS = frozenset(
-    ("bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4", "bz2", "lzma")
-    + ("shuffle", "delta", "fixedscaleoffset", "bitround", "quantize", "packbits", "crc32", "adler32", "fletcher32")
-)
+_CODECS = {  # what packs numbers as numbers, and does nothing else
+    *("bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4", "bz2", "lzma"),
+    *("shuffle", "delta", "fixedscaleoffset", "bitround", "quantize", "packbits", "crc32", "adler32", "fletcher32"),
+}
 _VERSIONS = ("0.4", "0.5", "0.6")
 
 
