@@ -101,6 +101,10 @@ def label_map(path: Path) -> None:
     io.read_mask(path, LIKE)
 
 
+def picture_labels(path: Path) -> None:
+    assert io.read_labels(path, SLICE).data.min() >= 0
+
+
 def transform(path: Path, format: str) -> None:
     """By its format, and as any."""
     failed = None
@@ -222,7 +226,7 @@ TARGETS = (
     ),
     _image("OME-Zarr", (".zarr",), seeds.zarr_image, seeds.zarr_image2, share=0.5, **_packed),
     Target("labels", (".nii.gz", ".nii"), (seeds.labels,), label_map, **_nifti),
-    Target("labels, PNG", (".png",), (seeds.picture("P"),), lambda path: io.read_labels(path, SLICE), share=0.5, **_packed),
+    Target("labels, PNG", (".png",), (seeds.picture("P"),), picture_labels, share=0.5, **_packed),
     _transforms("itk", (".nii.gz", ".nii"), _field("itk"), **_nifti),
     _transforms("itk", (".h5", ".hdf5"), seeds.chain("itk"), seeds.golden("itk/ants.h5"), **_packed),
     _transforms("itk", (".mat",), _line("itk"), seeds.golden("itk/ants.mat"), fields=MATLAB_FIELDS),
