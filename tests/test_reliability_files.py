@@ -33,7 +33,7 @@ from reliability.files.inputs import Inputs
 from reliability.files.run import Failure, planned, run
 from reliability.files.targets import TARGETS
 
-INPUTS = 20  # of each format
+INPUTS = 12  # of each format
 WRITTEN = {name: format.suffixes for name, format in io.TRANSFORMS.items()}
 
 
