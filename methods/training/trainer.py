@@ -195,9 +195,12 @@ class _Trainer:
         state = self.optimizer.state_dict()
         parts = _under("optimizer", tensors)
         state["state"] = {i: _under(str(i), parts) for i in range(len(state["param_groups"][0]["params"]))}
-        self.optimizer.load_state_dict(state)
-        self.step, self.best, self.worse = numbers["step"], numbers["best"], numbers["worse"]
-        self.score = numbers["score"]
+        try:
+            self.optimizer.load_state_dict(state)
+            self.step, self.best, self.worse = numbers["step"], numbers["best"], numbers["worse"]
+            self.score = numbers["score"]
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"out: expected a checkpoint of this run, but it is damaged: {error!r}") from error
 
     def run(self) -> None:
         try:

@@ -32,9 +32,8 @@ def main() -> int:
         place = f"{failure.target.name}: {failure.outcome.kind}: {failure.outcome.why[-60:]}"
         seen[place] += 1
         if seen[place] <= MOST:
-            print(
-                f"{failure.target.name}, seed {asked.seed}, input {failure.index}: {failure.outcome.kind}: {failure.outcome.why}"
-            )
+            which = f"{failure.target.name}, seed {asked.seed}, input {failure.index}"
+            print(f"{which}: {failure.outcome.kind}: {failure.outcome.why}")
             print(f"    {minimised(failure, asked.seed)}", flush=True)
 
     plan = planned(asked.inputs, chosen, min(asked.least, asked.inputs))

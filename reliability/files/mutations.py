@@ -154,6 +154,7 @@ def _rezipped(data: bytes, rng: Random) -> bytes:
         for name, content in members.items():
             damaged = name == chosen and rng.random() < 0.9
             called = rng.choice(("../x.npy", "/x.npy", "a", name * 2)) if rng.random() < 0.1 else name
+            called = name if called in files.NameToInfo else called
             files.writestr(called, mutated(content, rng) if damaged else content)
     return made.getvalue()
 

@@ -70,8 +70,10 @@ def dataset(path: Path) -> None:
     listed = [{"image": f"./imagesTr/A_000{k}.nii"} for k in range(4)]
     couple = [{"fixed": "./imagesTr/A_0000.nii", "moving": "./imagesTr/A_0001.nii"}]
     content = {
-        "name": "A", "modality": {"0": "CT"}, "numTraining": 3, "tensorImageShape": {"0": [7, 6, 5]}, "training": listed,
-        "training_paired_images": couple, "registration_val": [{"fixed": listed[2]["image"], "moving": listed[3]["image"]}],
+        "name": "A", "modality": {"0": "CT"}, "numTraining": 3, "tensorImageShape": {"0": [7, 6, 5]},
+        "training": listed,
+        "training_paired_images": couple,
+        "registration_val": [{"fixed": listed[2]["image"], "moving": listed[3]["image"]}],
     }  # fmt: skip
     path.write_text(json.dumps(content))
 

@@ -1,4 +1,4 @@
-"""What is read from outside: for each format how files of it are made, and what reads them. A new one is a line here."""
+"""What is read from outside: for each format how files of it are made, and what reads them. A new one is a line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ NIFTI_FIELDS = (
     *((at, "<f") for at in range(256, 328, 4)), (344, "<i"), (348, "<i"), (352, "<i"), (356, "<i"),
 )  # fmt: skip
 MGH_FIELDS = (*((at, ">i") for at in range(0, 28, 4)), (28, ">h"), *((at, ">f") for at in range(30, 90, 4)))
+MATLAB_FIELDS = tuple((at, "<i") for at in range(0, 20, 4))
+MORPH_FIELDS = tuple((at, ">i") for at in range(0, 24, 4))
+TRK_FIELDS = ((12, "<h"), (36, "<h"), (238, "<h"), *((at, "<i") for at in range(988, 1004, 4)))
 _GZIP = 1032
+_ENCODINGS = tuple(f"GIFTI_ENCODING_{name}" for name in ("B64GZ", "B64BIN", "ASCII"))
 
 
 def image(path: Path) -> None:
@@ -82,7 +86,8 @@ def image(path: Path) -> None:
 
 def _volume(path: Path) -> None:
     found = io.as_volume("fixed", path, dims=(2, 3))
-    assert found.data.isfinite().all() and np.isfinite(found.affine).all()
+    assert found.data.isfinite().all()
+    assert np.isfinite(found.affine).all()
 
 
 def _series(path: Path) -> None:
@@ -94,6 +99,10 @@ def label_map(path: Path) -> None:
     found = io.read_labels(path, LIKE)
     assert found.data.min() >= 0
     io.read_mask(path, LIKE)
+
+
+def picture_labels(path: Path) -> None:
+    assert io.read_labels(path, SLICE).data.min() >= 0
 
 
 def transform(path: Path, format: str) -> None:
@@ -142,7 +151,9 @@ def landmarks(path: Path) -> None:
 
 def cohort(path: Path) -> None:
     for pair in listed("pairs", path, "T1w", "template"):
-        assert os.sep not in pair.id and pair.id not in (".", "..") and pair.id[0] != "-"
+        assert os.sep not in pair.id
+        assert pair.id not in (".", "..")
+        assert pair.id[0] != "-"
 
 
 def cases(path: Path) -> None:
@@ -215,10 +226,10 @@ TARGETS = (
     ),
     _image("OME-Zarr", (".zarr",), seeds.zarr_image, seeds.zarr_image2, share=0.5, **_packed),
     Target("labels", (".nii.gz", ".nii"), (seeds.labels,), label_map, **_nifti),
-    Target("labels, PNG", (".png",), (seeds.picture("P"),), lambda path: io.read_labels(path, SLICE), share=0.5, **_packed),
+    Target("labels, PNG", (".png",), (seeds.picture("P"),), picture_labels, share=0.5, **_packed),
     _transforms("itk", (".nii.gz", ".nii"), _field("itk"), **_nifti),
     _transforms("itk", (".h5", ".hdf5"), seeds.chain("itk"), seeds.golden("itk/ants.h5"), **_packed),
-    _transforms("itk", (".mat",), _line("itk"), seeds.golden("itk/ants.mat"), fields=tuple((k, "<i") for k in range(0, 20, 4))),
+    _transforms("itk", (".mat",), _line("itk"), seeds.golden("itk/ants.mat"), fields=MATLAB_FIELDS),
     _transforms("itk", (".txt", ".tfm"), _line("itk"), seeds.itk_splines, share=4),
     _transforms("afni", (".1D", ".1d"), _line("afni"), share=4),
     _transforms("afni", (".nii.gz", ".nii"), _field("afni"), share=0.5, **_nifti),
@@ -238,7 +249,7 @@ TARGETS = (
     _transforms("freesurfer", (".mgz", ".mgh"), _field("freesurfer"), fields=MGH_FIELDS, **_packed),
     _transforms("freesurfer", (".lta",), _line("freesurfer"), seeds.golden("freesurfer/surface.lta"), share=4),
     _transforms("freesurfer", (".dat",), seeds.register_dat, share=4),
-    _transforms("freesurfer", (".m3z", ".m3d"), seeds.morph, fields=tuple((k, ">i") for k in range(0, 24, 4)), **_packed),
+    _transforms("freesurfer", (".m3z", ".m3d"), seeds.morph, fields=MORPH_FIELDS, **_packed),
     _transforms("greedy", (".mat",), _line("greedy"), share=4),
     _transforms(
         "niftyreg", (".nii.gz", ".nii"), _field("niftyreg"), seeds.golden("niftyreg/spline.nii.gz"),
@@ -251,10 +262,13 @@ TARGETS = (
     _points("points.csv", (".csv",), seeds.table, seeds.landmarks, share=3),
     _points("fcsv", (".fcsv",), seeds.fcsv, share=3),
     _points("markups", (".mrk.json", ".json"), seeds.markups, share=3),
-    _points("GIFTI", (".gii",), *map(seeds.gifti, ("GIFTI_ENCODING_B64GZ", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_ASCII")), **_packed),
+    _points("GIFTI", (".gii",), *map(seeds.gifti, _ENCODINGS), **_packed),
     _points("VTK", (".vtk",), *(seeds.golden(f"points/{n}.vtk") for n in ("text51", "binary51", "binary42"))),
-    _points("VTP", (".vtp",), *(seeds.golden(f"points/{n}.vtp") for n in ("text", "zlib", "lzma", "base64", "raw")), **_packed),
-    _points("TrackVis", (".trk",), seeds.trk, fields=((12, "<h"), (36, "<h"), (238, "<h"), (988, "<i"), (992, "<i"), (996, "<i"), (1000, "<i"))),
+    _points(
+        "VTP", (".vtp",), *(seeds.golden(f"points/{n}.vtp") for n in ("text", "zlib", "lzma", "base64", "raw")),
+        **_packed,
+    ),
+    _points("TrackVis", (".trk",), seeds.trk, fields=TRK_FIELDS),
     _points("MRtrix", (".tck",), seeds.tck),
     Target("points of pairs", (".fcsv",), (seeds.fcsv,), points, share=4),
     Target("points of pairs, markups", (".mrk.json",), (seeds.markups,), points, share=4),
@@ -270,6 +284,9 @@ TARGETS = (
     Target("Keras", (".h5",), (states.keras,), VoxelMorph.from_keras, **_packed),
     Target("PDD-Net", (".pth",), (states.published,), _published, share=0.5, **_packed),
     Target("run of training", ("",), (states.run,), states.resumed, share=0.5),
-    Target("template maps", (".npz",), (states.template_maps,), lambda path: rounds._loaded(path, "affine", "displacement"), **_packed),
+    Target(
+        "template maps", (".npz",), (states.template_maps,),
+        lambda path: rounds._loaded(path, "affine", "displacement"), **_packed,
+    ),
     Target("template round", (".json",), (states.template_round,), template_round, share=4),
 )  # fmt: skip

@@ -73,10 +73,7 @@ class Level:
             index[axis] = part
         if self.components is not None:
             index[self.components] = slice(None)
-        sizes = [
-            len(range(*part.indices(n))) if isinstance(part, slice) else 1
-            for part, n in zip(index, self.array.shape, strict=True)
-        ]
+        sizes = [part.stop - part.start for part in at] + [1 if self.components is None else len(at)]
         check_memory(self.name, math.prod(sizes) * self.dtype.itemsize)
         with reading(self.name, KIND, Exception):
             values = np.asarray(self.array[tuple(index)])
