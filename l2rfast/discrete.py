@@ -36,7 +36,8 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, *, pool: int = 1
     """The self-similarity context descriptor of an image (Heinrich et al., MICCAI 2013).
 
     Args:
-        image: (N, 1, *spatial), 2-D or 3-D, floating, finite.
+        image: (N, 1, *spatial), 2-D or 3-D, floating, finite, of intensities up to 1e15 in float32 and less: their
+            squares are summed.
         radius: half-width in voxels of the patches that are compared, at least 0.
         dilation: distance in voxels to the neighbours whose patches are compared, at least 1.
         pool: average the descriptor over blocks of this many voxels a side, as ``avg_pool`` does, without

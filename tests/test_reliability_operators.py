@@ -18,7 +18,7 @@ from reliability.operators.__main__ import environments, reproducer, run
 from reliability.operators.shrink import shrunk
 from reliability.operators.worker import Worker, read
 
-SEED, CASES, COMPILED = 1, 300, 3
+SEED, CASES, COMPILED = 1, 300, 50  # of so many, those that are compiled are
 WRONG = Case("warp", (3, 4, 5), sample=7, batch=3, options={"mode": "linear"}, layouts={"image": "sliced"}, way="vmap")
 
 
@@ -26,10 +26,33 @@ WRONG = Case("warp", (3, 4, 5), sample=7, batch=3, options={"mode": "linear"}, l
 def test_random_calls_agree_with_the_reference(part: int) -> None:
     for index in range(part, CASES, 10):
         case = drawn(SEED, index)
-        if case.way == "inductor" or (case.way == "aot_eager" and index > 100 * COMPILED):
+        if case.way == "inductor" or (case.way == "aot_eager" and index >= COMPILED):
             case = replace(case, way="call")
         outcome, faults = check(case)
         assert not faults, (index, case, outcome)
+
+
+# What failed once, in its simplest form.
+FOUND = [
+    Case("affine_warp", (2, 3), dtype="float8_e4m3fn"),
+    Case("affine_resample", (7, 11), sample=153, options={"outside": 5}, way="aot_eager"),
+    Case("affine_vote", (5, 4), junk={"size": "-1"}),
+    Case("correlation", (1, 2), junk={"smoothing": "2^40"}),
+    Case("coupled_convex", (3, 5), junk={"coefficients": "sparse"}),
+    Case("grid_sample", (5, 4), junk={"align_corners": "float64"}),
+    Case("lattice_correlation", (11, 37), sample=697, way="aot_eager"),
+    Case("soft_argmin", (3, 2), values={"cost": ("nan", 7)}),
+    Case("soft_argmin", (3, 2), values={"beta": ("1e30", 1)}),
+    Case("spline_warp", (5, 4), junk={"prefilter": "bfloat16"}),
+    Case("warp_local_ncc", (3, 3), junk={"eps": "csr"}),
+    Case("warp_many", (5, 4), junk={"modes": "-1"}),
+]
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: f"{case.operation}-{case.way}-{'-'.join(case.junk)}")
+def test_what_was_found_once_stays_mended(case: Case) -> None:
+    outcome, faults = check(case)
+    assert not faults, outcome
 
 
 def test_every_operator_is_called() -> None:
@@ -67,9 +90,9 @@ def wrong(*args: Any, backend: str | None = None, **kwargs: Any) -> Inputs:
 def test_a_wrong_kernel_is_found_and_told_in_its_simplest_form(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(WRONG) == ("compared", [])
     monkeypatch.setattr("reliability.operators.checks.evaluate", wrong)
-    assert check(WRONG)[1][0].startswith("cpp: output 0: relative error")
+    assert any(line.startswith("cpp: ") for line in check(WRONG)[1])
     simplest = shrunk(WRONG, lambda case: bool(check(case)[1]))
-    assert simplest == Case("warp", (1, 1, 1))
+    assert (simplest.size, simplest.options, simplest.layouts, simplest.way) == ((1, 1, 1), {}, {}, "call")
     line = reproducer(simplest, "best")
     assert line.startswith("python -m reliability.operators --on best --case ")
 

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -159,9 +160,11 @@ class Case:
     def arguments(self, dtype: torch.dtype | None = None) -> tuple[Inputs, dict[str, Any]]:
         """The tensors, and the options."""
         inputs, options = self.inputs(dtype), _sample(self).options | self.options
-        for name, kind in self.junk.items():
-            given: dict[str, Any] = inputs if name in inputs else options
-            given[name] = JUNK[kind](given[name])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what PyTorch has not finished, or gives up
+            for name, kind in self.junk.items():
+                given: dict[str, Any] = inputs if name in inputs else options
+                given[name] = JUNK[kind](given[name])
         return inputs, options
 
     def _resized(self, t: Tensor) -> Tensor:
