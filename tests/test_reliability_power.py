@@ -11,7 +11,7 @@ import pytest
 from reliability.power.shim import Call, available
 from reliability.power.trace import lost
 
-QUICK = ("apply-points", "convert, .h5", "data fetch")
+QUICK = ("apply-points", "data fetch")
 
 
 @pytest.mark.skipif(not available(), reason="needs Linux on x86-64, gcc and seccomp")

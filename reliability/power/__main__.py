@@ -43,10 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("inputs", "shim"):
             (folder / name).mkdir()
         shim = Shim(folder / "shim")
-        with prepared(folder / "inputs") as writers:
+        with prepared(folder / "inputs", arguments.only) as writers:
             for number, writer in enumerate(writers):
-                if arguments.only and writer.name not in arguments.only:
-                    continue
                 (folder / str(number)).mkdir()
                 trial, begun = Trial(writer, folder / str(number), shim), time.monotonic()
                 for failure in trial.failures(arguments.cases, arguments.seed, faults):

@@ -65,9 +65,9 @@ def called(words: Words) -> None:
 
 
 @contextmanager
-def prepared(folder: Path) -> Iterator[list[Writer]]:
+def prepared(folder: Path, only: Sequence[str] | None = None) -> Iterator[list[Writer]]:
     """The commands and the files that they read, in a folder. Inside, nothing tells the time, and teams of processes
-    are this one alone: what is measured is the same each time."""
+    are this one alone: what is measured is the same each time. All commands, or those of these names."""
     inputs = _inputs(folder)
     with (
         _server(folder) as server,
@@ -83,7 +83,7 @@ def prepared(folder: Path) -> Iterator[list[Writer]]:
         mock.patch.object(data, "_registry", return_value=server),
         mock.patch.dict(os.environ, L2RFAST_DATA=str(folder), NO_PROXY="127.0.0.1"),
     ):
-        writers = _writers(inputs)
+        writers = [writer for writer in _writers(inputs) if only is None or writer.name in only]
         for number, writer in enumerate(writers):  # what is imported and found out once
             (folder / "warm" / str(number)).mkdir(parents=True)
             with suppress(SystemExit), redirect_stdout(io.StringIO()):
