@@ -91,8 +91,8 @@ def joint_histogram(
     windows = list(window) if isinstance(window, list | tuple) else [window] * 2
     if len(windows) != 2:
         raise InputError(f"window: expected one, or one for each image, got {window!r}")
-    for name in windows:
-        _check.choice("window", name, WINDOWS)
+    for each in windows:
+        _check.choice("window", each, WINDOWS)
     sigma = _check.plain(sigma)
     if not (_check.is_number(sigma) and sigma >= NARROWEST):
         raise InputError(f"sigma: expected a number of at least {NARROWEST}, got {sigma!r}")

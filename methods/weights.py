@@ -24,8 +24,6 @@ from l2rfast.output import OutputFolder, settle
 
 Network = TypeVar("Network", bound=nn.Module)
 
-Network = TypeVar("Network", bound=nn.Module)
-
 
 def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
     """The path of weights, the one option of a method that has no presets.

@@ -50,7 +50,7 @@ def test_a_folder_that_cannot_be_written_is_named(scans: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     code, error = train(scans, tmp_path / "file")
     assert code == 2
-    assert error.startswith("l2rfast: error: --out: expected a folder that can be written")
+    assert error.startswith(f"l2rfast: error: --out: {tmp_path}/file: expected a folder that can be written")
 
 
 def test_scans_that_do_not_fit_are_named(scans: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def _named(name: str, path: Path, data: str, end: int) -> list[Path]:
 
 
 def _check_held(name: str, needed: int, files: list[Path], *, packed: bool, text: bool = False) -> None:
-    held = sum(file.stat().st_size for file in files) * (1032 if packed else 4 if text else 1)
+    held: float = sum(file.stat().st_size for file in files) * (1032 if packed else 4 if text else 1)
     held = max(held, sum(map(room, files))) if packed else held
     if needed > held:
         raise ValueError(f"{needed} bytes, of which {held} are there")

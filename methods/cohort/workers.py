@@ -51,7 +51,7 @@ class _Counted(SpawnContext):
 
     made = 0
 
-    def Process(self, *arguments: Any, **named: Any) -> BaseProcess:
+    def Process(self, *arguments: Any, **named: Any) -> BaseProcess:  # type: ignore[override]  # a class, in stubs
         self.made += 1
         return super().Process(*arguments, **named)
 

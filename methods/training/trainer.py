@@ -175,7 +175,10 @@ class _Trainer:
         self.folder: RunFolder | None = None
 
         def opened() -> Any:
-            stack.enter_context(held(Path(out)))
+            try:
+                stack.enter_context(held(Path(out)))
+            except InputError as error:
+                raise InputError(f"out: {error}") from error
             self.folder = RunFolder(out, described, resume=resume)
             return self.folder.restore()
 

@@ -47,9 +47,9 @@ def read_transform(
         raise InputError(f"{name}: expected a path, got {path!r}")
     file, name, grids = Path(path), f"{name} ({path})", _grids(fixed, moving)
     if is_zarr(path) and format is None:
-        field = read_field(name, path)
-        whether_whole(field.level)
-        return field
+        stored = read_field(name, path)
+        whether_whole(stored.level)
+        return stored
     if os.path.isdir(file):  # of a path that is too long pathlib raises
         raise InputError(f"{name}: expected a file, got a folder: name the file in it")
     if not os.path.isfile(file):
