@@ -102,13 +102,13 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
-def at_least(name: str, value: int, minimum: int) -> int:
+def at_least(name: str, value: int, minimum: int, most: float = _LONGEST) -> int:
     """Check an integer and return it as Python's."""
     number = plain(value)
     if not is_integer(number) or number < minimum:
         raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
-    if number > _LONGEST:
-        raise InputError(f"{name}: expected at most {_LONGEST}, got {value!r}")
+    if number > most:
+        raise InputError(f"{name}: expected at most {most}, got {value!r}")
     return int(number)
 
 

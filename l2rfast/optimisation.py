@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -67,7 +68,7 @@ def adam_step(
         _check.same(f"gradient, {name}", gradient[:, :1], of)
     numbers = torch.stack(
         [
-            _number("done", done, gradient, partial(_check.at_least, minimum=1)),
+            _number("done", done, gradient, partial(_check.at_least, minimum=1, most=math.inf)),
             _number("rate", rate, gradient, _check.not_negative),
             _number("eps", eps, gradient, _check.not_negative),
         ]

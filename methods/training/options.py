@@ -39,7 +39,7 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         make_plain(self)
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0), ("seed", 0)):
-            _check.at_least(name, getattr(self, name), least)
+            _check.at_least(name, getattr(self, name), least, most=math.inf)
         for name, below in (
             ("rate", 1e36),  # beyond, a step of Adam is no float32
             ("affine", 1.0),

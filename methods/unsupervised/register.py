@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any
@@ -48,7 +49,7 @@ class UnsupervisedOptions:
         make_plain(self)
         if not isinstance(self.weights, str | os.PathLike):
             raise InputError(f"weights: expected a path, got {self.weights!r}")
-        _check.at_least("finetune", self.finetune, 0)
+        _check.at_least("finetune", self.finetune, 0, most=math.inf)
 
 
 def unsupervised(preset: str, **options: Any) -> Method:
