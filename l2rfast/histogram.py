@@ -88,7 +88,7 @@ def joint_histogram(
             raise InputError(f"{name}: expected a floating tensor (N, *any), got {image.dtype} {tuple(image.shape)}")
     _check.same("a, b", a, b)
     bins = _check.at_least("bins", bins, 1)
-    windows = list(window) if isinstance(window, list | tuple) else [window] * 2
+    windows: list[Any] = list(window) if isinstance(window, list | tuple) else [window] * 2
     if len(windows) != 2:
         raise InputError(f"window: expected one, or one for each image, got {window!r}")
     for name in windows:
