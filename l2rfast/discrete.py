@@ -148,9 +148,7 @@ def discrete_displacement(
     _check.choice("memory", memory, MEMORY)
     on = lattice(moving.shape[2:], grid_size, search_size, search_extent, align_corners)
     real = _check.arithmetic_dtype(moving)
-    if not isinstance(alphas, Tensor):
-        alphas = numbers(_check.numbers("alphas", alphas), moving, torch.float32)
-    factors = alphas
+    factors = alphas if isinstance(alphas, Tensor) else numbers(_check.numbers("alphas", alphas), moving, torch.float32)
     if factors.shape not in ((3,), (6,)) or not _check.is_floating(factors):
         raise InputError(f"alphas: expected 3 or 6 floating numbers, got {alphas!r}")
     factors = factors.to(real)
