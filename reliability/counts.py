@@ -26,7 +26,7 @@ def counted(*reports: dict[str, Any]) -> str:
         if not report:
             rows.append([tried, "never run to its end", ""])
             continue
-        counts = "; ".join(f"{name}: {_told(count)}" for name, count in report["counts"].items())
+        counts = "; ".join(f"{name}: {_told(n)}" for name, n in report["counts"].items() if not isinstance(n, dict))
         where = f"{report['date']}, {report['machine']['instruction set']}, {report['seconds'] / 60:.0f} min"
         rows.append([tried, counts, f"`{report['command']}` ({where})"])
     return table(["what was tried", "counts", "last full run"], rows)

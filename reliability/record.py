@@ -10,6 +10,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench.machine import describe, software
 
@@ -17,7 +18,7 @@ REPORTS = Path(__file__).parent / "reports"
 
 
 @contextmanager
-def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[MutableMapping[str, int | float]]:
+def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[MutableMapping[str, Any]]:
     """Counts that the run of a part fills; they are written where it ends without an exception.
 
     Args:
@@ -27,9 +28,10 @@ def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[Mutab
 
     Yields:
         What was counted by its name, as ``{"inputs": 100000, "refused in a sentence": 99120, "tracebacks": 0}``, in the
-        order in which it is told.
+        order in which it is told; and what of that was found with each thing that was tried, as a dictionary by its
+        name, which is kept alone.
     """
-    counts: dict[str, int | float] = {}
+    counts: dict[str, Any] = {}
     start = time.monotonic()
     yield counts
     report = {

@@ -126,18 +126,15 @@ def test_mgh_that_promises_terabytes(tmp_path: Path) -> None:
     refused("damaged", io.read_image, tmp_path / "a.mgh")
 
 
-@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
-@pytest.mark.parametrize(("was", "now", "match"), [
-    (b"7 6 5", b"70000 60000 50000", "damaged"),
-    (b"7 6 5", b"7 6 5 1 1 1 1", "damaged"),
-    (b"a.raw", b"/a.raw", "in the folder of the header"),
-    (b"a.raw", b"../a.raw", "in the folder of the header"),
+@pytest.mark.parametrize(("name", "was", "now", "match"), [
+    *((name, b"7 6 5", b"70000 60000 50000", "damaged") for name in ("a.mha", "a.mhd", "a.nrrd", "a.nhdr")),
+    *((name, b"a.raw", b"/a.raw", "in the folder of the header") for name in ("a.mhd", "a.nhdr")),
+    *((name, b"a.raw", b"../a.raw", "in the folder of the header") for name in ("a.mhd", "a.nhdr")),
 ])  # fmt: skip
 def test_what_headers_of_itk_promise_and_name(name: str, was: bytes, now: bytes, match: str, tmp_path: Path) -> None:
     seeds.itk_image()(tmp_path / name)
     data = (tmp_path / name).read_bytes()
-    if was not in data:
-        pytest.skip("the values are in the file")
+    assert was in data
     (tmp_path / name).write_bytes(data.replace(was, now))
     refused(match, io.read_image, tmp_path / name)
 
@@ -146,7 +143,7 @@ def test_dicom_whose_element_is_longer_than_the_file(tmp_path: Path) -> None:
     seeds.dicom_slice(tmp_path / "a.dcm")
     data = (tmp_path / "a.dcm").read_bytes()
     at = data.index(b"\xe0\x7f\x10\x00") + 4  # of implicit kinds
-    (tmp_path / "a.dcm").write_bytes(data[:at] + struct.pack("<I", 2**31) + data[at + 4 :])
+    (tmp_path / "a.dcm").write_bytes(data[:at] + struct.pack("<I", 2**16) + data[at + 4 :])
     refused("damaged", io.read_grid, "image", tmp_path / "a.dcm")
 
 
@@ -229,7 +226,7 @@ def test_a_network_is_no_larger_than_its_file(tmp_path: Path) -> None:
 def test_damaged_weights_of_pytorch_are_our_sentence(tmp_path: Path) -> None:
     target = next(each for each in TARGETS if each.name == "PDD-Net")
     states.published(tmp_path / "a.pth")
-    (tmp_path / "a.pth").write_bytes(b"\x80\x02cos\nsystem\n.")  # the name of a function, and no call of it
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02cdatetime\ndate\n.")  # the name of a function, and no call of it
     refused("expected a file of PyTorch's with plain tensors", target.read, tmp_path / "a.pth")
     with zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data/0", bytes(10**6))
@@ -253,10 +250,8 @@ def test_surfaces_are_unpacked_as_far_as_they_say(tmp_path: Path) -> None:
     bomb = base64.b64encode(zlib.compress(bytes(10**6)))
     for damaged in (
         data[:begin] + bomb + data[end:],
-        data.replace(b'Dimensionality="2"', b'Dimensionality="2000000000"'),
-        data.replace(b'"GZipBase64Binary"', b'"ExternalFileBinary"').replace(
-            b'FileName=""', b'FileName="/etc/hostname"'
-        ),
+        data.replace(b'Dimensionality="2"', b'Dimensionality="30"'),
+        data.replace(b'"GZipBase64Binary"', b'"ExternalFileBinary"').replace(b'FileName=""', b'FileName="other.bin"'),
     ):
         (tmp_path / "a.gii").write_bytes(damaged)
         refused("more numbers|axes|not supported|another|damaged|in a file of", io.read_pointset, tmp_path / "a.gii")
@@ -283,7 +278,7 @@ def test_searches_in_texts_take_no_longer_than_the_texts_are_long(tmp_path: Path
         refused("points", io.read_pointset, tmp_path / name, coordinates="ras")
 
 
-@pytest.mark.parametrize("named", ["../a.nii", "/etc/hostname", "imagesTr/../../a.nii", "..\\a.nii"])
+@pytest.mark.parametrize("named", ["../a.nii", "/elsewhere/a.nii", "imagesTr/../../a.nii", "..\\a.nii"])
 @pytest.mark.parametrize("key", ["training", "registration_val"])
 def test_a_dataset_stays_in_its_folder(named: str, key: str, tmp_path: Path) -> None:
     states.dataset(tmp_path / "dataset.json")

@@ -96,7 +96,7 @@ class RunFolder:
                 if not resume:
                     raise InputError(f"out: a run is in {self.path} already; go on with it by --resume")
                 self._compare(file, described)
-            with written_whole(file) as new:
+            with written_whole(file, links=False) as new:
                 new.write_text(json.dumps(dict(described.options), indent=1) + "\n")
 
     def _compare(self, file: Path, described: Description) -> None:
@@ -148,7 +148,7 @@ class RunFolder:
 
     @staticmethod
     def _replace(file: Path, rows: Sequence[Sequence[str]]) -> None:
-        with written_whole(file) as new:
+        with written_whole(file, links=False) as new:
             new.write_text("".join(",".join(row) + "\n" for row in rows))
 
     @staticmethod
@@ -169,7 +169,7 @@ class RunFolder:
             for log in LOGS:  # whose rows the checkpoint goes on from
                 if (file := self.path / f"{log}.csv").exists():
                     sync(file)
-            with written_whole(self.path / CHECKPOINT) as new:
+            with written_whole(self.path / CHECKPOINT, links=False) as new:
                 new.write_bytes(save(packed, {"run": json.dumps(numbers)}))
             if self._board is not None:
                 self._board.flush()
@@ -222,7 +222,7 @@ class RunFolder:
                         axes.plot(steps, [float(row[i]) for row in rows[1:]], label=name, marker="." * (log == LOGS[1]))
                 if steps:
                     axes.legend()
-            with self._writing(), written_whole(self.path / CURVES) as new:
+            with self._writing(), written_whole(self.path / CURVES, links=False) as new:
                 figure.savefig(new, dpi=120, format="png")
 
     @contextmanager

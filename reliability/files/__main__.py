@@ -47,8 +47,8 @@ def main() -> int:
         counts["inputs"] = total.total()
         counts |= {kind: total[kind] for kind in (READ, REFUSED, *FAILURES)}
         for target, each in found.items():
-            counts[f"{target.name}, inputs"], counts[f"{target.name}, read"] = each.total(), each[READ]
-    print(dict(list(counts.items())[: 3 + len(FAILURES)]))
+            counts[target.name] = {"inputs": each.total(), READ: each[READ]}
+    print({name: count for name, count in counts.items() if not isinstance(count, dict)})
     return int(any(total[kind] for kind in FAILURES))
 
 

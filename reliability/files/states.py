@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
@@ -161,9 +162,7 @@ def template_round(path: Path) -> None:
 
 def resumed(folder: Path) -> None:
     """A run goes on from its checkpoint, as far as its first step."""
-    with world(torch.device("cpu")) as processes:
-        trainer = _Trainer(Nothing(), folder, STEPS, described(), processes, True, lambda step, text: None)
-        if trainer.board is not None:
-            trainer.board.close()
+    with world(torch.device("cpu"), folder) as processes, ExitStack() as stack:
+        trainer = _Trainer(Nothing(), folder, STEPS, described(), processes, True, lambda step, text: None, stack)
         if trainer.step < 0 or not trainer.task.weight.isfinite().all():  # type: ignore[union-attr]
             raise AssertionError("a step or a weight that cannot be")

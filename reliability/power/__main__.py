@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(failure, flush=True)
                     failed += 1
                 total += trial.counts
-                counts |= {f"{writer.name}: {what}": number for what, number in trial.counts.items()}
+                counts[writer.name] = dict(trial.counts)
                 print(
                     f"{writer.name}: {dict(trial.counts)}, {dict(trial.told)}, {time.monotonic() - begun:.0f} s",
                     flush=True,

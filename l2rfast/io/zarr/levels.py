@@ -30,6 +30,7 @@ _CODECS = {  # what packs numbers as numbers, and does nothing else
     *("bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4", "bz2", "lzma"),
     *("shuffle", "delta", "fixedscaleoffset", "bitround", "quantize", "packbits", "crc32", "adler32", "fletcher32"),
 }
+_CHUNKS = 2**17  # of 64 voxels a side: 3000 along each axis
 _VERSIONS = ("0.4", "0.5", "0.6")
 
 
@@ -153,7 +154,12 @@ def open_levels(name: str, path: str | os.PathLike[str]) -> list[Level]:
 
 
 def whether_whole(level: Level) -> None:
-    """Say of a resolution which chunks are not there: zeros that its writer left out, or what it did not come to."""
+    """Say of a resolution which chunks are not there: zeros that its writer left out, or what it did not come to.
+
+    Each is looked for by its name, so that nothing is said of more than `_CHUNKS`.
+    """
+    if level.array.nchunks > _CHUNKS:
+        return
     with reading(level.name, KIND, Exception):
         missing = level.array.nchunks - level.array.nchunks_initialized
     if missing:
