@@ -49,6 +49,20 @@ def environment(sanitizer: str, logs: Path) -> dict[str, str]:
     }
 
 
+def _watched(command: Sequence[str], run: Mapping[str, str], logs: Path, *, check: bool) -> None:
+    """Run a command in that environment. UndefinedBehaviorSanitizer writes beside another one to the standard error
+    alone, whatever it is told.
+
+    Raises:
+        subprocess.CalledProcessError: it has ended in a crash, or in an error where that is asked for.
+    """
+    with logs.with_name(f"{logs.name}.error").open("a") as error:
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | dict(run), stderr=error, check=False)
+    if done.returncode < 0 or (check and done.returncode):
+        print(logs.with_name(f"{logs.name}.error").read_text()[-5000:], file=sys.stderr)
+        done.check_returncode()
+
+
 def reports(logs: Path) -> list[str]:
     """What sanitizers have written, each report's first line."""
     found = []
@@ -58,12 +72,12 @@ def reports(logs: Path) -> list[str]:
     return found
 
 
-def _tests(run: Mapping[str, str], out: Path) -> dict[str, int]:
+def _tests(run: Mapping[str, str], logs: Path) -> dict[str, int]:
     """How many passed and failed."""
     files = [f"tests/test_{name}.py" for name in TESTS]
-    paths = f"pythonpath={run['PYTHONPATH'].partition(os.pathsep)[0]} ."
+    paths, out = f"pythonpath={run['PYTHONPATH'].partition(os.pathsep)[0]} .", logs.with_name("tests.xml")
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:benchmark", "-k", ELSEWHERE, "-o", paths]
-    subprocess.run([*command, f"--junitxml={out}", *files], cwd=ROOT, env=os.environ | dict(run), check=False)
+    _watched([*command, "--capture=sys", f"--junitxml={out}", *files], run, logs, check=False)
     suite = next(ElementTree.parse(out).iter("testsuite")).attrib
     failed = int(suite["failures"]) + int(suite["errors"])
     return {"tests passed": int(suite["tests"]) - failed - int(suite["skipped"]), "tests failed": failed}
@@ -80,12 +94,12 @@ def sanitized(sanitizer: str, calls: int, seed: int, *, tests: bool) -> dict[str
         logs, trapped = Path(folder, "report"), Path(folder, "trapped")
         command = [sys.executable, "-P", "-m", "reliability.sanitizers.calls"]
         run = environment(sanitizer, trapped)
-        subprocess.run([*command, "trap"], cwd=ROOT, env=os.environ | run, check=True)
+        _watched([*command, "trap"], run, trapped, check=True)
         if len(reports(trapped)) < library.TRAPS[sanitizer]:
             raise RuntimeError(f"{sanitizer}: expected to be told of the faults of trap.cpp, got {reports(trapped)}")
         run = environment(sanitizer, logs)
-        counts = _tests(run, Path(folder, "tests.xml")) if tests else {}
-        subprocess.run([*command, str(calls), str(seed)], cwd=ROOT, env=os.environ | run, check=True)
+        counts = _tests(run, logs) if tests else {}
+        _watched([*command, str(calls), str(seed)], run, logs, check=True)
         found = reports(logs)
         for file in sorted(logs.parent.glob(f"{logs.name}*")):
             print(file.read_text(errors="replace"))

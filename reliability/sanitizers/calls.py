@@ -36,7 +36,7 @@ def at_random(count: int, seed: int) -> int:
             traceback.print_exc()
         if time.monotonic() > told + 60:
             told = time.monotonic()
-            print(f"{index} of {count} calls", file=sys.stderr)
+            print(f"{index} of {count} calls", flush=True)
     return wrong
 
 
