@@ -27,9 +27,13 @@ def test_every_test_that_is_named_is_there() -> None:
 
 
 def test_counts_are_kept_where_a_run_ends(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), recorded("files", folder=tmp_path) as counts:
-        counts["inputs"] = 7
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with recorded("files", folder=tmp_path) as counts:
+            counts["inputs"] = 7
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not [*tmp_path.iterdir()]
     with recorded("sanitizers", "thread", folder=tmp_path) as counts:
         counts |= {"calls": 10_000, "of a kind": {"calls": 5}}
