@@ -158,7 +158,7 @@ OPERATIONS = [
         list(samples.steps(BIG)),
         [
             *not_tensors("gradient", "mean", "square", "factor"),
-            *[error for error in not_integers(done=1) if not isinstance(error[0]["done"], Tensor)],
+            *[e for e in not_integers(done=1) if not isinstance(e[0]["done"], Tensor) and "at most" not in e[1]],
             ({"gradient": noise(2, 3, 5, 4)}, "gradient: expected one channel per spatial axis"),
             ({"mean": noise(2, 2, 5, 5)}, "gradient, mean: expected one shape"),
             ({"square": noise(2, 2, 5, 4)}, "gradient, square: expected one shape"),
