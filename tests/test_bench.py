@@ -256,12 +256,14 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
         "bench/README.md": "| warp, 1 channel |",
         "docs/reference/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
         "docs/recipes.md": "| options | pairs | distance, pixels: before |",
+        "docs/reliability.md": "| what was tried | counts | last full run |",
     }
-    for name, (_, sources) in tables.TABLES.items():
-        for path in (tmp_path / name, *(tmp_path / "bench" / "reports" / source for source in sources)):
+    root = Path(tables.__file__).parent.parent
+    for name, (_, folder, sources) in tables.TABLES.items():
+        for path in (tmp_path / name, *(tmp_path / folder / source for source in sources)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for source in (source for source in sources if (command.REPORTS / source).exists()):
-            shutil.copy(command.REPORTS / source, tmp_path / "bench" / "reports" / source)
+        for source in (source for source in sources if (root / folder / source).exists()):
+            shutil.copy(root / folder / source, tmp_path / folder / source)
         places = 1 + len(RECIPES) if name == "docs/recipes.md" else 1
         (tmp_path / name).write_text("before" + places * f"\n{tables.START}\n{tables.END}\nafter\n")
     assert tables.main(["--check"]) == 1

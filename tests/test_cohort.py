@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -164,12 +164,12 @@ def test_a_disk_that_is_full_costs_the_pair_and_it_goes_on(
 ) -> None:
     out, sync, fields = tmp_path / "study", os.fsync, []
 
-    def full(file: IO[bytes]) -> None:
-        if file.name.endswith("/displacement.nii.gz"):
-            fields.append(file)
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/displacement.nii.gz"):
+            fields.append(descriptor)
             if len(fields) == 3:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        sync(file)
+        sync(descriptor)
 
     monkeypatch.setattr(crew.Crew, "at_work", lambda *_: nullcontext(one_by_one))
     monkeypatch.setattr(os, "fsync", full)

@@ -21,7 +21,7 @@ def test_what_grows_and_what_differs_is_seen(tmp_path: Path) -> None:
 
     def call(i: int) -> bytes:
         opened.append((tmp_path / str(i)).open("w"))
-        held.append(bytearray(b"1" * 1_000_000))
+        held.append(bytearray(b"1" * 20_000_000))
         return bytes([i == 7])
 
     seen = watched("held", call, 10)

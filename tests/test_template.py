@@ -144,9 +144,10 @@ def test_damaged_files_of_a_round_are_said(scans: Path, built: Path, tmp_path: P
     for member in given:
         (round / "pairs" / member.id).mkdir(parents=True)
         np.savez(round / "pairs" / member.id / "maps.npz", velocity=field, displacement=field, affine=np.eye(4))
-        np.save(round / "pairs" / member.id / "sampled.npy", np.zeros((1, *SIZE), np.float32))
     folder.shape(5)
-    for name in ("shape.npz", "pairs/m1/maps.npz", "pairs/m1/sampled.npy"):
+    for member in given:
+        np.save(round / "pairs" / member.id / "sampled.npy", np.zeros((1, *SIZE), np.float32))
+    for name in ("pairs/m1/sampled.npy", "pairs/m1/maps.npz", "shape.npz"):
         whole = (round / name).read_bytes()
         for content in (b"", b"damaged", whole[: len(whole) // 2]):
             (round / name).write_bytes(content)

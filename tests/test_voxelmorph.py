@@ -233,15 +233,18 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any) -> None:
-        args[1].write_bytes(b"half")
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     network = VoxelMorph(SMALL)
     network.save(tmp_path / "network.safetensors")
-    monkeypatch.setattr("l2rfast.methods.weights.save_file", full)
-    with pytest.raises(l2rfast.InputError, match="No space left"):
-        VoxelMorph(SMALL).save(tmp_path / "network.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(l2rfast.InputError, match="No space left"):
+            VoxelMorph(SMALL).save(tmp_path / "network.safetensors")
     loaded = VoxelMorph.load(tmp_path / "network.safetensors")
     assert all(map(torch.equal, loaded.parameters(), network.parameters()))
     assert len(list(tmp_path.iterdir())) == 2

@@ -32,6 +32,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             _check_own(file)
             yield file
+    except FileNotFoundError:
+        raise
     except (OSError, LookupError, RuntimeError, OverflowError) as error:
         raise ValueError(f"a file without what is looked for in it: {error.args[-1]}") from error
 

@@ -57,7 +57,7 @@ def check_meta(name: str, path: Path) -> None:
     for line in _lines(path):
         end += len(line)
         key, _, value = (part.strip() for part in line.decode("latin-1").partition("="))
-        if key in fields or not re.fullmatch(r"[\w .:/-]*", key):
+        if key in fields or not re.fullmatch(r"[\w .:/()\[\]-]*", key):
             raise ValueError(f"two lines of {key}, or none that are known")
         if _META_NUMBERS.fullmatch(key):
             _check_numbers(key, value)

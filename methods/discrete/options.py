@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ class DiscreteOptions:
         make_plain(self)
         for name, least in _LEAST.items():
             if getattr(self, name) is not None or name != "search_radius":
-                _check.at_least(name, getattr(self, name), least)
+                _check.at_least(name, getattr(self, name), least, most=math.inf)
         for metric in self.metrics:
             _check.choice("metric", metric, METRICS)
         weights = (1.0,) if self.weights is None else self.weights

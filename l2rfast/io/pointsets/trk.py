@@ -20,6 +20,7 @@ from ...errors import notice
 from .stored import Format, Stored
 
 _SIZE = 1000  # of the header
+_COUNT = 988  # where it has the number of streamlines
 
 
 def _read(path: Path, asked: str | None) -> Stored:
@@ -28,7 +29,8 @@ def _read(path: Path, asked: str | None) -> Stored:
     if not (np.isfinite(header["voxel_sizes"]) & (header["voxel_sizes"] > 0)).all():
         raise ValueError(f"voxels of size {header['voxel_sizes'].tolist()}")
     order = header["endianness"]
-    sizes = [int(header[name]) for name in ("nb_scalars_per_point", "nb_properties_per_streamline", "nb_streamlines")]
+    sizes = [int(header[name]) for name in ("nb_scalars_per_point", "nb_properties_per_streamline")]
+    sizes.append(int(np.frombuffer(data, f"{order}i4", 1, _COUNT)[0]))  # nibabel counts where it is said
     per_point, properties, count = 3 + sizes[0], sizes[1], sizes[2]
     whole = (len(data) - _SIZE) // 4
     if min(sizes) < 0 or (len(data) - _SIZE) % 4:
