@@ -226,6 +226,37 @@ def test_every_weight_is_trained(norm: str) -> None:
     assert not without
 
 
+def _published_samples(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of (*size), at (ndim, *spatial): each axis in turn, its two neighbours clipped to the image before weighing."""
+    found = np.zeros(places.shape[1:])
+    for at in np.ndindex(found.shape):
+        values = image
+        for place in places[(slice(None), *at)]:
+            below, above = (int(np.clip(np.floor(place) + step, 0, len(values) - 1)) for step in (0, 1))
+            values = values[below] * (above - place) + values[above] * (place - below)
+        found[at] = values
+    return found
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_what_the_second_network_sees_is_sampled_as_published(ndim: int) -> None:
+    """0 outside and on the last plane, where zeros around an image fall over one voxel."""
+    moving, fixed = torch.rand(1, 1, *(22, 20, 18)[:ndim]), torch.rand(1, 1, *(20, 20, 16)[:ndim])
+    plan = Plan(ndim, 2, PUBLISHED, (0,))
+    network = CompositeNet(fixed.shape[2:], plan, plan)
+    torch.nn.init.normal_(network.fine.out["0"].weight)
+    torch.nn.init.normal_(network.coarse.affine.weight, std=0.01)
+    with torch.no_grad():
+        network.coarse.affine.bias += 0.1 * torch.randn(ndim * (ndim + 1))
+        coarse = network.coarse(moving, fixed)
+        places = np.indices(fixed.shape[2:]) + coarse[0].double().numpy()
+        seen = _published_samples(moving[0, 0].double().numpy(), places)
+        assert (seen == 0).any()
+        expected = coarse + network.fine(torch.from_numpy(seen).float()[None, None], fixed)
+        assert near(network(moving, fixed), expected)
+        assert not near(coarse + network.fine(l2rfast.warp(moving, coarse, padding="zeros"), fixed), expected, 1e-3)
+
+
 def test_instance_and_group_do_not_depend_on_the_batch() -> None:
     images = torch.rand(2, 3, 1, 32, 32)
     for norm in ("instance", "group"):

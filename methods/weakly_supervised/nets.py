@@ -227,6 +227,9 @@ class GlobalNet(nn.Module):
 class CompositeNet(nn.Module):
     """GlobalNet, then LocalNet on what it aligned; their displacements are added up.
 
+    With ``"batch-as-published"`` LocalNet sees what the published resampler makes of moving: 0 outside, without the
+    fall over a voxel that ``warp(padding="zeros")`` has there, and on the last plane of every axis.
+
     Args:
         size: see `GlobalNet`.
         plan: of the LocalNet; published with level 0 alone.
@@ -242,14 +245,33 @@ class CompositeNet(nn.Module):
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """As `LocalNet.forward`."""
         field: Tensor = self.coarse(moving, fixed)
-        result: Tensor = field + self.fine(warp(moving, field, padding="zeros"), fixed)
+        aligned = warp(moving, field, padding="zeros")
+        if self.plan.norm == "batch-as-published":
+            aligned = aligned * _sampled(field, moving.shape[2:])
+        result: Tensor = field + self.fine(aligned, fixed)
         return result
+
+
+def _sampled(field: Tensor, size: Sequence[int]) -> Tensor:
+    """Where the published resampler gives anything of an image of that size: (N, 1, *spatial), booleans.
+
+    Outside, and on the last plane of every axis, the two neighbours along that axis are one voxel to it, and their
+    weights cancel.
+    """
+    last = field.new_tensor([s - 1 for s in size]).view(-1, *[1] * len(size))
+    places = _indices(field.shape[2:], field) + field
+    return ((places >= 0) & (places < last)).all(1, keepdim=True)
+
+
+def _indices(size: Sequence[int], like: Tensor) -> Tensor:
+    """(ndim, *size): of every voxel."""
+    axes = [torch.arange(s, dtype=like.dtype, device=like.device) for s in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def affine_field(matrix: Tensor, size: Sequence[int]) -> Tensor:
     """The displacement field of an affine map of voxels: (N, ndim, ndim + 1) -> (N, ndim, *size)."""
-    axes = [torch.arange(s, dtype=matrix.dtype, device=matrix.device) for s in size]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    places = _indices(size, matrix)
     ndim = len(size)
     linear = matrix[:, :, :ndim] - torch.eye(ndim, dtype=matrix.dtype, device=matrix.device)
     return (linear @ places.flatten(1) + matrix[:, :, ndim:]).view(-1, ndim, *size)
