@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=REPORTS, help="folder for the counts")
     asked = parser.parse_args()
     chosen = [target for target in TARGETS if asked.only.lower() in target.name.lower()]
+    if not chosen:
+        parser.error(f"--only {asked.only}: expected a part of one of {', '.join(target.name for target in TARGETS)}")
     seen: Counter[str] = Counter()
 
     def say(failure: Failure) -> None:

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             (folder / name).mkdir()
         shim = Shim(folder / "shim")
         with prepared(folder / "inputs", arguments.only) as writers:
+            if not writers:
+                parser.error(f"--only: expected names of commands as in the report, got {', '.join(arguments.only)}")
             for number, writer in enumerate(writers):
                 (folder / str(number)).mkdir()
                 trial, begun = Trial(writer, folder / str(number), shim), time.monotonic()
