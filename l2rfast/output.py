@@ -258,10 +258,10 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
         ):
             raise InputError(f"{target}: expected a new folder, but it is there and holds something else")
 
-    check()
     try:
         made(place.parent)
-        with hidden(place.parent) as work:
+        with hidden(place.parent) as work:  # what a process left that was killed goes, whatever is there
+            check()
             part = work / place.name
             part.mkdir()
             try:

@@ -456,3 +456,15 @@ def test_of_two_who_write_a_folder_the_first_stays(tmp_path: Path) -> None:
         late()
     assert (tmp_path / "out/a.txt").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_goes_where_its_folder_was_finished(tmp_path: Path) -> None:
+    """Nothing is written by the next, as the folder is there."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.txt").write_text("whole")
+    left = tmp_path / f".l2rfast-{'0' * 32}"
+    left.mkdir()
+    with pytest.raises(InputError, match="expected a new folder"), folder_whole(tmp_path / "out"):
+        pass
+    assert contents(tmp_path / "out") == {"a.txt": "whole"}
+    assert not left.exists()
