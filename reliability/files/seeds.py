@@ -90,7 +90,7 @@ def brik(path: Path) -> None:
     ]
     parts.append("type = string-attribute\nname = BYTEORDER_STRING\ncount = 10\n'LSB_FIRST~\n\n")
     parts.append("type = string-attribute\nname = TYPESTRING\ncount = 15\n'3DIM_HEAD_ANAT~\n\n")
-    path.write_text("".join(parts))
+    path.write_text("".join(parts).removesuffix("\n"))
     path.with_suffix(".BRIK").write_bytes(VALUES.tobytes("F"))
 
 
