@@ -9,7 +9,7 @@ from l2rfast._folders import made
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
-from l2rfast.output import settle, written_whole
+from l2rfast.output import removed, settle, written_whole
 
 JOBS, REPORT = "cohort.json", "report.json"
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
@@ -60,8 +60,12 @@ class Study:
             part.write_text(why + "\n", **_TEXT)
 
     def mended(self, id: str) -> None:
-        """Of a pair that is finished, what an earlier try said goes."""
-        self._error(id).unlink(missing_ok=True)
+        """Of a pair that is finished, what an earlier try said goes.
+
+        Raises:
+            InputError: it cannot be removed.
+        """
+        removed(self._error(id))
 
     def _error(self, id: str) -> Path:
         return self.folder / "errors" / f"{id}.txt"
