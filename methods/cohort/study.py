@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from l2rfast._folders import made
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
-from l2rfast.output import removed, settle, written_whole
+from l2rfast.output import folder_made, removed, settle, written_whole
 
 JOBS, REPORT = "cohort.json", "report.json"
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
@@ -52,10 +51,7 @@ class Study:
             InputError: nothing can be written there.
         """
         file = self._error(id)
-        try:
-            made(file.parent)
-        except OSError as error:
-            raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
+        folder_made(file.parent)
         with written_whole(file, links=False) as part:
             part.write_text(why + "\n", **_TEXT)
 

@@ -28,7 +28,7 @@ from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
 from l2rfast.io.reading import reading
 from l2rfast.io.transforms import npy
-from l2rfast.output import OutputFolder, removed, written_whole
+from l2rfast.output import OutputFolder, folder_made, removed, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
 
 from ..cohort.study import Study
@@ -145,8 +145,13 @@ class TemplateFolder:
         return file if file.is_file() else None
 
     def mend(self, number: int) -> None:
-        """Of what the registrations of a round have written, remove what is damaged: it is made again."""
+        """Of what the registrations of a round have written, remove what is damaged: it is made again.
+
+        Raises:
+            InputError: its folder cannot be made, or a file not be removed.
+        """
         study, before = self.round(number), self._before(number)
+        folder_made(study.folder)  # what members leave that are killed is in it then, where the next ones look
         for member in self.members:
             pair = study.pair(member.id)
             _usable(pair / MAPS, partial(_loaded, pair / MAPS, *_MAPS))
