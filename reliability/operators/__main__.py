@@ -1,4 +1,7 @@
-"""``python -m reliability.operators --cases 10000 --seed 0``, or ``--case "Case(...)"`` for one that was printed."""
+"""``python -m reliability.operators --cases 10000 --seed 0``, or ``--case "Case(...)"`` for one that was printed.
+
+The first run builds the CUDA kernels for the host, which takes minutes.
+"""
 
 from __future__ import annotations
 
