@@ -108,7 +108,8 @@ class RunFolder:
         for name in sorted((before.keys() | now.keys()) - set(described.free)):
             expected = before.get(name, usual.get(name, now.get(name)))
             if expected != now.get(name):
-                raise InputError(f"{name}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
+                option = "data" if name == "cases" else name  # what tells its pairs from others is no option
+                raise InputError(f"{option}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint's tensors and numbers, None if there is none. Logs are cut back to it.
