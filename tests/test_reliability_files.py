@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import resource
 import struct
 import zipfile
 import zlib
@@ -16,10 +17,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from runs import invoke
 from safetensors.torch import save_file
 
 from l2rfast import InputError, io
 from l2rfast._json import parsed
+from l2rfast.errors import InputWarning
 from l2rfast.io import dicom, formats, hdf5, pointsets, reading
 from l2rfast.io.transforms import freesurfer, npy
 from l2rfast.methods.cohort.study import Study
@@ -80,8 +83,8 @@ def test_what_a_file_holds_ends_no_line_and_moves_no_cursor() -> None:
 
 
 def test_json_without_end() -> None:
-    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000):
-        with pytest.raises(ValueError, match=r"lists within lists|integer"):
+    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000, "-" + "9" * 400):
+        with pytest.raises(ValueError, match=r"lists within lists|integer|a number of 401 digits"):
             parsed(text)
 
 
@@ -157,6 +160,23 @@ def test_tiff_that_promises_terabytes(tmp_path: Path) -> None:
     refused("damaged|pixels", io.as_volume, "image", tmp_path / "a.tif", dims=(2,))
 
 
+@pytest.mark.parametrize(("suffix", "mode"), [(".tif", "L"), (".png", "L"), (".png", "RGB")])
+def test_pictures_that_promise_more_than_they_hold(suffix: str, mode: str, tmp_path: Path) -> None:
+    seeds.picture(mode)(tmp_path / f"a{suffix}")
+    data = bytearray((tmp_path / f"a{suffix}").read_bytes())
+    if suffix == ".png":
+        struct.pack_into(">2I", data, 16, 8000, 8000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        for tag in (256, 257):
+            at = data.index(struct.pack("<HHI", tag, 4, 1))
+            struct.pack_into("<I", data, at + 8, 8000)
+    (tmp_path / f"b{suffix}").write_bytes(data)
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused("damaged", io.as_volume, "image", tmp_path / f"b{suffix}", dims=(2,))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - taken < 30_000  # KiB
+
+
 def test_zarr_is_unpacked_by_codecs_of_numbers_alone(tmp_path: Path) -> None:
     """``pickle`` is one of numcodecs' as well; here of nothing."""
     seeds.zarr_image2(tmp_path / "a.zarr")
@@ -168,6 +188,8 @@ def test_zarr_is_unpacked_by_codecs_of_numbers_alone(tmp_path: Path) -> None:
     refused("memory that is free", io.read_image, tmp_path / "a.zarr")
     file.write_text(json.dumps(told | {"chunks": [10**5] * 3}))
     refused("memory that is free", io.read_grid, "image", tmp_path / "a.zarr")
+    file.write_text(json.dumps(told | {"chunks": [0] * 3}))
+    refused("chunks of at least one voxel|damaged", io.read_image, tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("name", ["../b", "/b"])
@@ -276,6 +298,34 @@ def test_searches_in_texts_take_no_longer_than_the_texts_are_long(tmp_path: Path
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text)
         refused("points", io.read_pointset, tmp_path / name, coordinates="ras")
+
+
+@pytest.mark.parametrize(("suffix", "key"), [(".mha", b"Offset ="), (".nrrd", b"sizes:")])
+def test_numbers_of_headers_are_read_once(suffix: str, key: bytes, tmp_path: Path) -> None:
+    """Digits in a row were tried in all ways to part them, without end."""
+    seeds.itk_image()(tmp_path / f"a{suffix}")
+    head, _, rest = (tmp_path / f"a{suffix}").read_bytes().partition(key)
+    line = key + b" 1000000000" * 9 + b" no number"
+    (tmp_path / f"a{suffix}").write_bytes(head + line + rest[rest.index(b"\n") :])
+    refused("image, but the file is|MetaImage, but the file is", io.as_volume, "fixed", tmp_path / f"a{suffix}")
+
+
+def test_names_that_no_file_can_have_are_not_there(tmp_path: Path) -> None:
+    name = str(tmp_path / ("a" * 300))
+    (tmp_path / "a.csv").write_text(f"fixed,moving\n{name}.nii,b.nii\n")
+    states.dataset(tmp_path / "dataset.json")
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    told["training"].append({"image": f"{'a' * 300}.nii"})
+    (tmp_path / "dataset.json").write_text(json.dumps(told))
+    with pytest.warns(InputWarning, match="not used"):
+        find_pairs(tmp_path / "dataset.json")
+    for data in (name, f"{name}.csv", f"{name}.json", tmp_path / "a.csv"):
+        refused("expected", find_pairs, data)
+    out = f"--out={tmp_path / 'out'}"
+    lines = ["cohort", name, out], ["cohort", f"{name}.csv", out], ["template", name, out], ["view", name]
+    for words in (*lines, ["evaluate", f"--data={name}", out], ["train", "unsupervised", f"--data={name}", out]):
+        assert invoke(*words)[0] == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("named", ["../a.nii", "/elsewhere/a.nii", "imagesTr/../../a.nii", "..\\a.nii"])

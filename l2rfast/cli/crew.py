@@ -89,7 +89,7 @@ def listed(name: str, place: Path, suffix: str, to: str, without: Collection[str
         suffix, to: see `find_pairs`.
         without: options of register that are no columns, by their names in Python.
     """
-    if place.is_dir():
+    if os.path.isdir(place):
         return find_pairs(name, place, suffix=suffix, pairs=to)
     known = [option for called, option in lines.options().items() if called not in without]
     return read_table(

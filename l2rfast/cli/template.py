@@ -235,7 +235,7 @@ def _listed(images: Sequence[Path], suffix: str) -> list[Listed]:
     Raises:
         InputError: fewer than two images.
     """
-    if len(images) == 1 and (images[0].is_dir() or images[0].suffix.lower() in TABLES):
+    if len(images) == 1 and (os.path.isdir(images[0]) or images[0].suffix.lower() in TABLES):
         found = crew.listed("IMAGES", images[0], suffix, "template", (*WITHOUT, "fixed_contrasts"))
     else:
         given = [{"moving": (os.path.abspath(image),)} for image in images]
