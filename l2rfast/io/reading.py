@@ -81,7 +81,7 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{name}: expected {kind}, but there is no such file") from None
     except known as error:
-        if isinstance(error, OSError) and error.errno in _CLOSED:
+        if isinstance(error, OSError) and error.errno is not None and error.errno in _CLOSED:
             raise InputError(f"{name}: expected {kind}, but it cannot be read ({os.strerror(error.errno)})") from error
         raise InputError(f"{name}: expected {kind}, but the file is empty, damaged or of another kind") from error
 

@@ -176,5 +176,4 @@ def write_series(path: str | os.PathLike[str], like: Series, grid: Grid, volumes
 
 def _unit_of_time(code: int) -> str:
     """Of the fourth axis, by nibabel's names; nibabel has none for codes that NIfTI does not define."""
-    label: str = unit_codes.label.get(code & 0o70, "unknown")
-    return label
+    return str(unit_codes.label.get(code & 0o70, "unknown"))
