@@ -22,6 +22,7 @@ from ..methods.cohort.study import Study
 from ..methods.cohort.table import read_table
 from ..methods.cohort.workers import Team, Work, dask_workers, processes
 from . import lines
+from .notices import say
 
 T = TypeVar("T")
 Options = Mapping[str, tuple[str, ...]]
@@ -180,5 +181,5 @@ def register(
                 study.mended(id)
             else:
                 study.failed(id, error)
-                typer.echo(f"l2rfast: error: {id}: {error}", err=True)
+                say(f"l2rfast: error: {id}: {error}")
             each()

@@ -72,7 +72,10 @@ def template(
     listed, shape = _listed(images, bids_suffix), cache(read_shape)
     jobs = crew.jobs(listed, lines.given({**common, "preset": preset}), ("moving",))
     _check_alike(listed, fixed, shape)
-    folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
+    folder, console = (
+        TemplateFolder(out, [_member(*one) for one in jobs.items()]),
+        Console(stderr=True, markup=False, quiet=quiet),
+    )
     asked: dict[str, Any] = {
         "rounds": kinds,
         "sharpen": sharpen,

@@ -38,7 +38,7 @@ def view(
     """Show RESULT in a browser, its scans at full resolution, from this machine to it alone, until Ctrl-C."""
     if not minutes > 0:
         raise InputError(f"--minutes: expected a positive number, got {minutes:g}")
-    find, console = found(result), Console(stderr=True, quiet=quiet)
+    find, console = found(result), Console(stderr=True, markup=False, quiet=quiet)
     with Server(find) as server:
         console.print(server.address, highlight=False, soft_wrap=True)
         if not no_open:

@@ -110,4 +110,7 @@ def _begun(file: Path) -> dict[str, list[str]]:
         InputError: the file is damaged.
     """
     with reading(f"{file}", "the pairs of a study", KeyError, TypeError):
-        return dict(parsed(file.read_text())["pairs"])
+        begun = dict(parsed(file.read_text())["pairs"])
+        if not all(isinstance(line, list) and all(isinstance(word, str) for word in line) for line in begun.values()):
+            raise ValueError("a pair without its command line")
+        return begun
