@@ -147,6 +147,8 @@ def test_dicom_whose_element_is_longer_than_the_file(tmp_path: Path) -> None:
     at = data.index(b"\xe0\x7f\x10\x00") + 4  # of implicit kinds
     (tmp_path / "a.dcm").write_bytes(data[:at] + struct.pack("<I", 2**16) + data[at + 4 :])
     refused("damaged", io.read_grid, "image", tmp_path / "a.dcm")
+    (tmp_path / "a.dcm").write_bytes(data[:132] + b"\xff" + data[133:])  # of the group that says how it is encoded
+    refused("damaged", io.read_grid, "image", tmp_path / "a.dcm")
 
 
 def test_tiff_that_promises_terabytes(tmp_path: Path) -> None:
@@ -272,10 +274,15 @@ def test_surfaces_are_unpacked_as_far_as_they_say(tmp_path: Path) -> None:
     for damaged in (
         data[:begin] + bomb + data[end:],
         data.replace(b'Dimensionality="2"', b'Dimensionality="30"'),
+        data.replace(b'NumberOfDataArrays="', b'NumberOfDataArrays="9'),
         data.replace(b'"GZipBase64Binary"', b'"ExternalFileBinary"').replace(b'FileName=""', b'FileName="other.bin"'),
     ):
         (tmp_path / "a.gii").write_bytes(damaged)
-        refused("more numbers|axes|not supported|another|damaged|in a file of", io.read_pointset, tmp_path / "a.gii")
+        refused(
+            "more numbers|axes|data arr|not supported|another|damaged|in a file",
+            io.read_pointset,
+            tmp_path / "a.gii",
+        )
     packed = zlib.compress(bytes(10**6))
     block = base64.b64encode(struct.pack("<4I", 1, 36, 0, len(packed))) + base64.b64encode(packed)
     head = b'<VTKFile type="PolyData" compressor="vtkZLibDataCompressor"><Piece NumberOfPoints="3"><Points>'
