@@ -56,7 +56,7 @@ reliability: test-sanitize
 	$(BIN)/python -m bench.tables
 
 # Whether holes are known of the pinned packages: asks the package index, so that it is not part of lint.
-audit: $(VENV)/.built
+audit:
 	$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q pip-audit
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from .errors import InputError
 
 _LARGEST = sys.float_info.max
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # PyTorch's others hold no sums
-_LONGEST = 65_535  # of what is repeated, or counts voxels: what is beyond is no choice, and does not end
+LONGEST = 65_535  # of what is repeated, or counts voxels: what is beyond is no choice, and does not end
 _ARRAYS = (np.generic, np.ndarray, Tensor)  # a tuple: torch.compile cannot follow the union of these
 
 
@@ -102,7 +103,7 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
-def at_least(name: str, value: int, minimum: int, most: float = _LONGEST) -> int:
+def at_least(name: str, value: int, minimum: int, most: float = LONGEST) -> int:
     """Check an integer and return it as Python's."""
     number = plain(value)
     if not is_integer(number) or number < minimum:
@@ -128,11 +129,13 @@ def numbers(name: str, values: Sequence[float], *, positive: bool = False) -> li
     return [float(number) for number in several]
 
 
-def not_negative(name: str, value: float) -> float:
+def not_negative(name: str, value: float, most: float = math.inf) -> float:
     """Check a number and return it as Python's."""
     number = plain(value)
     if not is_number(number) or number < 0:
         raise InputError(f"{name}: expected a number >= 0, got {value!r}")
+    if number > most:
+        raise InputError(f"{name}: expected at most {most}, got {value!r}")
     return float(number)
 
 
@@ -147,8 +150,8 @@ def per_axis(name: str, value: int | Sequence[int], ndim: int, minimum: int) -> 
     values = each_axis(value, ndim)
     if len(values) != ndim or not all(is_integer(v) and v >= minimum for v in values):
         raise InputError(f"{name}: expected an integer >= {minimum}, or {ndim} of them, got {value!r}")
-    if max(values) > _LONGEST:
-        raise InputError(f"{name}: expected at most {_LONGEST}, got {value!r}")
+    if max(values) > LONGEST:
+        raise InputError(f"{name}: expected at most {LONGEST}, got {value!r}")
     return values
 
 

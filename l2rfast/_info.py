@@ -56,7 +56,7 @@ class Info:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(file=text, width=110).print(self)
+        Console(file=text, width=110, markup=False).print(self)
         return text.getvalue().rstrip()
 
 

@@ -27,10 +27,12 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 def handle() -> None:
     """From here on Ctrl-C, and a batch system's SIGTERM too, raise `KeyboardInterrupt`, so that what was begun is
-    cleaned up."""
+    cleaned up; and SIGHUP, of a terminal that closes, but under nohup."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _raise)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -128,10 +128,10 @@ def gaussian_filter(image: Tensor, sigma: float) -> Tensor:
         The same shape and dtype, exact to rounding: every tap is added. Differentiable, as often as asked.
 
     Raises:
-        InputError: a wrong shape or dtype, or a sigma that is negative or not finite.
+        InputError: a wrong shape or dtype, or a sigma that is negative, not finite or above 21,845.
     """
     _check.image("image", image)
-    sigma = _check.not_negative("sigma", sigma)
+    sigma = _check.not_negative("sigma", sigma, most=_check.LONGEST // 3)
     reach = int(3 * sigma)
     if reach == 0:
         return image.clone()

@@ -11,7 +11,7 @@ from pathlib import Path
 from ._folders import exchange, held, hidden, locked, made, sync
 from .errors import InputError, notice
 
-__all__ = ["OutputFolder", "folder_whole", "held", "settle", "written_whole"]
+__all__ = ["OutputFolder", "folder_made", "folder_whole", "held", "removed", "settle", "written_whole"]
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.EINTR)
 _THERE = (errno.ENOTEMPTY, errno.EEXIST)  # a folder, where another is to have that name
@@ -258,10 +258,10 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
         ):
             raise InputError(f"{target}: expected a new folder, but it is there and holds something else")
 
-    check()
     try:
         made(place.parent)
-        with hidden(place.parent) as work:
+        with hidden(place.parent) as work:  # what a process left that was killed goes, whatever is there
+            check()
             part = work / place.name
             part.mkdir()
             try:
@@ -286,3 +286,27 @@ def folder_whole(target: str | os.PathLike[str], like: Collection[str] = ()) -> 
         if error.errno in (*UNWRITABLE, *_NO_PLACE):
             raise InputError(f"{target}: expected a folder that can be written ({error.strerror})") from error
         raise
+
+
+def folder_made(folder: Path) -> None:
+    """See that a folder is there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        made(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be written ({error.strerror})") from error
+
+
+def removed(file: Path) -> None:
+    """See that a file is not there.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{file}: expected a file that can be removed ({error.strerror})") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from l2rfast import _check, _threads
 from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, read_transform
-from l2rfast.world import Grid, Transform, within
+from l2rfast.world import Affine, Grid, Transform, within
 
 from .discrete.method import discrete
 from .discrete.register import pddnet
@@ -166,6 +166,8 @@ def registered(
     made, images = made or Made(), (fixed, moving)
     fixed, moving = made.once("filled", None, lambda: filled(images[0])), filled(moving)
     matrix = None if start is None else start.matrix
+    if matrix is not None and not Affine(matrix).invertible:
+        raise InputError("initial: expected a map that has an inverse, got a singular matrix")
     if start is not None and matrix is None:
         if init not in (AUTO, NONE):
             raise InputError(f"initial: expected a map of the world to go on from by {init}, got a displacement field")
@@ -196,7 +198,7 @@ def _on_grid(start: Transform, fixed: Volume) -> Tensor:
     there, and a jump, where everything folds. Where that is beyond the next of its own voxels, it is said.
 
     Raises:
-        InputError: it has other axes, or reaches nowhere.
+        InputError: it has other axes, reaches nowhere, or is not finite.
     """
     ndim, grid = fixed.data.ndim, Grid(tuple(fixed.data.shape), fixed.affine)
     own = start.grid
@@ -209,7 +211,12 @@ def _on_grid(start: Transform, fixed: Volume) -> Tensor:
     if not reached.all():
         share = f"{100 * float(reached.double().mean()):.0f} %"
         notice(f"initial: its field covers {share} of the fixed image, and goes on beyond as at its border")
-    return start.on(grid).disp[:, :ndim].reshape(1, ndim, *fixed.data.shape)
+    disp = start.on(grid).disp[:, :ndim].reshape(1, ndim, *fixed.data.shape)
+    if lost := int((~disp.isfinite().all(1)).sum()):
+        raise InputError(
+            f"initial: expected a finite field, but {lost} of {disp[0, 0].numel()} voxels of fixed lead nowhere"
+        )
+    return disp
 
 
 def choose(method: str, preset: str, transform: str = DEFORMABLE, **options: Any) -> Method:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2rfast.errors import InputError
+from l2rfast.io.reading import check_file
 
 ASIDE = ("#", "sep=")  # comments, and how Excel is told the delimiter
 
@@ -96,6 +97,7 @@ def text_of(name: str, path: Path, kind: str = "a table") -> str:
         InputError: it cannot be read, or is of another encoding.
     """
     expected = f"{name} ({path}): expected {kind}, in UTF-8 or in UTF-16 with a byte order mark"
+    check_file(f"{name} ({path})", path)
     try:
         content = path.read_bytes()
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
+from l2rfast.io.reading import check_file
 from l2rfast.output import OutputFolder, settle
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -209,6 +210,7 @@ def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 @contextmanager
 def named(file: Path, *errors: type[Exception]) -> Iterator[None]:
     """These errors, as one that names the file."""
+    check_file(f"path ({file})", file)
     try:
         yield
     except InputError:

@@ -32,8 +32,9 @@ from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, write_displacement, write_image
 from l2rfast.viewer.server import Server
 
-from .record import recorded
+from .record import recorded, some
 
+REGISTRATIONS, OTHERS = 2000, 500  # of a full run
 SIZES = {"flat": (32, 28), "head": (24, 24, 24), "long": (20, 24, 30)}  # of each two heads and their labels
 GROWTH = 2.0  # percent of memory that a process may hold more at the end than after a tenth of the calls
 LABELS = "labels"  # among the words of a command: those of both heads are given
@@ -280,17 +281,21 @@ def in_new(folder: Path, work: Callable[[Path, Path], bytes]) -> Callable[[int],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--registrations", type=int, default=2000)
-    parser.add_argument("--others", type=int, default=500, help="calls of apply, and requests; a 25th trainings")
+    parser = argparse.ArgumentParser(prog="python -m reliability.long_run", description=__doc__)
+    parser.add_argument(
+        "--registrations", type=some, default=REGISTRATIONS, help="a full run: %(default)s, the default"
+    )
+    others = "calls of apply, and requests of pages; a 25th as many trainings (default: %(default)s)"
+    parser.add_argument("--others", type=some, default=OTHERS, help=others)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name, recorded("long_run") as counts:
+    full = chosen.registrations >= REGISTRATIONS and chosen.others >= OTHERS
+    with tempfile.TemporaryDirectory() as name, recorded("long_run", full=full) as counts:
         folder = Path(name)
         write_heads(folder)
         done = {"registrations": long_run(chosen.registrations, folder)}
         done["calls of apply"] = watched("apply", in_new(folder, apply), chosen.others)
-        done["trainings of 10 steps"] = watched("train", in_new(folder, train), chosen.others // 25)
+        done["trainings of 10 steps"] = watched("train", in_new(folder, train), max(1, chosen.others // 25))
         register(folder, folder / "result", COMMANDS[0])
         with pages(folder / "result") as ask:
             done["pages of view"] = watched("view", lambda i: ask(), chosen.others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
@@ -18,13 +19,17 @@ REPORTS = Path(__file__).parent / "reports"
 
 
 @contextmanager
-def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[MutableMapping[str, Any]]:
+def recorded(
+    part: str, run: str = "", folder: Path = REPORTS, *, full: bool = True
+) -> Iterator[MutableMapping[str, Any]]:
     """Counts that the run of a part fills; they are written where it ends without an exception.
 
     Args:
         part: ``python -m reliability.PART`` is what runs.
         run: which of its runs, where there are several, and each has a report ``PART-RUN.json``.
         folder: where its report goes.
+        full: whether it tries all that ``make reliability`` does; of a shorter run nothing is written, as the report
+            is of the last full one.
 
     Yields:
         What was counted by its name, as ``{"inputs": 100000, "refused in a sentence": 99120, "tracebacks": 0}``, in the
@@ -34,6 +39,9 @@ def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[Mutab
     counts: dict[str, Any] = {}
     start = time.monotonic()
     yield counts
+    if not full:
+        print(f"shorter than a full run: {folder} stays as it is", file=sys.stderr)
+        return
     report = {
         "command": shlex.join(["python", "-m", f"reliability.{part}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
@@ -45,3 +53,17 @@ def recorded(part: str, run: str = "", folder: Path = REPORTS) -> Iterator[Mutab
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{part}-{run}" if run else part
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def some(text: str) -> int:
+    """Of a command line, how many: 1 or more, so that no run passes that has tried nothing."""
+    if (count := any_number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return count
+
+
+def any_number(text: str) -> int:
+    """Of a command line, how many: 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text}")
+    return int(text)

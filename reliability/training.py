@@ -29,8 +29,9 @@ from l2rfast.data.synthetic import anatomies
 from l2rfast.io import Volume, write_image
 from l2rfast.methods.training.run import CHECKPOINT, LOGS, OPTIONS
 
-from .record import recorded
+from .record import any_number, recorded, some
 
+KILLS, RANKS = 50, 10  # of a full run
 SIZES = {"flat": (30, 26), "head": (24, 24, 24)}
 AUGMENTED = ("--steps=24", "--every=4", "--affine=0.1", "--intensity=0.1", "--hold-out=2", "--quiet")
 RUNS: dict[str, tuple[str, ...]] = {  # by method: of which scans, and options
@@ -252,13 +253,14 @@ def killed(kills: int, seed: int, folder: Path, methods: tuple[str, ...] = tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ranks", type=int, default=10, help="kills of one of two processes")
+    parser = argparse.ArgumentParser(prog="python -m reliability.training", description=__doc__)
+    parser.add_argument("--kills", type=some, default=KILLS, help=f"default, and a full run: {KILLS}")
+    parser.add_argument("--seed", type=any_number, default=0, help="of when they come (default: 0)")
+    parser.add_argument("--ranks", type=any_number, default=RANKS, help=f"kills of one of two (default: {RANKS})")
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as name, recorded("training") as counts:
+    full = chosen.kills >= KILLS and chosen.ranks >= RANKS
+    with tempfile.TemporaryDirectory() as name, recorded("training", full=full) as counts:
         found = killed(chosen.kills, chosen.seed, Path(name))
         two = Pair(Path(name), random.Random(chosen.seed))
         for _ in range(chosen.ranks):

@@ -379,7 +379,11 @@ OPERATIONS = [
         lambda sizes: samples.noisy("image", 2, sizes, sigma=(0.7, 2.0)),
         list(samples.noisy("image", 2, SHAPES, sigma=(0.7, 0.2, 2.0))),
         list(samples.noisy("image", 2, BIG, sigma=(1.0, 2.5))),
-        [({"sigma": -1.0}, "sigma: expected a number >= 0"), ({"sigma": math.inf}, "sigma: expected a number >= 0")],
+        [
+            ({"sigma": -1.0}, "sigma: expected a number >= 0"),
+            ({"sigma": math.inf}, "sigma: expected a number >= 0"),
+            ({"sigma": 2.0**64}, "sigma: expected at most 21845"),
+        ],
         ("image",),
         twice=True,
         made_of="symmetric_filter",

@@ -315,5 +315,5 @@ def test_arguments_that_are_refused(files: Path) -> None:
         with pytest.raises(InputError, match="the file says itself that it is in others"):
             read_pointset("points.fcsv", coordinates=coordinates)
     assert len(read_pointset("points.fcsv", coordinates="ras").points) == 9
-    with pytest.raises(InputError, match="points: expected finite ones"):
+    with pytest.raises(InputError, match="points: expected places that are finite"):
         read_pointset("points.fcsv").replaced(torch.full((9, 3), float("nan")))

@@ -292,7 +292,7 @@ def test_processes_that_end_at_their_start_are_given_up() -> None:
 
 def test_an_error_that_cannot_be_written_down_is_said(tmp_path: Path) -> None:
     (tmp_path / "errors").touch()
-    with pytest.raises(InputError, match=r"errors/a.txt: expected a file that can be written \(File exists\)"):
+    with pytest.raises(InputError, match=r"errors: expected a folder that can be written \(File exists\)"):
         Study(tmp_path).failed("a", "why")
 
 

@@ -110,7 +110,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         "complex.nii.gz": "up to 64 bits, got complex64: take its magnitude",
         "colour.nii.gz": "colours: take one channel",
         "constant.nii.gz": "every voxel has the value 7",
-        "nan.nii.gz": "1 of 504 voxels are NaN or infinite in float32; where NaN stands for what is not there, say so",
+        "nan.nii.gz": "1 of 504 voxels are NaN or infinite in float32; where NaN stands for what is not there, "
+        "register takes it so (--nan-outside, nan_outside=True)",
         "huge.nii.gz": "NaN or infinite",
         "flat.nii.gz": "three independent axes",
     }

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from l2rfast import InputError, io
 from l2rfast.cli.job import run
 from l2rfast.errors import InputWarning
+from l2rfast.io.headers import checked
 
 SHAPE = (9, 8, 7)
 SCANNER = np.eye(4)
@@ -295,3 +296,9 @@ def test_vectors_are_ras_or_lps_by_their_intent(tmp_path: Path, intent: int, sha
     np.testing.assert_allclose(disp[0].numpy(), voxels, atol=1e-5)
     np.testing.assert_allclose(affine, SCANNER, atol=1e-4)
     assert disp.dtype == torch.float32
+
+
+def test_voxels_whose_size_is_no_number_are_refused() -> None:
+    """As those of a text may be; warnings are errors."""
+    with pytest.raises(InputError, match="three independent axes"):
+        checked("fixed", np.diag([1e200, 1, 1, 1]))

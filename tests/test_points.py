@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from l2rfast import InputError, cli
 from l2rfast.data.brains import synthetic_pair
 from l2rfast.errors import InputWarning
-from l2rfast.io import Points, Volume, paired, read_points, write_image
+from l2rfast.io import Points, Volume, paired, read_points, read_pointset, write_image
 
 AFFINE = world(20, 15, np.zeros(3)) @ np.diag([1.5, 1.0, 2.0, 1.0])
 LIKE = Volume(torch.zeros(30, 40, 20), AFFINE)
@@ -70,6 +70,16 @@ def test_all_markups_of_a_file_are_points(tmp_path: Path) -> None:
     (tmp_path / "a.mrk.json").write_text(json.dumps({"markups": content}))
     with pytest.raises(InputError, match="a Plane, which is no set of points"):
         read_points("landmarks", tmp_path / "a.mrk.json", LIKE)
+
+
+def test_a_name_with_half_a_pair_of_utf_16_is_written_as_it_was(tmp_path: Path) -> None:
+    """JSON may have it, UTF-8 not."""
+    (tmp_path / "a.mrk.json").write_text(markups(LPS, "LPS").replace("F-0", "\\ud800é"), encoding="utf-8")
+    points = read_pointset(tmp_path / "a.mrk.json")
+    points.write(tmp_path / "b.mrk.json")
+    assert points.names[0] == "\ud800é"
+    assert "\\ud800é" in (tmp_path / "b.mrk.json").read_text(encoding="utf-8")
+    assert read_pointset(tmp_path / "b.mrk.json").names == points.names
 
 
 def test_names_with_commas_and_quotation_marks(tmp_path: Path) -> None:

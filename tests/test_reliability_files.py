@@ -16,10 +16,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from runs import invoke
 from safetensors.torch import save_file
 
 from l2rfast import InputError, io
 from l2rfast._json import parsed
+from l2rfast.errors import InputWarning
 from l2rfast.io import dicom, formats, hdf5, pointsets, reading
 from l2rfast.io.transforms import freesurfer, npy
 from l2rfast.methods.cohort.study import Study
@@ -80,8 +82,8 @@ def test_what_a_file_holds_ends_no_line_and_moves_no_cursor() -> None:
 
 
 def test_json_without_end() -> None:
-    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000):
-        with pytest.raises(ValueError, match=r"lists within lists|integer"):
+    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000, "-" + "9" * 400):
+        with pytest.raises(ValueError, match=r"lists within lists|integer|a number of 401 digits"):
             parsed(text)
 
 
@@ -145,6 +147,8 @@ def test_dicom_whose_element_is_longer_than_the_file(tmp_path: Path) -> None:
     at = data.index(b"\xe0\x7f\x10\x00") + 4  # of implicit kinds
     (tmp_path / "a.dcm").write_bytes(data[:at] + struct.pack("<I", 2**16) + data[at + 4 :])
     refused("damaged", io.read_grid, "image", tmp_path / "a.dcm")
+    (tmp_path / "a.dcm").write_bytes(data[:132] + b"\xff" + data[133:])  # of the group that says how it is encoded
+    refused("damaged", io.read_grid, "image", tmp_path / "a.dcm")
 
 
 def test_tiff_that_promises_terabytes(tmp_path: Path) -> None:
@@ -155,6 +159,23 @@ def test_tiff_that_promises_terabytes(tmp_path: Path) -> None:
         struct.pack_into("<I", data, at + 8, 10**6)
     (tmp_path / "a.tif").write_bytes(data)
     refused("damaged|pixels", io.as_volume, "image", tmp_path / "a.tif", dims=(2,))
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".tif", "L"), (".png", "L"), (".png", "RGB")])
+def test_pictures_that_promise_more_than_they_hold(suffix: str, mode: str, tmp_path: Path) -> None:
+    seeds.picture(mode)(tmp_path / f"a{suffix}")
+    data = bytearray((tmp_path / f"a{suffix}").read_bytes())
+    if suffix == ".png":
+        struct.pack_into(">2I", data, 16, 8000, 8000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        for tag in (256, 257):
+            at = data.index(struct.pack("<HHI", tag, 4, 1))
+            struct.pack_into("<I", data, at + 8, 8000)
+    (tmp_path / f"b{suffix}").write_bytes(data)
+    with pytest.raises(InputError, match="damaged") as error:
+        io.as_volume("image", tmp_path / f"b{suffix}", dims=(2,))
+    assert str(error.value.__cause__).startswith("64000000 pixels of")  # before Pillow takes memory for them
 
 
 def test_zarr_is_unpacked_by_codecs_of_numbers_alone(tmp_path: Path) -> None:
@@ -168,6 +189,8 @@ def test_zarr_is_unpacked_by_codecs_of_numbers_alone(tmp_path: Path) -> None:
     refused("memory that is free", io.read_image, tmp_path / "a.zarr")
     file.write_text(json.dumps(told | {"chunks": [10**5] * 3}))
     refused("memory that is free", io.read_grid, "image", tmp_path / "a.zarr")
+    file.write_text(json.dumps(told | {"chunks": [0] * 3}))
+    refused("chunks of at least one voxel|damaged", io.read_image, tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("name", ["../b", "/b"])
@@ -251,10 +274,15 @@ def test_surfaces_are_unpacked_as_far_as_they_say(tmp_path: Path) -> None:
     for damaged in (
         data[:begin] + bomb + data[end:],
         data.replace(b'Dimensionality="2"', b'Dimensionality="30"'),
+        data.replace(b'NumberOfDataArrays="', b'NumberOfDataArrays="9'),
         data.replace(b'"GZipBase64Binary"', b'"ExternalFileBinary"').replace(b'FileName=""', b'FileName="other.bin"'),
     ):
         (tmp_path / "a.gii").write_bytes(damaged)
-        refused("more numbers|axes|not supported|another|damaged|in a file of", io.read_pointset, tmp_path / "a.gii")
+        refused(
+            "more numbers|axes|data arr|not supported|another|damaged|in a file",
+            io.read_pointset,
+            tmp_path / "a.gii",
+        )
     packed = zlib.compress(bytes(10**6))
     block = base64.b64encode(struct.pack("<4I", 1, 36, 0, len(packed))) + base64.b64encode(packed)
     head = b'<VTKFile type="PolyData" compressor="vtkZLibDataCompressor"><Piece NumberOfPoints="3"><Points>'
@@ -276,6 +304,34 @@ def test_searches_in_texts_take_no_longer_than_the_texts_are_long(tmp_path: Path
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text)
         refused("points", io.read_pointset, tmp_path / name, coordinates="ras")
+
+
+@pytest.mark.parametrize(("suffix", "key"), [(".mha", b"Offset ="), (".nrrd", b"sizes:")])
+def test_numbers_of_headers_are_read_once(suffix: str, key: bytes, tmp_path: Path) -> None:
+    """Digits in a row were tried in all ways to part them, without end."""
+    seeds.itk_image()(tmp_path / f"a{suffix}")
+    head, _, rest = (tmp_path / f"a{suffix}").read_bytes().partition(key)
+    line = key + b" 1000000000" * 9 + b" no number"
+    (tmp_path / f"a{suffix}").write_bytes(head + line + rest[rest.index(b"\n") :])
+    refused("image, but the file is|MetaImage, but the file is", io.as_volume, "fixed", tmp_path / f"a{suffix}")
+
+
+def test_names_that_no_file_can_have_are_not_there(tmp_path: Path) -> None:
+    name = str(tmp_path / ("a" * 300))
+    (tmp_path / "a.csv").write_text(f"fixed,moving\n{name}.nii,b.nii\n")
+    states.dataset(tmp_path / "dataset.json")
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    told["training"].append({"image": f"{'a' * 300}.nii"})
+    (tmp_path / "dataset.json").write_text(json.dumps(told))
+    with pytest.warns(InputWarning, match="not used"):
+        find_pairs(tmp_path / "dataset.json")
+    for data in (name, f"{name}.csv", f"{name}.json", tmp_path / "a.csv"):
+        refused("expected", find_pairs, data)
+    out = f"--out={tmp_path / 'out'}"
+    lines = ["cohort", name, out], ["cohort", f"{name}.csv", out], ["template", name, out], ["view", name]
+    for words in (*lines, ["evaluate", f"--data={name}", out], ["train", "unsupervised", f"--data={name}", out]):
+        assert invoke(*words)[0] == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("named", ["../a.nii", "/elsewhere/a.nii", "imagesTr/../../a.nii", "..\\a.nii"])

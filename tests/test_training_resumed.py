@@ -105,7 +105,7 @@ def test_a_run_goes_on_where_the_data_have_moved(scans: Path, whole: Path, tmp_p
         (moved_to / what / "case0.nii.gz").rename(moved_to / what / "another.nii.gz")
     code, error = train(moved_to, out, *AUGMENTED, "--resume")
     assert code == 2
-    assert error.startswith("l2rfast: error: cases: expected '12 pairs, 2 for validation, ")
+    assert error.startswith("l2rfast: error: --data: expected '12 pairs, 2 for validation, ")
 
 
 def test_the_weights_that_a_run_began_with_may_move_too(scans: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from scipy.ndimage import zoom
 
 from l2rfast import InputError
 from l2rfast.io import read_transform, write_transform
+from l2rfast.io.transforms.npy import shapes
 from l2rfast.world import Affine, Displacement, Grid
 
 SIZE = (10, 8, 12)
@@ -143,3 +144,12 @@ def test_no_memory_is_taken_for_what_a_header_claims(tmp_path: Path) -> None:
         (tmp_path / "d.npz").write_bytes(damaged)
         with pytest.raises(InputError, match=r"d\.npz.*expected"):
             read_transform(tmp_path / "d.npz", fixed=FIXED)
+
+
+def test_an_array_of_python_2_is_read_without_a_remark(tmp_path: Path) -> None:
+    """NumPy warns of its long integers; warnings are errors here."""
+    np.save(tmp_path / "a.npy", np.diag([1.0, 1, 2, 1]))
+    data = (tmp_path / "a.npy").read_bytes()
+    assert b"(4, 4), }" in data
+    (tmp_path / "a.npy").write_bytes(data.replace(b"(4, 4), }", b"(4L,4L) }"))
+    assert shapes(tmp_path / "a.npy") == {"": (4, 4)}

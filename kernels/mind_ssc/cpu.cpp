@@ -200,6 +200,7 @@ void describe(const T* image, Grid grid, int64_t radius, int64_t dilation, int64
   constexpr int channels = Pattern<ndim>::channels;
   const double mean = mean_variance<ndim>(image, grid, radius, dilation);
   const T low = std::max(T(mean * 1e-3), std::numeric_limits<T>::min()), high = std::max(T(mean * 1e3), low);
+  const T minus_one = std::isnan(mean) ? std::numeric_limits<T>::quiet_NaN() : T(-1);  // bounds of NaN bound nothing
   const int64_t depth = ndim == 3 ? pool : 1;
   const Grid out = {grid.d / depth, grid.h / pool, grid.w / pool, grid.deep};
   const T scale = T(1) / T(depth * pool * pool);
@@ -213,7 +214,7 @@ void describe(const T* image, Grid grid, int64_t radius, int64_t dilation, int64
       const auto target = [&](int c, int64_t y) { return result + ((c * out.d + item / chunks) * out.h + y) * out.w; };
       for (int c = 0; c < channels; ++c) std::fill_n(target(c, first), (last - first) * out.w, T(0));
       const auto add = [&](int64_t y, const T* sums, const T* variance) {
-        for (int64_t x = 0; x < pitch; ++x) inverse[x] = T(-1) / std::min(std::max(variance[x], low), high);
+        for (int64_t x = 0; x < pitch; ++x) inverse[x] = minus_one / std::min(std::max(variance[x], low), high);
         describe_row(sums, inverse.data(), channels, pitch, y % pool > 0, features.data());
         if (y % pool < pool - 1) return;
         for (int c = 0; c < channels; ++c) {

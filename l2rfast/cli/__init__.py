@@ -8,6 +8,7 @@ answers, or ``{"error": "..."}``.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from .apply import apply
 from .cohort import cohort
 from .evaluate import evaluate
 from .names import Command
-from .notices import notices
+from .notices import notices, say
 from .points import apply_points
 from .register import register
 from .sentence import sentence, told
@@ -50,6 +51,8 @@ class _Commands(TyperGroup):
             raise
 
     def invoke(self, ctx: Any) -> Any:
+        if ctx.obj is not None:
+            ctx.obj()  # not before: only here a sentence is made of an interrupt
         try:
             with notices(), _threads.threads():
                 result = super().invoke(ctx)
@@ -57,7 +60,7 @@ class _Commands(TyperGroup):
             return result
         except KeyboardInterrupt as error:
             said = _interrupt.said(error)
-            typer.echo(f"l2rfast: {said}", err=True)
+            say(f"l2rfast: {said}")
             _fail(ctx, said)
             raise typer.Exit(_interrupt.exit_code(error)) from error
         except (typer.Exit, typer.Abort):
@@ -66,7 +69,7 @@ class _Commands(TyperGroup):
             _fail(ctx, told(error))
             if (known := sentence(error)) is None:
                 raise
-            typer.echo(f"l2rfast: error: {known}", err=True)
+            say(f"l2rfast: error: {known}")
             raise typer.Exit(2) from error
 
 
@@ -133,10 +136,22 @@ def _path(name: Name) -> Answer:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The entry point of the command ``l2rfast``, with the words of its command line, or others."""
-    _interrupt.handle()
+    _open_streams()
     # nibabel remarks on a damaged header before it fails; one sentence, ours, is enough.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    app(words)
+    app(words, obj=_interrupt.handle)
+
+
+def _open_streams() -> None:
+    """Where the standard input, output or error is closed, as by ``2>&-``, what goes there goes nowhere: else the next
+    file that is opened takes its number, and what libraries write to it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the least number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # as long as the process is there
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _add(group: typer.Typer, commands: Mapping[str, Callable[..., Answer | None]]) -> None:

@@ -51,7 +51,7 @@ def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
         elif answer.text is not None:
             from rich.console import Console
 
-            Console().print(answer.text)
+            Console(markup=False).print(answer.text)
         if answer.failed:
             raise typer.Exit(1)
 

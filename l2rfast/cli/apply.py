@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,7 @@ def apply(
 
     from ..io import read_grid, zarr
     from ..io.nifti import check_suffix
+    from ..io.reading import check_memory
     from ..io.series import open_series, write_series
     from ..output import written_whole
     from ..reorientation import reorient
@@ -92,6 +94,7 @@ def apply(
             dtype=places,
         )
         return Answer({"out": out}, None if quiet else str(out))
+    check_memory(f"--reference ({reference})", real.itemsize * math.prod(fixed.size))
     resampler = Resampler(through, fixed, series.grid, interpolation=interpolation, outside=beyond, dtype=places)
     if not resampler.reaches:
         notice(_NOTHING)
@@ -137,7 +140,7 @@ def _convention(series: Any, vectors: str | None, tensors: str | None) -> str:
     from ..reorientation import TENSORS, VECTORS
 
     if vectors is None and tensors is None:
-        if series.intent in _DIRECTED and series.rest[-1] in (3, 6):
+        if series.intent in _DIRECTED and series.rest[-1:] in ((3,), (6,)):
             notice(
                 f"image: by its intent, {series.intent}, its volumes are {_DIRECTED[series.intent]}: each is resampled"
                 f" on its own, and nothing is turned; --vectors and --tensors turn them"

@@ -51,7 +51,7 @@ def bar(console: Console, quiet: bool = False) -> Progress:
 @contextmanager
 def bars(quiet: bool) -> Iterator[tuple[Console, stages.Progress | None]]:
     """A bar with one line per stage of a registration, and on a terminal one for all of it; nothing where quiet."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if quiet:
         yield console, None
         return

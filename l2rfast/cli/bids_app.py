@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from ..errors import InputError
 from ..methods.cohort.study import JOBS
 from ..output import written_whole
 from . import main as run
+from .notices import say
 
 DESCRIPTION = "dataset_description.json"
 
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("bids_dir", help="the data set")
-    parser.add_argument("output_dir", type=Path, help="folder of the study, created if absent")
+    parser.add_argument("output_dir", help="folder of the study, created if absent")
     parser.add_argument(
         "analysis_level",
         choices=["participant", "group"],
@@ -45,15 +47,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--participant-label: of the level participant, got it with group")
     if any(word.partition("=")[0] == "--out" for word in others):
         parser.error("--out: expected it not to be given, as output_dir says where results go")
+    folder = Path(given.output_dir)
     try:
         run(["cohort", given.bids_dir, f"--out={given.output_dir}", "--resume", *labels, *others])
     finally:
-        if (given.output_dir / JOBS).exists():
-            with written_whole(given.output_dir / DESCRIPTION, links=False) as file:
-                file.write_text(json.dumps(_described(version), indent=1) + "\n")
+        if given.output_dir and (folder / JOBS).exists():
+            _describe(folder, version)
+
+
+def _describe(folder: Path, version: str) -> None:
+    """Write what BIDS asks for of derivatives, where a study is; end in one sentence where that cannot be."""
+    try:
+        with written_whole(folder / DESCRIPTION, links=False) as file:
+            file.write_text(json.dumps(_described(version), indent=1) + "\n")
+    except InputError as error:
+        say(f"l2rfast-bids: error: {error}")
+        raise SystemExit(2) from None
 
 
 def _described(version: str) -> dict[str, object]:
-    """What BIDS asks for of derivatives."""
     made = [{"Name": "l2rfast", "Version": version}]
     return {"Name": "l2rfast", "BIDSVersion": "1.9.0", "DatasetType": "derivative", "GeneratedBy": made}

@@ -63,7 +63,7 @@ def cohort(
     if bids_participant:
         moved = _of_participants(listed, bids_participant)
         mine = {id: None for id in mine if id in moved}
-    study, console = Study(out), Console(stderr=True, quiet=quiet)
+    study, console = Study(out), Console(stderr=True, markup=False, quiet=quiet)
     with held(out, shared=shared):
         every = {id: lines.line(options) for id, options in jobs.items()}
         study.check(every, resume=resume or shared)

@@ -22,6 +22,7 @@ from ..methods.cohort.study import Study
 from ..methods.cohort.table import read_table
 from ..methods.cohort.workers import Team, Work, dask_workers, processes
 from . import lines
+from .notices import say
 
 T = TypeVar("T")
 Options = Mapping[str, tuple[str, ...]]
@@ -89,7 +90,7 @@ def listed(name: str, place: Path, suffix: str, to: str, without: Collection[str
         suffix, to: see `find_pairs`.
         without: options of register that are no columns, by their names in Python.
     """
-    if place.is_dir():
+    if os.path.isdir(place):
         return find_pairs(name, place, suffix=suffix, pairs=to)
     known = [option for called, option in lines.options().items() if called not in without]
     return read_table(
@@ -180,5 +181,5 @@ def register(
                 study.mended(id)
             else:
                 study.failed(id, error)
-                typer.echo(f"l2rfast: error: {id}: {error}", err=True)
+                say(f"l2rfast: error: {id}: {error}")
             each()

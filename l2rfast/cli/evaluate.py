@@ -13,7 +13,7 @@ from rich.table import Table
 from ..errors import notice
 from .answer import Answer
 from .bars import bar
-from .notices import notices
+from .notices import notices, say
 from .shared_options import Device, Finetune, Init, InitMetric, MethodName, Preset, Quiet, Transform, Weights
 from .train import Atlas, Data, HoldOut
 
@@ -46,7 +46,7 @@ def evaluate(
 
     options = {"weights": weights, "finetune": finetune}
     chosen = choose(method, preset, transform, **{name: value for name, value in options.items() if value is not None})
-    place, console = usable(device), Console(stderr=True)
+    place, console = usable(device), Console(stderr=True, markup=False)
     with notices() as noticed, OutputFolder(out, FILES) as folder:
         found = find_pairs(data, atlas=atlas, hold_out=hold_out, to_train=False)
         if found.test and not found.validation:
@@ -76,5 +76,5 @@ def evaluate(
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     errors = [result.error for result in results if result.error]
     for error in errors:
-        typer.echo(f"l2rfast: error: {error}", err=True)
+        say(f"l2rfast: error: {error}")
     return Answer({"out": out, **json.loads((out / "evaluation.json").read_text())}, failed=bool(errors))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand
@@ -22,6 +23,21 @@ class Command(TyperCommand):
     running: ClassVar[Command | None] = None
     given: ClassVar[dict[str, Any]] = {}
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """
+        Raises:
+            InputError: a path is an empty text, as a variable of a shell that is not set: Python takes it for the
+                folder that one is in.
+        """
+        given, *_ = self.make_parser(ctx).parse_args(args=[*args])
+        rest = super().parse_args(ctx, args)
+        for each in self.params:
+            empty = "" in _values(given.get(each.name))
+            if empty and any(isinstance(value, Path) for value in _values(ctx.params.get(each.name))):
+                name = max(each.opts, key=len) if each.param_type_name == "option" else str(each.name).upper()
+                raise InputError(f"{name}: expected a path, got an empty text")
+        return rest
+
     def invoke(self, ctx: Any) -> Any:
         Command.running, Command.given = self, ctx.params
         try:
@@ -30,6 +46,10 @@ class Command(TyperCommand):
             raise type(error)(as_typed(str(error))) from error
         finally:
             Command.running, Command.given = None, {}
+
+
+def _values(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, list | tuple) else (given,)
 
 
 def as_typed(text: str, given: Mapping[str, Any] | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -13,6 +13,12 @@ from ..errors import InputWarning
 from .names import as_typed
 
 _open: list[list[str]] = []  # the lists of those who listen, the outermost first
+
+
+def say(text: str) -> None:
+    """A line on the standard error, where that can be written: what is said there is no reason to end."""
+    with suppress(OSError):
+        typer.echo(text, err=True)
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def notices() -> Iterator[list[str]]:
             return
         text = as_typed(str(message))
         if text not in said:
-            typer.echo(f"l2rfast: warning: {text}", err=True)
+            say(f"l2rfast: warning: {text}")
         for heard in _open:
             if text not in heard:
                 heard.append(text)

@@ -72,7 +72,10 @@ def template(
     listed, shape = _listed(images, bids_suffix), cache(read_shape)
     jobs = crew.jobs(listed, lines.given({**common, "preset": preset}), ("moving",))
     _check_alike(listed, fixed, shape)
-    folder, console = TemplateFolder(out, [_member(*one) for one in jobs.items()]), Console(stderr=True, quiet=quiet)
+    folder, console = (
+        TemplateFolder(out, [_member(*one) for one in jobs.items()]),
+        Console(stderr=True, markup=False, quiet=quiet),
+    )
     asked: dict[str, Any] = {
         "rounds": kinds,
         "sharpen": sharpen,
@@ -235,7 +238,7 @@ def _listed(images: Sequence[Path], suffix: str) -> list[Listed]:
     Raises:
         InputError: fewer than two images.
     """
-    if len(images) == 1 and (images[0].is_dir() or images[0].suffix.lower() in TABLES):
+    if len(images) == 1 and (os.path.isdir(images[0]) or images[0].suffix.lower() in TABLES):
         found = crew.listed("IMAGES", images[0], suffix, "template", (*WITHOUT, "fixed_contrasts"))
     else:
         given = [{"moving": (os.path.abspath(image),)} for image in images]

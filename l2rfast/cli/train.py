@@ -118,7 +118,7 @@ def weakly_supervised(
 @contextmanager
 def _progress(steps: int, out: Path, quiet: bool) -> Iterator[Progress]:
     """A bar on standard error, of the first process; and what to do after an interrupt."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         first = _first()
         with _interrupts() as check, warnings.catch_warnings():

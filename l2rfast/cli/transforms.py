@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,9 @@ def jacobian(
     """Write the local change of volume, of moving over fixed, at the voxels of fixed, or of the field."""
     from .. import jacobian_determinant
     from ..io import Volume, read_grid, write_image, zarr
+    from ..io.grids import FIELD
     from ..io.nifti import check_suffix
+    from ..io.reading import check_memory
     from ..methods.blocks.jacobian import logarithm
     from ..output import written_whole
 
@@ -118,6 +121,7 @@ def jacobian(
     grid = read.grid if fixed is None else read_grid("fixed", fixed)
     if grid is None:
         raise InputError("fixed: expected the fixed image, at whose voxels it is written")
+    check_memory("fixed", FIELD * math.prod(grid.size))
     change = jacobian_determinant(read.on(grid).disp)[0]
     folded = int((change <= 0).sum())
     if log:

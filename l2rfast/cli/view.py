@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from dataclasses import replace
+from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ def view(
     """Show RESULT in a browser, its scans at full resolution, from this machine to it alone, until Ctrl-C."""
     if not minutes > 0:
         raise InputError(f"--minutes: expected a positive number, got {minutes:g}")
-    find, console = found(result), Console(stderr=True, quiet=quiet)
+    find, console = found(result), Console(stderr=True, markup=False, quiet=quiet)
     with Server(find) as server:
         console.print(server.address, highlight=False, soft_wrap=True)
         if not no_open:
@@ -57,11 +58,11 @@ def found(folder: Path) -> Find:
         InputError: it is none.
     """
     settle(folder)
-    if (folder / "cohort.json").is_file():
+    if isfile(folder / "cohort.json"):
         return Study(folder, _STUDY, folder / "pairs", _result)
-    if (folder / "evaluation.json").is_file():
+    if isfile(folder / "evaluation.json"):
         return Folder(folder, evaluate.FILES)
-    if (folder / "report.json").is_file() and (folder / "displacement.nii.gz").is_file():
+    if isfile(folder / "report.json") and isfile(folder / "displacement.nii.gz"):
         return _result(folder)
     raise InputError(f"RESULT ({folder}): expected a folder that register, cohort or evaluate has written")
 

@@ -29,6 +29,8 @@ def check_elements(path: Path) -> bool:
     data, at = path.read_bytes(), 0
     if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
         syntax, at = _syntax(data)
+        if not syntax:  # GDCM guesses then, and takes memory for what it reads so
+            raise ValueError("a file that does not say how it is encoded")
     else:
         syntax = b"" if re.match(rb"[A-Z]{2}", data[4:6]) else _IMPLICIT
     if syntax == _DEFLATED:

@@ -9,6 +9,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from . import dicom, itk, nifti, pictures, zarr
+from .reading import check_file
 
 # What names of images end with, in data sets too, but for one file of DICOM: that is a slice.
 FORMATS = (nifti.NIFTI, nifti.MGH, itk.SUFFIXES, pictures.SUFFIXES)
@@ -30,6 +31,7 @@ def open_image(name: str, path: str | os.PathLike[str]) -> SpatialImage:
 
 
 def _opened(name: str, file: Path) -> SpatialImage:
+    check_file(name, file)
     if zarr.is_zarr(file):
         return zarr.open_zarr(name, file)
     if os.path.isdir(file):  # of a path that is too long pathlib raises

@@ -13,6 +13,8 @@ from .formats import open_image
 from .headers import affine_of
 from .volume import Volume
 
+FIELD = 3 * 4  # bytes of a voxel of a displacement field
+
 
 def read_grid(name: str, value: Any) -> Grid:
     """Where the voxels of an image lie.
@@ -36,4 +38,6 @@ def read_grid(name: str, value: Any) -> Grid:
     if not isinstance(value, SpatialImage):
         raise InputError(f"{name}: expected a path, a nibabel image, a Volume or a Grid, got {type(value).__name__}")
     affine, _ = affine_of(name, value, stored=stored)
+    if not value.shape or min(value.shape[:3]) < 1:
+        raise InputError(f"{name}: expected voxels, got shape {value.shape}")
     return Grid(tuple(value.shape[:3]), affine)

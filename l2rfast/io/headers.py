@@ -82,8 +82,9 @@ def checked(name: str, value: Any) -> np.ndarray:
     affine: np.ndarray = np.asarray(value, np.float64)
     if affine.shape != (4, 4):
         raise InputError(f"{name}: expected an affine of shape (4, 4), got {affine.shape}")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Of the axes as unit vectors: tiny voxels are fine, axes in one plane but for rounding are not.
+    with np.errstate(all="ignore"):
+        # Of the axes as unit vectors: tiny voxels are fine, axes in one plane but for rounding are not, nor those
+        # whose length is no number.
         volume = abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))
     if not np.isfinite(affine).all() or not volume > 1e-4:
         raise InputError(f"{name}: expected an affine with three independent axes, got {affine.tolist()}")

@@ -61,7 +61,7 @@ def as_volume(name: str, value: Any, *, dims: Sequence[int] = (3,), nan_outside:
         wrong = int((~seen.isfinite()).sum())
         raise InputError(
             f"{source.name}: expected finite values, but {wrong} of {seen.numel()} voxels are NaN or infinite in "
-            f"float32; where NaN stands for what is not there, say so (--nan-outside, in Python nan_outside=True)"
+            f"float32; where NaN stands for what is not there, register takes it so (--nan-outside, nan_outside=True)"
         )
     if low == high:
         raise InputError(f"{source.name}: expected an image, but every voxel has the value {low:g}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError, notice
 from .pointsets import table
+from .reading import check_file
 from .volume import Volume
 
 
@@ -33,6 +34,7 @@ def read_landmarks(path: str | os.PathLike[str], like: Volume) -> Tensor:
     """
     ndim = like.data.ndim
     expected = f"{path}: expected lines of {ndim} comma-separated voxel coordinates"
+    check_file(f"{path}", path)
     try:
         read = table.parsed(table.read_text(Path(path)))
         if any(read.columns):

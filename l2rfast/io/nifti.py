@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import InputError, notice
 from . import hdf5
-from .reading import in_order, opened, reading, room
+from .reading import check_file, in_order, opened, reading, room
 
 NIFTI, MGH = (".nii", ".nii.gz"), (".mgz", ".mgh")
 _UNPACKING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # which isal declares as an instance
@@ -41,6 +41,8 @@ def open_nifti(name: str, path: str | os.PathLike[str]) -> SpatialImage:
     said: list[str] = []
     with reading_nifti(name, path):
         os.stat(path)  # where there is none, no kind knows it either
+        if os.fspath(path).startswith("~"):
+            path = os.path.join(os.getcwd(), path)  # else nibabel looks for a user of that name
         sniff = None
         for kind in (each for each in all_image_classes if issubclass(each, SpatialImage)):
             known, sniff = kind.path_maybe_image(path, sniff)
@@ -88,6 +90,8 @@ def _check_extensions(name: str, kind: Any, path: str | os.PathLike[str]) -> boo
     if not issubclass(kind, nib.Nifti1Pair):
         return False
     files = kind.filespec_to_file_map(os.fspath(path))
+    for each in files.values():  # of an image in two files, the other too
+        check_file(name, each.filename)
     with opened(files["header" if "header" in files else "image"].filename) as file:
         raw = file.read(kind.header_class.template_dtype.itemsize)
         header = kind.header_class(raw, check=False)

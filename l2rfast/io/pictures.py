@@ -31,7 +31,10 @@ _IN_NIFTI: dict[np.dtype, np.dtype] = {  # which has none of those
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
 }
-_WIDTH, _HEIGHT, _BITS, _SAMPLE, _ORIENTATION = 256, 257, 258, 339, 274  # tags of TIFF, the last of EXIF as well
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLE = 256, 257, 258, 259, 339  # tags of TIFF
+_ORIENTATION = 274  # likewise, and of EXIF
+_PACKED = {1: 1, 8: 1032, 32946: 1032, 5: 1400, 32773: 64}  # bytes for one that is stored, at most, by compression
+_LEAST_BITS = {"1": 1, "P": 1, "L": 1, "LA": 16, "I;16": 16, "I": 16, "RGB": 24, "RGBA": 32}  # of a pixel in PNG
 _WIDE = {(12, 1), (16, 1), (16, 2), (32, 2), (32, 3)}  # bits and kind (unsigned, signed, floating) that Pillow has
 _TURNED, _CLEAR = "it is turned as its orientation says", "its transparency is not used"
 _LOSSY = ("JPEG", "MPO")
@@ -77,6 +80,7 @@ def open_picture(name: str, path: Path) -> Picture:
             lossy, indexed = file.format in _LOSSY, file.mode == "P"
             # Beside a photograph in JPEG lie smaller ones of it.
             pages, size = 1 if lossy else getattr(file, "n_frames", 1), file.size
+            _check_stored(name, path, file)
             if file.format == "TIFF":
                 size = file.tag_v2[_WIDTH], file.tag_v2[_HEIGHT]  # stored, while Pillow's may be turned
             if file.getexif().get(_ORIENTATION, 1) > 4:
@@ -96,10 +100,23 @@ def open_picture(name: str, path: Path) -> Picture:
     return Picture(deferred(size, None, read), deferred(size, np.dtype(np.float32), labels), indexed)
 
 
+def _check_stored(name: str, path: Path, file: Any) -> None:
+    """As `_check_held`, of Pillow."""
+    pixels, bits, packed = math.prod(file.size), _LEAST_BITS.get(file.mode, 8), math.inf
+    if file.format == "TIFF":
+        bits = sum(np.atleast_1d(file.tag_v2.get(_BITS, 1)).tolist())
+        packed = _PACKED.get(file.tag_v2.get(_COMPRESSION, 1), math.inf)
+    elif file.format == "PNG":
+        packed = _PACKED[8]
+    if pixels * bits / 8 > (held := packed * path.stat().st_size):
+        raise ValueError(f"{pixels} pixels of {bits} bits, of which {held} bytes are there")
+    check_memory(name, 4 * pixels)
+
+
 def _check_held(name: str, path: Path, page: Any) -> None:
     """That what tifffile takes memory for is there, or fits into memory where it is compressed by what has no bound."""
     size = path.stat().st_size
-    held = size * {1: 1, 8: 1032, 32946: 1032, 5: 1400, 32773: 64}.get(page.compression, math.inf)
+    held = size * _PACKED.get(page.compression, math.inf)
     if (
         max(page.databytecounts, default=0) > size
         or page.nbytes > held

@@ -14,6 +14,7 @@ from ..errors import InputError, notice
 from .landmarks import read_landmarks
 from .pointsets import fcsv, markups, table
 from .pointsets.stored import LPS
+from .reading import check_file
 from .volume import Volume
 
 _NAMED = (fcsv.FORMAT, markups.FORMAT)
@@ -48,6 +49,7 @@ def read_points(name: str, path: str | os.PathLike[str], like: Volume) -> Points
     """
     file = Path(path)
     format = next((each for each in _NAMED if file.name.lower().endswith(each.suffixes)), table.FORMAT)
+    check_file(f"{name} ({path})", file)
     try:
         if format is table.FORMAT and not any(table.parsed(table.read_text(file)).columns):
             voxels = read_landmarks(path, like)
@@ -56,15 +58,20 @@ def read_points(name: str, path: str | os.PathLike[str], like: Volume) -> Points
     except InputError:
         raise
     except (OSError, ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"{name} ({path}): expected {format.text}, got {error!r}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{name} ({path}): expected {format.text}, got {reason}") from error
     values, ndim = stored.values, like.data.ndim
     frame = LPS if format is table.FORMAT else stored.frame
     if values.shape[1] == 3 and frame is not None:
         with np.errstate(all="ignore"):  # what is not finite is found below
             world = values @ frame[:3, :3].T + frame[:3, 3]
             values = np.linalg.solve(like.affine, np.vstack([world.T, np.ones(len(world))]))[:ndim].T
-    if not len(values) or values.shape[1] != ndim or not np.isfinite(values).all():
-        raise InputError(f"{name} ({path}): expected finite points of {ndim} axes, got {values.shape[1]}-D ones")
+    if not len(values):
+        raise InputError(f"{name} ({path}): expected points, got none")
+    if values.shape[1] != ndim:
+        raise InputError(f"{name} ({path}): expected points of {ndim} axes, as their image has, got {values.shape[1]}")
+    if lost := int((~np.isfinite(values).all(1)).sum()):
+        raise InputError(f"{name} ({path}): expected finite points, but {lost} of {len(values)} are not")
     outside = ((values < -0.5) | (values > np.array(like.data.shape) - 0.5)).any(1)
     if outside.any():
         notice(f"{name} ({path}): {outside.sum()} of {len(values)} points lie outside their image")

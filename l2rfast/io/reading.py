@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,10 @@ from .._memory import available
 from ..errors import InputError
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"  # what their files begin with
+# Why a file cannot be opened, whatever is in it.
+_CLOSED = {
+    getattr(errno, each) for each in ("EACCES", "EPERM", "ENAMETOOLONG", "ELOOP", "ENOTDIR", "EMFILE", "ENFILE", "EIO")
+}
 _SMALL = 2**26  # bytes that there always are
 _STANDARD_ERROR = Lock()  # one thread at a time puts it aside
 
@@ -75,7 +81,27 @@ def reading(name: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{name}: expected {kind}, but there is no such file") from None
     except known as error:
+        if isinstance(error, OSError) and error.errno is not None and error.errno in _CLOSED:
+            raise InputError(f"{name}: expected {kind}, but it cannot be read ({os.strerror(error.errno)})") from error
         raise InputError(f"{name}: expected {kind}, but the file is empty, damaged or of another kind") from error
+
+
+def check_file(name: str, path: str | os.PathLike[str]) -> None:
+    """That what is read ends: a pipe may wait for ever, and a device go on without end.
+
+    Args:
+        name: of the argument, with the path.
+        path: of a file, or a folder; where there is none, who reads it says so.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{name}: expected a file, got a pipe, a socket or a device")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.nifti1 import unit_codes
 from nibabel.spatialimages import SpatialImage
 
 from ..errors import InputError
@@ -168,6 +169,11 @@ def write_series(path: str | os.PathLike[str], like: Series, grid: Grid, volumes
     if isinstance(like.image, nib.Nifti1Pair):
         header: Any = like.image.header
         more = {field: header[field].item() for field in _KEPT}
-        steps, unit = header["pixdim"][4:8].tolist(), header.get_xyzt_units()[1]
+        steps, unit = header["pixdim"][4:8].tolist(), _unit_of_time(int(header["xyzt_units"]))
     shape = (*grid.size, *like.rest)
     write_volumes(path, volumes, shape, like.dtype, grid.affine, scale=like.scale, steps=steps, unit=unit, more=more)
+
+
+def _unit_of_time(code: int) -> str:
+    """Of the fourth axis, by nibabel's names; nibabel has none for codes that NIfTI does not define."""
+    return str(unit_codes.label.get(code & 0o70, "unknown"))

@@ -102,8 +102,14 @@ class Affine(Transform):
         return map.moved(self.array)
 
     @property
+    def invertible(self) -> bool:
+        """Whether no volume is mapped to none."""
+        with np.errstate(all="ignore"):  # infinite of what is huge
+            return not abs(np.linalg.det(self.array[:3, :3])) < np.finfo(np.float64).tiny
+
+    @property
     def inverse(self) -> Affine:
-        if abs(np.linalg.det(self.array[:3, :3])) < np.finfo(np.float64).tiny:
+        if not self.invertible:
             raise InputError("transform: expected a matrix that has an inverse, got a singular one")
         return Affine(np.linalg.inv(self.array), self.ndim)
 

@@ -55,7 +55,8 @@ class Map:
 
     def moved(self, matrix: np.ndarray) -> Map:
         """On by a (4, 4) map of the world."""
-        return Map(self.size, matrix @ self.frame, self.disp)
+        with np.errstate(all="ignore"):  # beyond what numbers hold nothing lies
+            return Map(self.size, matrix @ self.frame, self.disp)
 
     def added(self, vectors: Tensor, frame: np.ndarray) -> Map:
         """On by (1, 3, D, H, W) vectors in voxels of a frame."""

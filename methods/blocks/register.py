@@ -18,6 +18,7 @@ import numpy as np
 
 from l2rfast.errors import InputError
 from l2rfast.io import zarr
+from l2rfast.output import removed
 from l2rfast.world import Transform
 
 from ..cohort.memory import PROCESS, predicted
@@ -172,7 +173,7 @@ def register(
         What was done, for a report.
 
     Raises:
-        InputError: images that cannot be registered, or a block that failed.
+        InputError: images that cannot be registered, a block that failed, or files that cannot be written.
     """
     first, *finer = plan.levels
     fixed, moving = images.fixed[first[0]], images.moving[first[1]]
@@ -223,7 +224,7 @@ def register(
             for at in tiles(zarr.whole(shape), sides(shape, zarr.CHUNK, plan.memory, _BLENDED)):
                 writer.write(at, blended(at, cores, halo, shape, partial(_stored, files)))
         for file in files:
-            file.unlink()
+            removed(file)
         report["levels"].append({"fixed": number, "moving": other, "blocks": len(cores), "side": side})
     return report
 

@@ -60,9 +60,9 @@ def _images(name: str, root: Path, suffix: str) -> list[Path]:
     Raises:
         InputError: none of that suffix.
     """
-    found = [file for file in _files(root, suffix) if parts(file)[1] == suffix]
+    found = _files(root, suffix)
     if not found:
-        others = sorted({parts(file)[1] for file in _files(root, "*")})
+        others = sorted({parts(file)[1] for file in _files(root)})
         if not others:
             raise InputError(
                 f"{name}: expected a BIDS data set, with images sub-*/*/sub-*.nii.gz, found none in {root}"
@@ -71,11 +71,13 @@ def _images(name: str, root: Path, suffix: str) -> list[Path]:
     return sorted(found, key=lambda file: (_by_size(file.name), file))
 
 
-def _files(root: Path, suffix: str) -> list[Path]:
+def _files(root: Path, suffix: str | None = None) -> list[Path]:
+    """Of one suffix, which may be any text; or of all."""
     folder = Path(os.path.abspath(root))
     places = ("sub-*/*", "sub-*/ses-*/*")
     endings = (".nii", ".nii.gz")
-    return [file for place in places for end in endings for file in folder.glob(f"{place}/sub-*_{suffix}{end}")]
+    found = (file for place in places for end in endings for file in folder.glob(f"{place}/sub-*_*{end}"))
+    return [file for file in found if suffix in (None, parts(file)[1])]
 
 
 def _by_size(name: str) -> list[str | int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from l2rfast._folders import made
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
 from l2rfast.io.reading import reading
-from l2rfast.output import settle, written_whole
+from l2rfast.output import folder_made, removed, settle, written_whole
 
 JOBS, REPORT = "cohort.json", "report.json"
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
@@ -52,16 +51,17 @@ class Study:
             InputError: nothing can be written there.
         """
         file = self._error(id)
-        try:
-            made(file.parent)
-        except OSError as error:
-            raise InputError(f"{file}: expected a file that can be written ({error.strerror})") from error
+        folder_made(file.parent)
         with written_whole(file, links=False) as part:
             part.write_text(why + "\n", **_TEXT)
 
     def mended(self, id: str) -> None:
-        """Of a pair that is finished, what an earlier try said goes."""
-        self._error(id).unlink(missing_ok=True)
+        """Of a pair that is finished, what an earlier try said goes.
+
+        Raises:
+            InputError: it cannot be removed.
+        """
+        removed(self._error(id))
 
     def _error(self, id: str) -> Path:
         return self.folder / "errors" / f"{id}.txt"
@@ -110,4 +110,7 @@ def _begun(file: Path) -> dict[str, list[str]]:
         InputError: the file is damaged.
     """
     with reading(f"{file}", "the pairs of a study", KeyError, TypeError):
-        return dict(parsed(file.read_text())["pairs"])
+        begun = dict(parsed(file.read_text())["pairs"])
+        if not all(isinstance(line, list) and all(isinstance(word, str) for word in line) for line in begun.values()):
+            raise ValueError("a pair without its command line")
+        return begun

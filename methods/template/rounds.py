@@ -28,7 +28,7 @@ from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, axes_in_itk, onto_plane, write_image, write_transform
 from l2rfast.io.reading import reading
 from l2rfast.io.transforms import npy
-from l2rfast.output import OutputFolder, written_whole
+from l2rfast.output import OutputFolder, folder_made, removed, written_whole
 from l2rfast.world import Affine, Displacement, Grid, compose
 
 from ..cohort.study import Study
@@ -145,8 +145,13 @@ class TemplateFolder:
         return file if file.is_file() else None
 
     def mend(self, number: int) -> None:
-        """Of what the registrations of a round have written, remove what is damaged: it is made again."""
+        """Of what the registrations of a round have written, remove what is damaged: it is made again.
+
+        Raises:
+            InputError: its folder cannot be made, or a file not be removed.
+        """
         study, before = self.round(number), self._before(number)
+        folder_made(study.folder)  # what members leave that are killed is in it then, where the next ones look
         for member in self.members:
             pair = study.pair(member.id)
             _usable(pair / MAPS, partial(_loaded, pair / MAPS, *_MAPS))
@@ -170,7 +175,7 @@ class TemplateFolder:
         if file.exists() and all(np.array_equal(array, found[name]) for name, array in _loaded(file, *found).items()):
             return
         for member in self.members:  # sampled in another, of fewer members
-            (study.pair(member.id) / SAMPLED).unlink(missing_ok=True)
+            removed(study.pair(member.id) / SAMPLED)
         with written_whole(file, links=False) as part:
             np.savez(part, **found)
 
@@ -211,10 +216,14 @@ class TemplateFolder:
         return there
 
     def tidy(self, number: int) -> None:
-        """Remove what the registrations of a round wrote, which has been averaged."""
+        """Remove what the registrations of a round wrote, which has been averaged.
+
+        Raises:
+            InputError: it cannot be removed.
+        """
         folder = self.round(number).folder
         shutil.rmtree(folder / "pairs", ignore_errors=True)
-        (folder / SHAPE).unlink(missing_ok=True)
+        removed(folder / SHAPE)
 
     def last(self, number: int) -> None:
         """The template after a round is the one.
@@ -302,13 +311,17 @@ def sample(fixed: Volume, member: Member, out: Path) -> None:
 
 
 def _usable(file: Path, read: Callable[[], object]) -> None:
-    """See whether a file can be read; one that cannot is removed, which is said."""
+    """See whether a file can be read; one that cannot is removed, which is said.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
     try:
         if file.exists():
             read()
     except InputError:
         notice(f"{file}: it is damaged, and made again")
-        file.unlink(missing_ok=True)
+        removed(file)
 
 
 def _sampled(file: Path, shape: Sequence[int]) -> np.ndarray:

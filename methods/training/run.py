@@ -19,6 +19,7 @@ from torch import Tensor
 from l2rfast._folders import made, sync
 from l2rfast._json import parsed
 from l2rfast.errors import InputError
+from l2rfast.io.reading import check_file
 from l2rfast.output import written_whole
 
 from .board import Board
@@ -100,6 +101,7 @@ class RunFolder:
                 new.write_text(json.dumps(dict(described.options), indent=1) + "\n")
 
     def _compare(self, file: Path, described: Description) -> None:
+        check_file(f"out: {file}", file)
         try:
             before = dict(parsed(file.read_text()))
         except (ValueError, TypeError) as error:
@@ -108,7 +110,8 @@ class RunFolder:
         for name in sorted((before.keys() | now.keys()) - set(described.free)):
             expected = before.get(name, usual.get(name, now.get(name)))
             if expected != now.get(name):
-                raise InputError(f"{name}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
+                option = "data" if name == "cases" else name  # what tells its pairs from others is no option
+                raise InputError(f"{option}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint's tensors and numbers, None if there is none. Logs are cut back to it.
@@ -120,6 +123,7 @@ class RunFolder:
         """
         file, found = self.path / CHECKPOINT, None
         if file.exists():
+            check_file(f"out: {file}", file)
             try:
                 with safe_open(file, "pt") as opened:
                     tensors = {name: opened.get_tensor(name) for name in [*opened.keys()]}
@@ -142,7 +146,11 @@ class RunFolder:
         file = self.path / f"{log}.csv"
         rows = self._rows(file)
         if rows:
+            if rows[0][:1] != ["step"]:
+                raise ValueError(f"expected a first column step in {file.name}, got {rows[0][:1]}")
             kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+            for value in (value for row in kept for value in row):
+                float(value)  # by which curves are drawn
             self._columns[log] = rows[0] if step >= 0 else []
             self._replace(file, [rows[0], *kept] if step >= 0 else [])
 
@@ -155,6 +163,7 @@ class RunFolder:
     def _rows(file: Path) -> list[list[str]]:
         if not file.exists():
             return []
+        check_file(f"out: {file}", file)
         with file.open(newline="") as stream:
             return list(csv.reader(stream))
 

@@ -7,25 +7,30 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from reliability.record import REPORTS, recorded
+from reliability.record import REPORTS, any_number, recorded, some
 
 from .attempt import FAILURES, READ, REFUSED
 from .minimise import minimised
 from .run import Failure, planned, run
 from .targets import TARGETS
 
+INPUTS, LEAST = 100_000, 1000  # of a full run
 MOST = 1  # failures of a kind at one place that are minimised
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m reliability.files", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many")
-    parser.add_argument("--least", type=int, default=1000, help="of each format")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=some, default=INPUTS, help=f"how many (default, and a full run: {INPUTS:,})")
+    parser.add_argument(
+        "--least", type=any_number, default=LEAST, help=f"of each format, at most --inputs (default: {LEAST:,})"
+    )
+    parser.add_argument("--seed", type=any_number, default=0, help="of the damage (default: 0)")
     parser.add_argument("--only", default="", help="formats whose name holds this; nothing is recorded then")
-    parser.add_argument("--report", type=Path, default=REPORTS, help="folder for the counts")
+    parser.add_argument("--report", type=Path, default=REPORTS, help="folder for the counts, also of shorter runs")
     asked = parser.parse_args()
     chosen = [target for target in TARGETS if asked.only.lower() in target.name.lower()]
+    if not chosen:
+        parser.error(f"--only {asked.only}: expected a part of one of {', '.join(target.name for target in TARGETS)}")
     seen: Counter[str] = Counter()
 
     def say(failure: Failure) -> None:
@@ -41,7 +46,8 @@ def main() -> int:
         totals = run(plan, asked.seed, say)
         print({target.name: dict(counts) for target, counts in totals.items()})
         return int(any(counts[kind] for counts in totals.values() for kind in FAILURES))
-    with recorded("files", asked.report) as counts:
+    full = asked.inputs >= INPUTS and asked.least >= LEAST
+    with recorded("files", folder=asked.report, full=full or asked.report != REPORTS) as counts:
         found = run(plan, asked.seed, say)
         total = sum(found.values(), Counter())
         counts["inputs"] = total.total()

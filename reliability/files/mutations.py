@@ -23,6 +23,7 @@ WORDS = (
 NUMBER = re.compile(rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 WORD = re.compile(rb"[\w.+-]+")
 _DEPTH = 100_000
+_LONGEST = 2**20  # bytes that a line becomes
 _VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 10**400, 2**63, float("nan"), float("inf"), 1.5, "", "x", "\0", "../../x", "/no/x", "a" * 3000,
     [], {}, [[]], {"a": 1}, [1, "x", None], "é\ud800",
@@ -116,7 +117,8 @@ def _text(data: bytes, rng: Random) -> bytes:
         return data
     at = rng.randrange(len(lines))
     if kind == 4:
-        return b"".join(lines[:at] + [lines[at]] * rng.choice((0, 2, 3, 300)) + lines[at + 1 :])
+        most = 3 + _LONGEST // len(lines[at])  # of a text of one line
+        return b"".join(lines[:at] + [lines[at]] * min(rng.choice((0, 2, 3, 300)), most) + lines[at + 1 :])
     other = rng.randrange(len(lines))
     lines[at], lines[other] = lines[other], lines[at]
     return b"".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import locale
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ def brik(path: Path) -> None:
     ]
     parts.append("type = string-attribute\nname = BYTEORDER_STRING\ncount = 10\n'LSB_FIRST~\n\n")
     parts.append("type = string-attribute\nname = TYPESTRING\ncount = 15\n'3DIM_HEAD_ANAT~\n\n")
-    path.write_text("".join(parts))
+    path.write_text("".join(parts).removesuffix("\n"))
     path.with_suffix(".BRIK").write_bytes(VALUES.tobytes("F"))
 
 
@@ -113,6 +114,8 @@ def dicom(folder: Path, names: tuple[str, ...] = ("a.dcm", "b.dcm", "c.dcm")) ->
     """A series of slices."""
     import SimpleITK as sitk
 
+    before = locale.setlocale(locale.LC_ALL)  # which SimpleITK leaves as "C", see findings/simpleitk_locale.sh
+
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -128,6 +131,7 @@ def dicom(folder: Path, names: tuple[str, ...] = ("a.dcm", "b.dcm", "c.dcm")) ->
         writer.SetFileName(str(folder / f"{name}.dcm"))
         writer.Execute(image)
         (folder / f"{name}.dcm").rename(folder / name)
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def dicom_slice(path: Path) -> None:

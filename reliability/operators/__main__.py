@@ -1,4 +1,7 @@
-"""``python -m reliability.operators --cases 10000 --seed 0``, or ``--case "Case(...)"`` for one that was printed."""
+"""``python -m reliability.operators --cases 10000 --seed 0``, or ``--case "Case(...)"`` for one that was printed.
+
+The first run builds the CUDA kernels for the host, which takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from collections import Counter
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 
-from reliability.record import recorded
+from reliability.record import any_number, recorded, some
 
 from .cases import Case, drawn
 from .shrink import shrunk
 from .worker import ENVIRONMENTS, Worker, read, serve
 
+CASES = 10_000  # of a full run
 # The CUDA kernels on the host and Triton's interpreter are slow, this only in small calls of it; the others take all.
 EVERY = {"best": 1, "default": 1, "cuda": 10, "triton": 100}
 
@@ -52,10 +56,10 @@ def reproducer(case: Case, environment: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m reliability.operators", description=__doc__)
-    parser.add_argument("--cases", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=read, help="this one alone")
-    parser.add_argument("--on", choices=ENVIRONMENTS, default="best", help="where that one is checked")
+    parser.add_argument("--cases", type=some, default=CASES, help=f"drawn (default, and a full run: {CASES:,})")
+    parser.add_argument("--seed", type=any_number, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--case", type=read, help="this one alone, as it was printed")
+    parser.add_argument("--on", choices=ENVIRONMENTS, default="best", help="where that one is checked (default: best)")
     parser.add_argument("--worker", choices=ENVIRONMENTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -67,7 +71,7 @@ def main() -> None:
         raise SystemExit(bool(faults))
     else:
         print(f"seed {given.seed}", flush=True)
-        with recorded("operators") as counts:
+        with recorded("operators", full=given.cases >= CASES) as counts:
             failed = run(given.cases, given.seed, counts)
         print(*(f"{name}: {count}" for name, count in counts.items()), sep="\n")
         raise SystemExit(bool(failed))

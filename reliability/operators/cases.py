@@ -84,7 +84,7 @@ JUNK: dict[str, Callable[[Any], Any]] = {
     "meta": lambda value: _tensor(value).to("meta"),
     "sparse": lambda value: _tensor(value).detach().to_sparse(),
     "csr": lambda value: torch.eye(3).to_sparse_csr(),
-    "mkldnn": lambda value: _tensor(value).detach().float().to_mkldnn(),
+    "mkldnn": lambda _: torch.zeros(2, 2, 5, 4).to_mkldnn(),
     "nested": lambda value: torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(2, 4)], layout=torch.jagged),
     "quantized": lambda value: torch.quantize_per_tensor(_tensor(value).detach().float(), 0.1, 0, torch.qint8),
     **{dtype: lambda value, d=dtype: _tensor(value).to(getattr(torch, d)) for dtype in (*FLOATS, *OTHERS)},

@@ -17,6 +17,9 @@ from .cases import FLOATS, REFUSALS, Case, is_of_tests
 WORSE = 8
 # What a dtype rounds, in parts of what it is allowed to be wrong.
 EPSILON = torch.finfo(torch.float32).eps / TOLERANCES[torch.float32]
+TINY = torch.finfo(torch.float32).tiny
+# On GPUs these give finite numbers beside NaN, as docs/reliability.md says.
+LOSE_NAN = {"mind_ssc", "soft_argmin"}
 
 
 def check(case: Case) -> tuple[str, list[str]]:
@@ -51,7 +54,7 @@ def check(case: Case) -> tuple[str, list[str]]:
     truth = evaluate(operation, exact, options, backend="reference")
     spreads = bool(beyond) or _is_near_the_end(inputs)
     for backend, got in results.items():
-        if backend == "reference":
+        if backend == "reference" or (backend == "cuda" and beyond and case.operation in LOSE_NAN):
             continue
         got = _outputs(got) if beyond else got
         lines = differences(got, truth, results["reference"], spreads=spreads)
@@ -104,8 +107,11 @@ def _unexpected(where: str, error: Exception) -> list[str]:
 
 
 def _is_near_the_end(inputs: Inputs) -> bool:
-    """Whether sums of some numbers of the inputs may be more than their dtype, or float32, holds."""
-    return any(_largest(t) > torch.finfo(t.dtype).max / 1e3 for t in inputs.values() if t.is_floating_point())
+    """Whether sums of some numbers of the inputs may be more than their dtype, or float32, holds; or one by the sum of
+    weights, of which gradients are multiples."""
+    floats = {name: t for name, t in inputs.items() if t.is_floating_point()}
+    weights = _largest(floats["weight"]) if "weight" in floats else 1.0
+    return weights < 1e3 * TINY or any(_largest(t) > torch.finfo(t.dtype).max / 1e3 for t in floats.values())
 
 
 def _largest(t: Tensor) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .cases import Case
 
-LONGEST = 30.0  # seconds for a case, ten times that for one that is compiled
+LONGEST = 30.0  # seconds for a case, ten times that for one that is compiled, or interpreted
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "best": {},
     "default": {"ATEN_CPU_CAPABILITY": "default"},
@@ -40,7 +40,8 @@ class Worker(AbstractContextManager["Worker"]):
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # its last case ended it after the answer, which no line of output says
             print(repr(case), file=self._process.stdin, flush=True)
-        seconds = 10 * LONGEST if case.way in ("aot_eager", "inductor") else LONGEST
+        slow = case.way in ("aot_eager", "inductor") or self.environment == "triton"
+        seconds = 10 * LONGEST if slow else LONGEST
         if not select.select([self._process.stdout], [], [], seconds)[0]:
             self._stop()
             return "hung", [f"no end within {seconds:.0f} s"]

@@ -44,6 +44,7 @@ class Writer:
         old: likewise, of an earlier run that left another result there; None where there can be none.
         again: likewise, of the run after one that was killed; as ``new`` where None.
         staged: what it finished before it was killed stays, and the next run goes on.
+        once: a result that is there is not replaced; the next run says so.
         codes: of its ends where a call failed.
     """
 
@@ -53,6 +54,7 @@ class Writer:
     old: Callable[[Path], Words] | None = None
     again: Callable[[Path], Words] | None = None
     staged: bool = False
+    once: bool = False
     codes: tuple[int, ...] = (2,)
 
     def next(self, out: Path) -> Words:
@@ -175,7 +177,7 @@ def _writers(at: Mapping[str, Path]) -> list[Writer]:
             )
         ),
         Writer("jacobian", "out.nii.gz", jacobian, lambda out: jacobian(out, "--no-log")),
-        Writer("register in blocks", "out", in_blocks),
+        Writer("register in blocks", "out", in_blocks, once=True),
         Writer("evaluate", "out", evaluate, lambda out: evaluate(out, "--preset=default")),
         Writer("train", "out", train, again=lambda out: train(out, resume), staged=True),
         Writer("template", "out", template, again=lambda out: template(out, resume), staged=True),

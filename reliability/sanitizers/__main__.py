@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from bench.build import ROOT
 
-from ..record import recorded
+from ..record import any_number, recorded, some
 from . import library
 
 # Those of operators: what is timed, measured in memory or read from files is not among them.
@@ -137,15 +137,16 @@ def _ours(error: ElementTree.Element) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reliability.sanitizers", description=__doc__.partition("\n")[0])
     parser.add_argument("tool", choices=[*library.OPTIONS, "valgrind"])
-    parser.add_argument("--calls", type=int, help="random calls (default: 10,000 under address, 2,000 under thread)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random calls (default: 0)")
+    parser.add_argument("--calls", type=some, help="random calls (default: 10,000 under address, 2,000 under thread)")
+    parser.add_argument("--seed", type=any_number, default=0, help="of the random calls (default: 0)")
     parser.add_argument("--no-tests", action="store_true", help="the random calls alone")
     arguments = parser.parse_args(argv)
-    with recorded("sanitizers", arguments.tool) as counts:
+    calls = arguments.calls or CALLS.get(arguments.tool, 0)
+    full = calls >= CALLS.get(arguments.tool, 0) and not arguments.no_tests
+    with recorded("sanitizers", arguments.tool, full=full) as counts:
         if arguments.tool == "valgrind":
             counts.update(under_valgrind())
         else:
-            calls = arguments.calls or CALLS[arguments.tool]
             counts.update(sanitized(arguments.tool, calls, arguments.seed, tests=not arguments.no_tests))
     print(counts)
     return int(bool(counts["reports"] or counts.get("tests failed")))

@@ -19,6 +19,7 @@ from ...output import written_whole
 from ...world import Grid
 from ..grids import read_grid
 from ..headers import checked
+from ..reading import check_file
 from . import fcsv, gifti, markups, table, tck, trk, vtk, vtp
 from .stored import SYSTEMS, Stored
 
@@ -62,8 +63,10 @@ class PointSet:
         Raises:
             InputError: others than these, or voxels without their image.
         """
-        if points.shape != self.points.shape or not points.isfinite().all():
-            raise InputError(f"points: expected finite ones of shape {tuple(self.points.shape)}, got {points.shape}")
+        if points.shape != self.points.shape:
+            raise InputError(f"points: expected ones of shape {tuple(self.points.shape)}, got {tuple(points.shape)}")
+        if lost := int((~points.isfinite().all(1)).sum()):
+            raise InputError(f"points: expected places that are finite, but {lost} of {len(points)} lead nowhere")
         frame = _grid("the points go to", grid).affine if self.voxels else self.frame
         return replace(self, points=points, frame=frame)
 
@@ -109,6 +112,7 @@ def read_pointset(
     if format is None:
         endings = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
         raise InputError(f"{name}: expected a file of points, whose name ends with one of {endings}")
+    check_file(name, file)
     try:
         with np.errstate(all="ignore"):  # what is not finite is found below
             stored = format.read(file, coordinates)

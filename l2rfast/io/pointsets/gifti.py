@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import warnings
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -51,8 +52,12 @@ def _read(path: Path, asked: str | None) -> Stored:
     data = path.read_bytes()
     try:
         _check(data)
-        image = GiftiImage.from_bytes(data)  # which, as it has no folder, opens no other file
-    except (ExpatError, ImageFileError, AssertionError, zlib.error) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "error", "Actual # of data arrays"
+            )  # others than the file says, as of one that is cut
+            image = GiftiImage.from_bytes(data)  # which, as it has no folder, opens no other file
+    except (ExpatError, ImageFileError, AssertionError, UserWarning, zlib.error) as error:
         raise ValueError(str(error)) from error
     blocks = list(_ARRAY.finditer(data))
     if not isinstance(image, GiftiImage) or len(blocks) != len(image.darrays):

@@ -44,7 +44,8 @@ def _read(path: Path, asked: str | None) -> Stored:
     def write(path: Path, values: np.ndarray) -> None:
         for place, value in zip(places, np.einsum("mij,mj->mi", axes, values).tolist(), strict=True):
             place["position"] = value
-        path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a pair of UTF-16, as JSON has it
 
     names = [str(place.get("label", "")).strip() for place in places]
     return Stored(np.einsum("mij,mj->mi", axes, numbers) if len(places) else np.zeros((0, 3)), RAS, names, write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from ...errors import InputError, notice
 from ...output import settle, written_whole
 from ...world import Composite, Field, Inverse, Transform
-from ..grids import read_grid
+from ..grids import FIELD, read_grid
+from ..reading import check_file, check_memory
 from ..zarr import is_zarr, read_field, whether_whole
 from . import afni, arrays, dipy, elastix, flirt, fnirt, freesurfer, greedy, itk, niftyreg, spm, x5
 from .format import Format, Grids
@@ -52,6 +54,7 @@ def read_transform(
         return stored
     if os.path.isdir(file):  # of a path that is too long pathlib raises
         raise InputError(f"{name}: expected a file, got a folder: name the file in it")
+    check_file(name, file)
     if not os.path.isfile(file):
         raise InputError(f"{name}: expected a transform, but there is no such file")
     settle(file.parent)  # of a result, of which the next file has to be of the same run
@@ -101,8 +104,11 @@ def write_transform(
         raise InputError(f"format: {chosen.name} is only read; expected one of {written}")
     if not file.name.lower().endswith(chosen.suffixes):
         raise InputError(f"{path}: expected a name that ends with {' or '.join(chosen.suffixes)}")
+    grids = _grids(fixed, moving)
+    if grids.fixed is not None and transform.matrix is None:
+        check_memory("fixed", FIELD * math.prod(grids.fixed.size))
     with written_whole(file) as part:
-        chosen.write(part, transform, _grids(fixed, moving))
+        chosen.write(part, transform, grids)
 
 
 def _grids(fixed: Any, moving: Any) -> Grids:

@@ -8,6 +8,7 @@ which the file tells.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -118,7 +119,7 @@ def _beside(file: Path, name: str) -> Path:
     """A file of the same folder, by a path that begins there or, as elastix writes it, where elastix ran."""
     for start in file.parents:
         found = (start / PurePosixPath(name.replace("\\", "/"))).resolve()
-        if found.is_relative_to(file.parent) and found.is_file():
+        if found.is_relative_to(file.parent) and os.path.isfile(found):
             return found
     raise InputError(f"expected the transform from which {file.name} goes on in the same folder, got {name!r}")
 

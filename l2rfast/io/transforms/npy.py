@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -106,7 +107,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     length = int.from_bytes(size, "little")
     if length > _LONGEST:
         raise ValueError(f"a header of {length} bytes")
-    shape, fortran, dtype = _HEADERS[version](BytesIO(size + file.read(length)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*created on Python 2")  # which is read as well
+        shape, fortran, dtype = _HEADERS[version](BytesIO(size + file.read(length)))
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=1) < 1:
         raise _Other(f"an array of {dtype} and shape {shape}")
     return shape, fortran, dtype

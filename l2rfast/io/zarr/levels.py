@@ -209,6 +209,8 @@ def _array(name: str, group: Any, folder: str, path: str) -> Any:
         if codec.removeprefix("numcodecs.") not in _CODECS:
             raise InputError(f"{name}: expected chunks packed by one of {', '.join(sorted(_CODECS))}, got {codec!r}")
     array = group[path]
+    if not all(array.chunks):
+        raise InputError(f"{name}: expected chunks of at least one voxel, got {array.chunks}")
     check_memory(name, math.prod(array.chunks) * array.dtype.itemsize)
     return array
 

@@ -75,9 +75,9 @@ def find_pairs(
     """
     path = Path(data)
     hold_out = _check.at_least("hold_out", hold_out, 0)
-    if atlas is not None and not path.is_dir():
+    if atlas is not None and not os.path.isdir(path):
         raise InputError(f"atlas: expected a folder of cases, but data is {path}")
-    if path.is_dir():
+    if os.path.isdir(path):
         if (roles := roles_of(path)) is not None:
             if atlas is not None:
                 raise InputError(f"atlas: expected a folder of cases, but {path} has fixed and moving ones")

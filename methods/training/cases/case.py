@@ -216,7 +216,7 @@ def existing(file: Path) -> Path:
             path has backslashes.
     """
     for found in (file, Path(str(file).replace("\\", "/"))):
-        if found.exists():
+        if os.path.exists(found):  # a name that no file can have is not there either
             return found
     raise InputError(f"data: expected the file {file}, which is not there")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from os.path import isabs, normpath
+from os.path import isabs, isfile, normpath
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class _Files:
 
     def has(self, pair: Entry) -> bool:
         """Whether the images of a pair are there: those for a test are published later, or never."""
-        return all((self.root / pair[role]).is_file() for role in PAIR)
+        return all(isfile(self.root / pair[role]) for role in PAIR)
 
     def pairs(self, entries: Iterable[Entry]) -> list[Pair]:
         """Those that are told, each once, or all of the images that are told."""
@@ -152,9 +152,9 @@ class _Files:
         # nnU-Net's files have a channel in their name, which its own list leaves out.
         ending = file.name.removeprefix(stem(file)) or ".nii.gz"
         first, second = (file.with_name(f"{stem(file)}_000{i}{ending}") for i in (0, 1))
-        if file.is_file() or not first.is_file():
+        if isfile(file) or not isfile(first):
             return existing(file)
-        if second.is_file():
+        if isfile(second):
             notice(f"data: of several channels in {file.parent} the first is used")
         return first
 
@@ -162,8 +162,8 @@ class _Files:
         """What the entry of an image names, or what lies under the image's name in the folder of that kind."""
         named = self.entries.get(normpath(image), {}).get(key)
         file = self.root / (named or image.replace("images", folder))
-        if key != "label" and not file.is_file():  # ThoraxCBCT's entries say .nii.gz
+        if key != "label" and not isfile(file):  # ThoraxCBCT's entries say .nii.gz
             file = file.with_name(f"{stem(file)}.csv")
         if named:
             return existing(file)
-        return file if "images" in image and file.is_file() else None
+        return file if "images" in image and isfile(file) else None

@@ -1,4 +1,7 @@
-"""ITK's transform files in MATLAB's level 4 (.mat), which ANTs writes for affine maps."""
+"""ITK's transform files in MATLAB's level 4 (.mat), which ANTs writes for affine maps.
+
+SciPy is given open files: of one that it cannot open itself it does not say why.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ def load(path: Path) -> list[Stored]:
     for name, shape in _shapes(path):
         if len(shape) > 2 or not 0 <= np.prod([float(n) for n in shape]) <= room:
             raise ValueError(f"{name} of shape {shape}, for which the file is too short")
-    for name, values in loadmat(path, appendmat=False).items():
+    with path.open("rb") as file:
+        arrays = loadmat(file)
+    for name, values in arrays.items():
         if not isinstance(values, np.ndarray):  # what scipy says of the file
             continue
         numbers = values.astype(np.float64).ravel()
@@ -57,7 +62,8 @@ def _shapes(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     from scipy.io.matlab import MatReadError
 
     try:
-        return [(name, shape) for name, shape, _ in whosmat(path, appendmat=False)]
+        with path.open("rb") as file:
+            return [(name, shape) for name, shape, _ in whosmat(file)]
     except (EOFError, TypeError, LookupError, NotImplementedError, MatReadError) as error:
         raise ValueError(f"no file of MATLAB's ({error})") from error
 
@@ -71,4 +77,5 @@ def store(path: Path, transform: Stored) -> None:
     from scipy.io import savemat
 
     numbers = {transform.kind: transform.parameters, "fixed": transform.fixed}
-    savemat(path, numbers, appendmat=False, format="4", oned_as="column")
+    with path.open("wb") as file:
+        savemat(file, numbers, format="4", oned_as="column")
