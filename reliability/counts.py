@@ -8,8 +8,10 @@ from bench.report import table
 
 # By report: what was done to find out.
 PARTS = {
-    "sanitizers-address": "C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer",
-    "sanitizers-thread": "C++ kernels under ThreadSanitizer",
+    "sanitizers-address-tests": "tests of operators under AddressSanitizer and UndefinedBehaviorSanitizer",
+    "sanitizers-address-calls": "random calls under these",
+    "sanitizers-thread-tests": "tests of operators under ThreadSanitizer",
+    "sanitizers-thread-calls": "random calls under that",
     "sanitizers-valgrind": "C++ kernels under memcheck",
     "operators": "random calls of operators, against float64",
     "files": "damaged files",

@@ -40,12 +40,12 @@ def test_counts_are_kept_where_a_run_ends(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not [*tmp_path.iterdir()]
-    with recorded("sanitizers", "thread", folder=tmp_path) as counts:
+    with recorded("sanitizers", "thread-calls", folder=tmp_path) as counts:
         counts |= {"calls": 10_000, "of a kind": {"calls": 5}}
-    report = json.loads((tmp_path / "sanitizers-thread.json").read_text())
+    report = json.loads((tmp_path / "sanitizers-thread-calls.json").read_text())
     assert report["counts"] == {"calls": 10_000, "of a kind": {"calls": 5}}
     assert report["command"].startswith("python -m reliability.sanitizers")
-    told = counted(*(report if part == "sanitizers-thread" else {} for part in PARTS))
+    told = counted(*(report if part == "sanitizers-thread-calls" else {} for part in PARTS))
     assert "| calls: 10,000 | `python -m reliability.sanitizers" in told
     assert told.count("never run to its end") == len(PARTS) - 1
 
@@ -64,7 +64,10 @@ RUNS = {
     "operators.__main__": (["--cases 10000 --seed 3"], ["--cases 20"]),
     "files.__main__": (["--inputs 100000 --seed 3"], ["--inputs 50", "--least 1"]),
     "power.__main__": (["--seed 3"], ["--cases 2", "--only apply --only jacobian", "--faults KILL", "--pairs 0"]),
-    "sanitizers.__main__": (["address", "thread", "valgrind"], ["address --calls 5", "thread --no-tests"]),
+    "sanitizers.__main__": (
+        ["address", "thread --only calls", "valgrind"],
+        ["address --only calls --calls 5", "thread --only calls --calls 9"],
+    ),
     "training": (["--kills 50 --seed 3"], ["--kills 3", "--ranks 0"]),
     "long_run": (["--registrations 2000"], ["--registrations 9", "--others 25"]),
 }

@@ -29,6 +29,8 @@ TESTS += ["folds", "grid_sample", "histogram", "inverse", "linear", "local_ncc",
 TESTS += ["precision", "reorientation", "sinc", "spline", "threads", "votes", "warp", "warp_many"]
 ELSEWHERE = "not triton and not avx2"  # not this library
 CALLS = {"address": 10_000, "thread": 2_000}
+HALVES = ("tests", "calls")  # of a run, each with a report
+COMMAND = (sys.executable, "-P", "-m", "reliability.sanitizers.calls")
 # Python itself leaks at its end; the tests ask for more memory than there is.
 _ADDRESS = "detect_leaks=0:halt_on_error=0:allocator_may_return_null=1"
 _REPORT = re.compile(r"^(==\d+==ERROR|WARNING: ThreadSanitizer|\S+: runtime error)", re.MULTILINE)
@@ -83,27 +85,40 @@ def _tests(run: Mapping[str, str], logs: Path) -> dict[str, int]:
     return {"tests passed": int(suite["tests"]) - failed - int(suite["skipped"]), "tests failed": failed}
 
 
-def sanitized(sanitizer: str, calls: int, seed: int, *, tests: bool) -> dict[str, int]:
-    """The counts of a run under a sanitizer; its reports are printed.
+def check_trapped(sanitizer: str) -> None:
+    """See that a sanitizer tells of faults that are in its library on purpose.
+
+    Raises:
+        subprocess.CalledProcessError: the library cannot be built.
+        RuntimeError: it does not.
+    """
+    with TemporaryDirectory() as folder:
+        logs = Path(folder, "trapped")
+        _watched([*COMMAND, "trap"], environment(sanitizer, logs), logs, check=True)
+        if len(reports(logs)) < library.TRAPS[sanitizer]:
+            raise RuntimeError(f"{sanitizer}: expected to be told of the faults of trap.cpp, got {reports(logs)}")
+
+
+def sanitized(sanitizer: str, half: str, calls: int, seed: int) -> dict[str, int]:
+    """The counts of the tests of operators, or of random calls, under a sanitizer; its reports are printed.
 
     Raises:
         subprocess.CalledProcessError: the library cannot be built, or the calls have ended in a crash.
-        RuntimeError: it does not tell of faults that are there on purpose.
+        RuntimeError: see `check_trapped`.
     """
+    check_trapped(sanitizer)
     with TemporaryDirectory() as folder:
-        logs, trapped = Path(folder, "report"), Path(folder, "trapped")
-        command = [sys.executable, "-P", "-m", "reliability.sanitizers.calls"]
-        run = environment(sanitizer, trapped)
-        _watched([*command, "trap"], run, trapped, check=True)
-        if len(reports(trapped)) < library.TRAPS[sanitizer]:
-            raise RuntimeError(f"{sanitizer}: expected to be told of the faults of trap.cpp, got {reports(trapped)}")
+        logs = Path(folder, "report")
         run = environment(sanitizer, logs)
-        counts = _tests(run, logs) if tests else {}
-        _watched([*command, str(calls), str(seed)], run, logs, check=True)
+        if half == "tests":
+            counts = _tests(run, logs)
+        else:
+            _watched([*COMMAND, str(calls), str(seed)], run, logs, check=True)
+            counts = {"random calls": calls, "seed": seed}
         found = reports(logs)
         for file in sorted(logs.parent.glob(f"{logs.name}*")):
             print(file.read_text(errors="replace"))
-    return counts | {"random calls": calls, "seed": seed, "reports": len(found)}
+    return counts | {"reports": len(found)}
 
 
 def under_valgrind() -> dict[str, int]:
@@ -139,17 +154,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("tool", choices=[*library.OPTIONS, "valgrind"])
     parser.add_argument("--calls", type=some, help="random calls (default: 10,000 under address, 2,000 under thread)")
     parser.add_argument("--seed", type=any_number, default=0, help="of the random calls (default: 0)")
-    parser.add_argument("--no-tests", action="store_true", help="the random calls alone")
+    parser.add_argument("--only", choices=HALVES, help="the tests of operators alone, or the random calls")
     arguments = parser.parse_args(argv)
-    calls = arguments.calls or CALLS.get(arguments.tool, 0)
-    full = calls >= CALLS.get(arguments.tool, 0) and not arguments.no_tests
-    with recorded("sanitizers", arguments.tool, full=full) as counts:
-        if arguments.tool == "valgrind":
+    tool, found = arguments.tool, []
+    if tool == "valgrind":
+        with recorded("sanitizers", tool) as counts:
             counts.update(under_valgrind())
-        else:
-            counts.update(sanitized(arguments.tool, calls, arguments.seed, tests=not arguments.no_tests))
-    print(counts)
-    return int(bool(counts["reports"] or counts.get("tests failed")))
+        found.append(counts)
+    else:
+        calls = arguments.calls or CALLS[tool]
+        for half in [arguments.only] if arguments.only else HALVES:
+            full = half == "tests" or calls >= CALLS[tool]
+            with recorded("sanitizers", f"{tool}-{half}", full=full) as counts:
+                counts.update(sanitized(tool, half, calls, arguments.seed))
+            print(counts, flush=True)
+            found.append(counts)
+    return int(any(counts["reports"] or counts.get("tests failed") for counts in found))
 
 
 if __name__ == "__main__":
