@@ -186,7 +186,10 @@ def positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     number = plain(value)
     if not is_number(number) or number <= 0:
         raise InputError(f"{name}: expected a positive number, got {value!r}")
-    return torch.full((), float(number), dtype=arithmetic_dtype(like), device=like.device)
+    dtype = arithmetic_dtype(like)
+    if number > (most := torch.finfo(dtype).max):
+        raise InputError(f"{name}: expected at most {most:.3g}, which {dtype} holds, got {value!r}")
+    return torch.full((), float(number), dtype=dtype, device=like.device)
 
 
 def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:

@@ -44,6 +44,7 @@ FOUND = [
     Case("gaussian_filter", (1, 1), junk={"sigma": "2^64"}),
     Case("mind_ssc", (4, 4), values={"image": ("nan", 1000000000)}),
     Case("mind_ssc", (1, 4), values={"image": ("inf", 1000000000)}),
+    Case("min_convolution", (1, 1, 1), junk={"weight": "1e300"}),
     Case("soft_argmin", (3, 2), values={"cost": ("nan", 7)}),
     Case("soft_argmin", (3, 2), values={"beta": ("1e30", 1)}),
     Case("spline_warp", (5, 4), junk={"prefilter": "bfloat16"}),
