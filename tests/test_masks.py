@@ -174,7 +174,7 @@ def holed(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def test_nan_is_as_outside_of_a_mask(pair: tuple[Tensor, Tensor], holed: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(InputError, match=r"moving: expected finite values, but .* say so \(--nan-outside"):
+    with pytest.raises(InputError, match=r"moving: expected finite values, but .* takes it so \(--nan-outside"):
         l2rfast.register(*holed)
     result = l2rfast.register(*holed, preset="fast", nan_outside=True)
     masked = l2rfast.register(*pair, preset="fast", moving_mask=~ball(RADIUS))
