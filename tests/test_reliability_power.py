@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from l2rfast.io.transforms.itk import matlab
+from l2rfast.io.transforms.itk.stored import Stored
 from reliability.power.shim import Call, available
 from reliability.power.trace import lost
 
@@ -39,3 +42,9 @@ def test_what_power_loss_can_take_is_seen() -> None:
         ".l2rfast-0 is renamed, and its last open may be lost",
         "the last open of out may be lost when all is done",
     ]
+
+
+def test_matlab_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    """SciPy, given a path, has an error without a number, of which a full disk could not be told."""
+    with pytest.raises(FileNotFoundError):
+        matlab.store(tmp_path / "gone" / "a.mat", Stored("AffineTransform_double_3_3", np.zeros(12), np.zeros(3)))

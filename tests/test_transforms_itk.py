@@ -23,8 +23,6 @@ from scipy.ndimage import gaussian_filter
 from l2rfast import InputError
 from l2rfast.errors import InputWarning
 from l2rfast.io import read_grid, read_transform, write_displacement, write_transform
-from l2rfast.io.transforms.itk import matlab
-from l2rfast.io.transforms.itk.stored import Stored
 from l2rfast.world import Affine, Displacement, Grid, Transform, compose
 from l2rfast.world.maps import Map
 
@@ -398,12 +396,6 @@ def test_damaged_binaries_are_said(tmp_path: Path) -> None:
     sitk.WriteTransform(theirs, str(tmp_path / "two.mat"))  # keeps the last of them, under the composite's name
     with pytest.raises(InputError, match="got a list without the transforms of its composite"):
         read_transform(tmp_path / "two.mat")
-
-
-def test_matlab_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    """SciPy, given a path, has an error without a number, of which a full disk could not be told."""
-    with pytest.raises(FileNotFoundError):
-        matlab.store(tmp_path / "gone" / "a.mat", Stored("AffineTransform_double_3_3", np.zeros(12), np.zeros(3)))
 
 
 def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:

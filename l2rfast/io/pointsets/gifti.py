@@ -53,9 +53,7 @@ def _read(path: Path, asked: str | None) -> Stored:
     try:
         _check(data)
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", "Actual # of data arrays"
-            )  # others than the file says, as of one that is cut
+            warnings.filterwarnings("error", "Actual # of data arrays")  # another than the file says
             image = GiftiImage.from_bytes(data)  # which, as it has no folder, opens no other file
     except (ExpatError, ImageFileError, AssertionError, UserWarning, zlib.error) as error:
         raise ValueError(str(error)) from error
