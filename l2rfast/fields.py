@@ -193,7 +193,7 @@ def invert(disp: Tensor, start: Tensor | None = None, *, tries: int = 20) -> Ten
     that turns or scales by much needs a ``start`` that does.
 
     Args:
-        disp: (N, ndim, *spatial), floating, in voxels, sampled linearly with its border repeated.
+        disp: (N, ndim, *spatial), floating and finite, in voxels, sampled linearly with its border repeated.
         start: an inverse that is nearly right, of the same shape, dtype and device; ``-disp`` when None.
         tries: places that are tried at most; the least of what is left counts.
 

@@ -136,6 +136,7 @@ OPERATIONS = [
             ({"disp": noise(2, 3, 5, 4)}, "disp: expected one channel per spatial axis"),
             ({"start": noise(2, 2, 5, 5)}, "disp, start: expected one shape"),
         ],
+        finite=("disp", "start"),
     ),
     Operation(
         l2rfast.compose_steps,

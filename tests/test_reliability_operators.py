@@ -35,6 +35,9 @@ def test_random_calls_agree_with_the_reference(part: int) -> None:
 # What failed once, in its simplest form.
 FOUND = [
     Case("affine_warp", (2, 3), dtype="float8_e4m3fn"),
+    # A tie between two displacements, which rounding takes for one or for the other.
+    Case("coupled_convex", (2, 19, 7), 481, channels=2, dtype="float64", options={"coefficients": (0.001, 2.5, 0.3)}),
+    Case("invert", (7, 23), sample=303, dtype="float64", values={"disp": ("-inf", 7)}),
     Case("affine_resample", (7, 11), sample=153, options={"outside": 5}, way="aot_eager"),
     Case("affine_vote", (5, 4), junk={"size": "-1"}),
     Case("correlation", (1, 2), junk={"smoothing": "2^40"}),
@@ -99,6 +102,13 @@ def test_a_wrong_kernel_is_found_and_told_in_its_simplest_form(monkeypatch: pyte
     assert (simplest.size, simplest.options, simplest.layouts, simplest.way) == ((1, 1, 1), {}, {}, "call")
     line = reproducer(simplest, "best")
     assert line.startswith("python -m reliability.operators --on best --case ")
+
+
+def test_a_wrong_choice_is_found_that_is_no_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("coupled_convex", (5, 7), dtype="float64")
+    assert check(case) == ("compared", [])
+    monkeypatch.setattr("reliability.operators.checks.evaluate", wrong)
+    assert check(case)[1][0].startswith("cpp: output 0: relative error 1.0e-04")
 
 
 def test_a_nan_that_is_lost_and_one_that_is_made_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
