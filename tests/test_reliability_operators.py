@@ -127,8 +127,14 @@ def test_a_nan_that_is_lost_and_one_that_is_made_are_found(monkeypatch: pytest.M
 
 
 def test_a_crash_and_a_hang_are_faults_of_their_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    sleeps = "print('ready', flush=True); import time; time.sleep(60)"
-    for script, longest, outcome in (("print('ready')", 60.0, "crashed"), (sleeps, 0.1, "hung")):
+    sleeps, computes = (
+        f"print('ready', flush=True); import time; {what}" for what in ("time.sleep(60)", "[0 for _ in iter(int, 1)]")
+    )
+    for script, longest, outcome in (
+        ("print('ready')", 60.0, "crashed"),
+        (sleeps, 0.1, "hung"),
+        (computes, 0.3, "hung"),
+    ):
         monkeypatch.setattr("reliability.operators.worker.COMMAND", (sys.executable, "-c", script))
         monkeypatch.setattr("reliability.operators.worker.LONGEST", longest)
         with Worker("best") as worker:

@@ -7,12 +7,17 @@ import os
 import select
 import subprocess
 import sys
+import time
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
+import psutil
+
 from .cases import Case
 
-LONGEST = 30.0  # seconds for a case, ten times that for one that is compiled, or interpreted
+# Seconds of its processor for a case, ten times that for one that is compiled, or interpreted; where other work has the
+# processor it may last so many times longer.
+LONGEST, BUSY = 30.0, 10
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "best": {},
     "default": {"ATEN_CPU_CAPABILITY": "default"},
@@ -42,7 +47,7 @@ class Worker(AbstractContextManager["Worker"]):
             print(repr(case), file=self._process.stdin, flush=True)
         slow = case.way in ("aot_eager", "inductor") or self.environment == "triton"
         seconds = 10 * LONGEST if slow else LONGEST
-        if not select.select([self._process.stdout], [], [], seconds)[0]:
+        if not self._answered(self._process, seconds):
             self._stop()
             return "hung", [f"no end within {seconds:.0f} s"]
         answer = self._process.stdout.readline()
@@ -52,6 +57,15 @@ class Worker(AbstractContextManager["Worker"]):
             return "crashed", [f"the process ended with {code}"]
         outcome, faults = json.loads(answer)
         return outcome, faults
+
+    @staticmethod
+    def _answered(process: subprocess.Popen[str], seconds: float) -> bool:
+        """Whether there is an answer, or an end, in that time of the process's own, or in `BUSY` times of any."""
+        spent, start = _processor_time(process.pid), time.monotonic()
+        while not select.select([process.stdout], [], [], min(seconds, 1.0))[0]:
+            if _processor_time(process.pid) - spent > seconds or time.monotonic() - start > BUSY * seconds:
+                return False
+        return True
 
     def _started(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -74,6 +88,15 @@ class Worker(AbstractContextManager["Worker"]):
 
     def __exit__(self, *_: Any) -> None:
         self._stop()
+
+
+def _processor_time(process: int) -> float:
+    """Seconds that it has had, itself and for the system; none of one that has just ended."""
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def serve(environment: str) -> None:
