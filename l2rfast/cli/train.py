@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..errors import InputWarning
+from ..errors import InputError, InputWarning
 from ..methods.discrete.training import TrainingOptions as DiscreteOptions
 from ..methods.discrete.training import train_discrete
 from ..methods.training.options import TrainerOptions
 from ..methods.training.run import LOGS, OPTIONS
 from ..methods.training.trainer import Progress
+from ..methods.unsupervised.synthetic import SyntheticOptions, train_synthetic
 from ..methods.unsupervised.training import TrainingOptions
 from ..methods.unsupervised.training import train_unsupervised as train
 from ..methods.weakly_supervised.options import PRESETS as WEAK_PRESETS
@@ -39,31 +40,40 @@ HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
 
 
-@with_options(options=TrainingOptions, trainer=TrainerOptions)
+@with_options(options=TrainingOptions, synthetic=SyntheticOptions, trainer=TrainerOptions)
 def unsupervised(
-    data: Data,
     out: Out,
     options: TrainingOptions,
+    synthetic: SyntheticOptions,
     trainer: TrainerOptions,
+    data: Annotated[str | None, Data.__metadata__[0]] = None,
     atlas: Atlas = None,
     hold_out: HoldOut = 0,
     device: Device = "cpu",
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> Answer | None:
-    """Train VoxelMorph, from images alone or with labels; under torchrun on several processes."""
+    """Train VoxelMorph, from images alone or with labels, or from no scans at all; under torchrun on several
+    processes."""
     from ..methods.registration import usable
 
+    if synthetic.synthetic and (data is not None or atlas is not None or hold_out):
+        raise InputError("--data, --atlas, --hold-out: of scans, expected none of them with --synthetic")
+    if data is None and not synthetic.synthetic:
+        raise InputError("--data: expected scans to train on, or --synthetic")
     place = usable(device)
     with _progress(trainer.steps, out, quiet) as progress:
-        train(
-            *(data, out, options, trainer),
-            atlas=atlas,
-            hold_out=hold_out,
-            device=place,
-            resume=resume,
-            progress=progress,
-        )
+        if data is None:
+            train_synthetic(out, synthetic, options, trainer, device=place, resume=resume, progress=progress)
+        else:
+            train(
+                *(data, out, options, trainer),
+                atlas=atlas,
+                hold_out=hold_out,
+                device=place,
+                resume=resume,
+                progress=progress,
+            )
     return _answer(out)
 
 

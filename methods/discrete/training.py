@@ -101,7 +101,7 @@ def train_discrete(
     options, trainer = options or TrainingOptions(), trainer or TrainerOptions()
     pairs = find_pairs(data, atlas=atlas, hold_out=hold_out)
     task = DiscreteTask(pairs, options, trainer)
-    described = Description.of("discrete", data, pairs, options, trainer, atlas=atlas, hold_out=hold_out)
+    described = Description.of("discrete", data, pairs.identity(), options, trainer, atlas=atlas, hold_out=hold_out)
     place = device or torch.device("cpu")
     train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
 

@@ -88,7 +88,7 @@ class AlignedTask(Task):
 
     def sample(self, random: torch.Generator) -> Batch:
         _, (images, maps, in_both) = self._drawn(random)
-        labels = _chosen(maps, in_both, random) if self.labelled else [image[:, :0] for image in images]
+        labels = one_hot(maps, in_both, random) if self.labelled else [image[:, :0] for image in images]
         shared = Shared.drawn(self.trainer, random)
         # Image and labels in one pass.
         both = [deformed(torch.cat(pair, 1), self.trainer, random, shared) for pair in zip(images, labels, strict=True)]
@@ -211,7 +211,7 @@ def _labels(pair: Pair, fixed: Scan, moving: Scan) -> tuple[list[Tensor], list[i
     return maps, in_both
 
 
-def _chosen(maps: Sequence[Tensor], in_both: Sequence[int], random: torch.Generator) -> list[Tensor]:
+def one_hot(maps: Sequence[Tensor], in_both: Sequence[int], random: torch.Generator) -> list[Tensor]:
     """(1, LABELS, *spatial) each, of labels that are in both, drawn again where there are fewer."""
     order = torch.randperm(len(in_both), generator=random).tolist()
     chosen = [in_both[order[i % len(order)]] for i in range(LABELS)]

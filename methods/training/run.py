@@ -23,7 +23,6 @@ from l2rfast.io.reading import check_file
 from l2rfast.output import written_whole
 
 from .board import Board
-from .cases import Pairs
 from .options import TrainerOptions
 
 OPTIONS, CHECKPOINT, CURVES, BOARD = "options.json", "checkpoint.safetensors", "curves.png", "tensorboard"
@@ -49,22 +48,22 @@ class Description:
         cls,
         method: str,
         data: str | os.PathLike[str],
-        pairs: Pairs,
+        cases: str,
         options: Any,
         trainer: TrainerOptions,
-        **more: str | int | None,
+        **more: Any,
     ) -> Description:
         """
         Args:
             method: its name.
-            data: where the pairs come from. It may lie elsewhere when the run is resumed, as may the weights that it
-                began with: what the pairs are is told by `Pairs.identity`.
-            pairs: see `methods.training.cases.find_pairs`.
+            data: where the scans come from; empty without any. It may lie elsewhere when the run is resumed, as may the
+                weights that it began with.
+            cases: what tells the scans from others, as `Pairs.identity` does.
             options: the method's, a dataclass with ``weights``.
             trainer: see `TrainerOptions`.
-            more: what else `methods.training.cases.find_pairs` was told.
+            more: what else there was to choose.
         """
-        told = {"method": method, "data": os.path.abspath(data), "cases": pairs.identity(), **more}
+        told = {"method": method, "data": os.path.abspath(data) if data else "", "cases": cases, **more}
         usual = {f.name: f.default for group in (options, trainer) for f in fields(group)}
         return cls(told | asdict(options) | asdict(trainer), usual, {*trainer.free, "data", "weights", "atlas"})
 

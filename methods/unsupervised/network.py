@@ -22,10 +22,12 @@ from l2rfast.errors import InputError
 
 from .. import weights
 from ..options import make_plain
+from ..refine import pool, resample_field
 from .upsampling import conv_of_upsampled
 
 FORMAT = "l2rfast.methods.unsupervised.VoxelMorph"
 SLOPE = 0.2  # of LeakyReLU
+COARSE = 2  # voxels of the images to one that a coarse network sees, along every axis
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -41,6 +43,8 @@ class Architecture:
         velocity: whether the field that comes out is a stationary velocity, to be integrated; else a displacement.
         half: whether it is integrated at half the resolution.
         steps: of scaling and squaring.
+        coarse: whether it sees the images at half their resolution, as averages of 2 voxels along every axis: an eighth
+            of the work in 3-D.
         probabilistic: whether there is a second field, the logarithm of the first one's variance, of which samples are
             drawn in training.
     """
@@ -52,6 +56,7 @@ class Architecture:
     half: bool = False
     steps: int = 7
     probabilistic: bool = False
+    coarse: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -68,16 +73,18 @@ class Architecture:
     @property
     def multiple(self) -> int:
         """Of what sizes of images have to be multiples."""
-        return int(2 ** len(self.encoder))
+        return int(2 ** (len(self.encoder) + self.coarse))
 
 
 class Prediction(NamedTuple):
     """What a network says of two images.
 
     Attributes:
-        displacement: (N, ndim, *spatial), in voxels: moving at x + displacement(x) corresponds to fixed at x.
+        displacement: (N, ndim, *spatial), in voxels of the images: moving at x + displacement(x) corresponds to fixed
+            at x.
         inverse: the displacement field the other way, of velocities only.
-        field: (N, ndim, *spatial): what the last convolution gave, the displacement or the mean velocity.
+        field: (N, ndim, *spatial): what the last convolution gave, the displacement or the mean velocity; of a coarse
+            network at half the resolution, in voxels of that.
         log_variance: of that velocity, likewise, of a probabilistic network only.
     """
 
@@ -140,16 +147,25 @@ class VoxelMorph(nn.Module):
             raise InputError(
                 f"moving, fixed: expected sizes that are multiples of {a.multiple}, got {moving.shape[2:]}"
             )
-        features = self._features(torch.cat([moving, fixed], 1).contiguous(memory_format=LAYOUTS[a.ndim]))
+        images = torch.cat([moving, fixed], 1)
+        seen = pool(images, COARSE) if a.coarse else images
+        features = self._features(seen.contiguous(memory_format=LAYOUTS[a.ndim]))
         field = self.field(features).to(moving.dtype).contiguous()  # which autocast may have narrowed
         if not a.velocity:
-            return Prediction(field, None, field, None)
+            return Prediction(self._fine(field), None, field, None)
         log_variance, velocity = None, field
         if self.log_variance is not None:
             log_variance = self.log_variance(features).to(moving.dtype).contiguous()
             if self.training:
                 velocity = field + torch.exp(log_variance / 2) * torch.randn_like(field)
-        return Prediction(self._integrated(velocity), self._integrated(-velocity), field, log_variance)
+        there, back = (self._fine(self._integrated(v)) for v in (velocity, -velocity))
+        return Prediction(there, back, field, log_variance)
+
+    def _fine(self, field: Tensor) -> Tensor:
+        """In voxels of the images, at them."""
+        if not self.architecture.coarse:
+            return field
+        return resample_field(field, [COARSE * s for s in field.shape[2:]], COARSE, 1)
 
     def _features(self, images: Tensor) -> Tensor:
         depth = len(self.architecture.encoder)

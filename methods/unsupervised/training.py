@@ -37,6 +37,7 @@ class TrainingOptions:
     segmentation: float = option(0.0, "Weight of the Dice loss of the labels, where scans have them.")
     velocity: bool = option(False, "Predict a velocity and integrate it: fields without folds.")
     half: bool = option(False, "Integrate at half the resolution.")
+    coarse: bool = option(False, "See the images at half their resolution: an eighth of the work.")
     bidirectional: bool = option(False, "Compare in both directions; needs a velocity.")
     probabilistic: bool = option(False, "Predict a variance too, with a KL term; needs a velocity.")
     precision_of_prior: float = option(10.0, "Of the KL term: how smooth velocities are expected to be.")
@@ -78,6 +79,7 @@ class TrainingOptions:
             self.decoder or published.decoder,
             velocity=self.velocity,
             half=self.half,
+            coarse=self.coarse,
             probabilistic=self.probabilistic,
         )
         return VoxelMorph(architecture, checkpointed=self.checkpointing)
@@ -110,7 +112,7 @@ def train_unsupervised(
     options, trainer = options or TrainingOptions(), trainer or TrainerOptions()
     pairs = find_pairs(data, atlas=atlas, hold_out=hold_out)
     task = UnsupervisedTask(pairs, options, trainer)
-    described = Description.of("unsupervised", data, pairs, options, trainer, atlas=atlas, hold_out=hold_out)
+    described = Description.of("unsupervised", data, pairs.identity(), options, trainer, atlas=atlas, hold_out=hold_out)
     place = device or torch.device("cpu")
     train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
 

@@ -112,7 +112,7 @@ def train_weakly_supervised(
     options, trainer = options or usual[0], trainer or usual[1]
     pairs = find_pairs(data, hold_out=hold_out)
     task = WeaklySupervisedTask(pairs, options, trainer)
-    described = Description.of("weakly-supervised", data, pairs, options, trainer, hold_out=hold_out)
+    described = Description.of("weakly-supervised", data, pairs.identity(), options, trainer, hold_out=hold_out)
     place = device or torch.device("cpu")
     train(task, out, trainer, described=described, device=place, resume=resume, progress=progress)
 
