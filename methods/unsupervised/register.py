@@ -23,12 +23,15 @@ from ..padding import Padding
 from ..refine import pool, refine, resample_field, resampled
 from ..similarity import both_ways, lncc_distance, window_of
 from ..stages import Stages
-from ..weights import check_ending
+from ..weights import check_ending, is_of
 from .network import Prediction, VoxelMorph
+from .pyramid import FORMAT as PYRAMID
+from .pyramid import Pyramid
 
 LEVEL = 2  # voxels between the points of the fine-tuned field
 WINDOW = 21  # of its local NCC
 KERAS = (".h5", ".hdf5")
+Network = VoxelMorph | Pyramid
 RATE = 1.3  # as in the discrete method's refinement
 
 
@@ -70,7 +73,7 @@ def unsupervised(preset: str, **options: Any) -> Method:
     return with_network(read_weights(chosen.weights), finetune=chosen.finetune, weights=os.fspath(chosen.weights))
 
 
-def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -> Method:
+def with_network(network: Network, *, finetune: int = 0, weights: str = "") -> Method:
     """The method with a network that is here, of images of its number of axes."""
     network.eval()
     return Method(
@@ -81,7 +84,7 @@ def with_network(network: VoxelMorph, *, finetune: int = 0, weights: str = "") -
     )
 
 
-def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
+def read_weights(path: str | os.PathLike[str]) -> Network:
     """The network of a file, by its ending: as published for Keras, or our own.
 
     Raises:
@@ -89,10 +92,12 @@ def read_weights(path: str | os.PathLike[str]) -> VoxelMorph:
     """
     name = os.fspath(path)
     check_ending(name, (".safetensors", *KERAS))
-    return VoxelMorph.from_keras(name) if name.endswith(KERAS) else VoxelMorph.load(name)
+    if name.endswith(KERAS):
+        return VoxelMorph.from_keras(name)
+    return Pyramid.load(name) if is_of(name, PYRAMID) else VoxelMorph.load(name)
 
 
-def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages: Stages) -> Found:
+def register_unsupervised(pair: Pair, network: Network, finetune: int, stages: Stages) -> Found:
     """Displacement field from a fixed to a moving image on the same grid.
 
     Args:
@@ -143,7 +148,7 @@ def register_unsupervised(pair: Pair, network: VoxelMorph, finetune: int, stages
         return Found(*settled(resampled(refined or fields, size, LEVEL, 1)))
 
 
-def _predicted(fixed: Tensor, moving: Tensor, network: VoxelMorph) -> Tensor:
+def _predicted(fixed: Tensor, moving: Tensor, network: Network) -> Tensor:
     """With background around the images up to sizes that the network takes."""
     padding = Padding(fixed.shape[2:], network.architecture.multiple)
     with torch.inference_mode():

@@ -119,7 +119,7 @@ class SyntheticTask(Task):
         if synthetic.labels and not self.files:
             raise InputError(f"labels: expected a folder of label maps, found none in {synthetic.labels}")
         torch.manual_seed(trainer.seed)
-        self.network = options.network(len(self.size))
+        self.network = options.made(len(self.size))
         multiple = self.network.architecture.multiple
         if any(s % multiple for s in self.size):
             raise InputError(f"size: expected multiples of {multiple}, got {self.size}")

@@ -20,10 +20,14 @@ from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, train
 from .network import Architecture, Prediction, VoxelMorph
+from .pyramid import Plan, Pyramid
 from .register import read_weights, with_network
 
 # What a distance is weighed against the smoothness with, unless told: VoxelMorph's own weights for the first two.
 SMOOTHNESS = {"lncc": 1.0, "mse": 0.01, "mind": 0.1}
+NETWORKS = ("voxelmorph", PYRAMID := "pyramid")
+# Options that a pyramid has not, whose fields are always of velocities.
+OF_VOXELMORPH = ("velocity", "half", "coarse", "probabilistic", "encoder", "decoder", "checkpointing")
 FLAT = Architecture(2, (32, 32, 32, 32), (32, 32, 32, 32, 32, 16))  # the published 2-D network
 
 
@@ -31,6 +35,7 @@ FLAT = Architecture(2, (32, 32, 32, 32), (32, 32, 32, 32, 32, 16))  # the publis
 class TrainingOptions:
     """What network to train, and on what loss. The texts beside the fields are those of the command line."""
 
+    network: str = option("voxelmorph", "voxelmorph, or pyramid, which compares features: no size or kind to choose.")
     similarity: str = option("lncc", "lncc, mse, or mind for images of two modalities.")
     window: int = option(9, "Of lncc, voxels, odd.")
     smoothness: float | None = option(None, "Weight of the diffusion or KL term; default: lncc 1, mse 0.01, mind 0.1.")
@@ -48,6 +53,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         make_plain(self)
+        _check.choice("network", self.network, NETWORKS)
         if self.similarity not in SMOOTHNESS:
             raise InputError(f"similarity: expected one of {', '.join(SMOOTHNESS)}, got {self.similarity!r}")
         check_window(self.window)
@@ -55,10 +61,14 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None:
                 _check.not_negative(name, value)
-        if self.bidirectional and not (self.velocity or self.weights):
+        if self.network == PYRAMID:
+            for name in OF_VOXELMORPH:
+                if getattr(self, name):
+                    raise InputError(f"{name}: of the network voxelmorph, got it beside pyramid")
+        elif self.bidirectional and not (self.velocity or self.weights):
             raise InputError("bidirectional: expected a network with velocity=True")
 
-    def network(self, ndim: int) -> VoxelMorph:
+    def made(self, ndim: int) -> VoxelMorph | Pyramid:
         """A new one, or the one to start from.
 
         Raises:
@@ -68,10 +78,15 @@ class TrainingOptions:
             network = read_weights(self.weights)
             if network.architecture.ndim != ndim:
                 raise InputError(f"weights: expected those of a {ndim}-D network, as the scans are")
-            if self.bidirectional and not network.architecture.velocity:
-                raise InputError("bidirectional: expected weights of a network with velocity=True")
-            network.checkpointed = self.checkpointing
+            if isinstance(network, Pyramid) != (self.network == PYRAMID):
+                raise InputError(f"weights: expected those of the network {self.network}, got {self.weights!r}")
+            if isinstance(network, VoxelMorph):
+                if self.bidirectional and not network.architecture.velocity:
+                    raise InputError("bidirectional: expected weights of a network with velocity=True")
+                network.checkpointed = self.checkpointing
             return network
+        if self.network == PYRAMID:
+            return Pyramid(Plan(ndim))
         published = Architecture() if ndim == 3 else FLAT
         architecture = Architecture(
             ndim,
@@ -125,12 +140,12 @@ class UnsupervisedTask(AlignedTask):
         options: see `TrainingOptions`.
     """
 
-    network: VoxelMorph
+    network: VoxelMorph | Pyramid
 
     def __init__(self, pairs: Pairs, options: TrainingOptions, trainer: TrainerOptions) -> None:
         super().__init__(pairs, trainer, "segmentation" if options.segmentation else "")
         self.options = options
-        self.network = options.network(self.ndim)
+        self.network = options.made(self.ndim)
         self.multiple = self.network.architecture.multiple
         chosen = options.smoothness
         self.smoothness = SMOOTHNESS[options.similarity] if chosen is None else chosen
