@@ -3,7 +3,9 @@ the costs in a small window point, from coarse to fine.
 
 As PWC-Net (Sun et al., CVPR 2018) and PDD-Net (Heinrich, MICCAI 2019) do. The features are MIND-SSC (Heinrich et al.,
 MICCAI 2013), which do without a contrast, and beside them what convolutions of these have learned: it registers before
-it is trained, and needs little training. Velocities are added up, and integrated at the end: fields without folds.
+it is trained, and needs little training. Velocities are added up, and integrated at the end: fields without folds. Every
+step is that from fixed to moving less that from moving to fixed, halved: with the images exchanged the field is the
+inverse, and between two that are one it is nothing.
 """
 
 from __future__ import annotations
@@ -97,10 +99,12 @@ class Pyramid(nn.Module):
         self.log_sharpness = nn.Parameter(torch.full((LEVELS,), SHARPNESS).log())
         for layer in (*self.enter, *self.join, *self.deepen, self.last):
             nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
-            nn.init.zeros_(layer.bias)
-        for layer in self.learned:
-            nn.init.normal_(layer.weight, std=SMALL)
-            nn.init.zeros_(layer.bias)
+        for layer in self.learned.modules():
+            if isinstance(layer, kind):
+                nn.init.normal_(layer.weight, std=SMALL)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     @property
     def architecture(self) -> Plan:
@@ -132,14 +136,20 @@ class Pyramid(nn.Module):
             if k:
                 velocity = resample_field(velocity, here.shape[2:], 2, 1)
             for _ in range(plan.passes[k]):
-                warped = warp(there, integrate_velocity(velocity, STEPS))
-                costs = correlation(here, warped, plan.radii[k], padding="border", smoothing=1)
-                found = soft_argmin(costs, self.log_sharpness[k].exp())
-                assert isinstance(found, Tensor)
-                velocity = velocity + box_average(found, plan.smoothing[k], passes=2)
+                velocity = velocity + (self._step(k, here, there, velocity) - self._step(k, there, here, -velocity)) / 2
         size = moving.shape[2:]
-        there_and_back = (resample_field(integrate_velocity(v, STEPS), size, FINEST, 1) for v in (velocity, -velocity))
-        return Prediction(*there_and_back, velocity, None)
+        displacement, inverse = (
+            resample_field(integrate_velocity(v, STEPS), size, FINEST, 1) for v in (velocity, -velocity)
+        )
+        return Prediction(displacement, inverse, velocity, None)
+
+    def _step(self, level: int, here: Tensor, there: Tensor, velocity: Tensor) -> Tensor:
+        """The displacements from here to where the features there, warped, are most alike; smooth."""
+        warped = warp(there, integrate_velocity(velocity, STEPS))
+        costs = correlation(here, warped, self.plan.radii[level], padding="border", smoothing=1)
+        found = soft_argmin(costs, self.log_sharpness[level].exp())
+        assert isinstance(found, Tensor)
+        return box_average(found, self.plan.smoothing[level], passes=2)
 
     def _features(self, image: Tensor) -> list[Tensor]:
         """From the coarsest level on."""
