@@ -18,7 +18,15 @@ DOCS = Path(__file__).parent.parent / "docs"
 NAMED = re.compile(r"^\.\. (?:auto\w+|py:data):: (\S+)$", re.MULTILINE)
 COMMAND = re.compile(r"^```\{command\} (.+)$", re.MULTILINE)
 LISTED = ("io", "losses", "world", "compat", "methods.unsupervised", "methods.weakly_supervised")  # in __all__
-OTHERS = ("metrics", "nn", "data", "data.synthetic", "methods.discrete.pddnet", "methods.discrete.tutorial")
+OTHERS = (
+    "metrics",
+    "nn",
+    "data",
+    "data.synthetic",
+    "data.painted",
+    "methods.discrete.pddnet",
+    "methods.discrete.tutorial",
+)
 # What the others give and take.
 MORE = {"l2rfast.methods.result.Registration", "l2rfast._info.Info"}
 

@@ -19,16 +19,16 @@ from l2rfast.methods.unsupervised.training import TrainingOptions
 from l2rfast.metrics import dice, folding_fraction
 
 
-@pytest.mark.parametrize("size", [(96, 80), (48, 64, 48)])
-def test_it_registers_two_contrasts_before_it_is_trained(size: tuple[int, ...]) -> None:
+def test_it_registers_two_contrasts_before_it_is_trained() -> None:
+    size = (48, 64, 48)
     moving, fixed = anatomies(2, size, contrasts=2, structures=5, deformation=0.03, seed=1)
     torch.manual_seed(0)
     with torch.inference_mode():
-        found = Pyramid(Plan(len(size)))(moving.image, fixed.image)
+        found = Pyramid()(moving.image, fixed.image)
     assert found.inverse is not None
     assert found.log_variance is None
-    assert found.displacement.shape == found.inverse.shape == (1, len(size), *size)
-    assert found.field.shape == (1, len(size), *(s // 2 for s in size))
+    assert found.displacement.shape == found.inverse.shape == (1, 3, *size)
+    assert found.field.shape == (1, 3, *(s // 2 for s in size))
 
     def overlap(labels: torch.Tensor) -> float:
         scores = dice(fixed.labels, labels).values()

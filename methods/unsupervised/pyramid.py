@@ -3,9 +3,9 @@ the costs in a small window point, from coarse to fine.
 
 As PWC-Net (Sun et al., CVPR 2018) and PDD-Net (Heinrich, MICCAI 2019) do. The features are MIND-SSC (Heinrich et al.,
 MICCAI 2013), which do without a contrast, and beside them what convolutions of these have learned: it registers before
-it is trained, and needs little training. Velocities are added up, and integrated at the end: fields without folds. Every
-step is that from fixed to moving less that from moving to fixed, halved: with the images exchanged the field is the
-inverse, and between two that are one it is nothing.
+it is trained, and needs little training. Velocities are added up, and integrated at the end: fields without folds.
+Every step is that from fixed to moving less that from moving to fixed, halved: with the images exchanged the field is
+the inverse, and between two that are one it is nothing.
 """
 
 from __future__ import annotations
