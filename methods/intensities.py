@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,12 @@ AIR = -1024.0  # the least of Hounsfield's units that a scanner measures
 NEAR_AIR = 0.75  # of the way from padding to air: up to there, hardly anything but padding
 RIM = 0.25  # of the padded voxels: what interpolation may have put there
 FULL = 0.5  # of 0 to 1: what images that are meant to reach from 0 to 1 fill
+
+
+class Prepared(Protocol):
+    """An image of a name, as a method takes it; see `methods.method.Method`."""
+
+    def __call__(self, name: str, image: Tensor, mask: Tensor | None = None, /) -> Tensor: ...
 
 
 def robust_range(image: Tensor, mask: Tensor | None = None) -> tuple[float, float]:

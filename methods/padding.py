@@ -20,9 +20,9 @@ class Padding:
         self._size = list(size)
         self._sides = [(room // 2, room - room // 2) for room in (-s % multiple for s in size)]
 
-    def pad(self, image: Tensor) -> Tensor:
-        """(..., *size) -> (..., *larger), zeros around."""
-        return F.pad(image, [side for sides in reversed(self._sides) for side in sides])
+    def pad(self, image: Tensor, value: float = 0.0) -> Tensor:
+        """(..., *size) -> (..., *larger), that value around."""
+        return F.pad(image, [side for sides in reversed(self._sides) for side in sides], value=value)
 
     def crop(self, image: Tensor) -> Tensor:
         """(..., *larger) -> (..., *size), a view."""

@@ -261,7 +261,8 @@ class _Person:
         """The trunk: an upright cylinder of a blunt ellipse."""
         x, y, _ = self._at
         blunt = ((x / half_width).abs() ** 2.4 + (y / half_depth).abs() ** 2.4 + 1e-9) ** (1 / 2.4)
-        return (blunt - 1) * half_depth
+        off: Tensor = (blunt - 1) * half_depth
+        return off
 
     def _diaphragm(self) -> Tensor:
         """How high it is above every place: a dome on each side, the right one higher."""
@@ -326,10 +327,9 @@ class _Person:
 
             self._over(torch.maximum(self._tube(line, 0.0) - thick, z - 50), 60.0)
         for label, centre in ((2, (58, -38, -2)), (3, (-58, -38, 12))):
-            side = math.copysign(1, centre[0])
             kidney = self._ellipsoid(centre, (28, 26, 54), move=9, grow=0.12, turn=0.2)
             depth = kidney + self._normal(11.0, 1.5)
-            hilum = side * (self._at[0] - centre[0]) + 8  # which opens to the middle
+            hilum = math.copysign(1.0, centre[0]) * (self._at[0] - centre[0]) + 8  # which opens to the middle
             self._over(kidney, 40 + 140 * agent, label)
             self._over(torch.maximum(depth, hilum), -20.0 + 60 * agent, label)
         sway, phase = self._normal(0.0, 4.0), self._normal(0.0, 0.6)

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from l2rfast.errors import InputError
 
 from .. import weights
-from ..intensities import from_zero_to_one
+from ..intensities import AIR, Prepared, from_zero_to_one
 from ..method import Found, Method, Pair
 from ..padding import Padding
 from ..stages import Stages
@@ -50,22 +51,28 @@ def read_weights(path: str | os.PathLike[str]) -> Network:
 def with_network(network: Network, path: str = "") -> Method:
     """The method with a network that is here, of images of its number of axes."""
     network.eval()
-    ct = isinstance(network, PDDNet) and network.architecture.intensities == "ct"
-    return Method(
-        {"method": "pddnet", "weights": path},
-        (lambda name, image, mask: image / HOUNSFIELD) if ct else from_zero_to_one,
-        partial(_run, network),
-        optimises=False,
-    )
+    return Method({"method": "pddnet", "weights": path}, seen(network)[0], partial(_run, network), optimises=False)
+
+
+def seen(network: Network) -> tuple[Prepared, float]:
+    """The intensities that a network takes, and what they are of the background, or of air."""
+    if isinstance(network, PDDNet) and network.architecture.intensities == "ct":
+        return _in_units, AIR / HOUNSFIELD
+    return from_zero_to_one, 0.0
+
+
+def _in_units(name: str, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    return image / HOUNSFIELD
 
 
 def _run(network: Network, pair: Pair, stages: Stages) -> Found:
     ndim, fixed, moving = network.ndim, pair.fixed, pair.moving
     if fixed.ndim - 2 != ndim:
         raise InputError(f"weights: expected those of a {fixed.ndim - 2}-D network, but they are of a {ndim}-D one")
-    padding = Padding(fixed.shape[2:], network.multiple)
+    padding, background = Padding(fixed.shape[2:], network.multiple), seen(network)[1]
     with stages.stage("network"), torch.inference_mode():
-        found: Prediction = network.to(fixed.device)(padding.pad(fixed), padding.pad(moving))
+        images = (padding.pad(image, background) for image in (fixed, moving))
+        found: Prediction = network.to(fixed.device)(*images)
         corners = isinstance(network, PDDNet) and network.architecture.align_corners
         entropy = spread(found.choices[0].entropy, found.displacement.shape[2:], corners)
     return Found(padding.crop(found.displacement).clone(), entropy=padding.crop(entropy).clone())

@@ -12,6 +12,7 @@ from l2rfast import _check
 from l2rfast.errors import InputError
 from l2rfast.losses import diffusion_energy
 
+from ..intensities import from_zero_to_one
 from ..method import Method
 from ..options import make_plain, option
 from ..training.aligned import AlignedTask, check_window, distance
@@ -20,7 +21,7 @@ from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, train
 from .pddnet import Architecture, PDDNet
-from .register import Network, read_weights, with_network
+from .register import Network, read_weights, seen, with_network
 from .tutorial import Flat, TutorialNet2d
 
 LOSSES = ("labels", "lncc", "mind")
@@ -39,6 +40,7 @@ class TrainingOptions:
     extent: tuple[float, ...] = option((0.25, 0.15), "Their reach, as fractions of half the size.")
     passes: int = option(2, "Of 3-D scans: how often costs are regularised, 1 or 2.")
     min_convolution: str = option("pooled", "Of 3-D scans: pooled, or exact with a weight that is learned.")
+    intensities: str = option("zero-to-one", "Of 3-D scans: zero-to-one, or ct: Hounsfield units, 500 of them a unit.")
     radius: int = option(4, "Of 2-D scans: of the search, quarters of the resolution.")
     weights: str = option("", "Of a network to start from, .safetensors, or the two published .pth with a comma.")
 
@@ -70,6 +72,7 @@ class TrainingOptions:
                 extent=self.extent,
                 passes=self.passes,
                 min_convolution=self.min_convolution,
+                intensities=self.intensities,
             )
         )
 
@@ -121,6 +124,9 @@ class DiscreteTask(AlignedTask):
         self.options = options
         self.network = options.network(self.ndim)
         self.multiple = self.network.multiple
+        self.prepared, self.background = seen(self.network)
+        if trainer.intensity and self.prepared is not from_zero_to_one:
+            raise InputError("intensity: expected 0, as the network takes Hounsfield units, which mean what they are")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         fixed, moving = batch["fixed"], batch["moving"]

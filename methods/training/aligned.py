@@ -14,7 +14,7 @@ from torch import Tensor
 from l2rfast import _check, mind_ssc, warp, warp_local_ncc, warp_ssd
 from l2rfast.errors import InputError
 
-from ..intensities import from_zero_to_one
+from ..intensities import Prepared, from_zero_to_one
 from ..method import Method, apply, image_on_grid_of, on_grid_of
 from ..metrics import measures
 from ..names import some
@@ -34,7 +34,7 @@ class Usable(NamedTuple):
     """What there is of a pair to train on, (1, 1, *spatial) on the grid of the fixed scan.
 
     Attributes:
-        images: fixed and moving, from 0 to 1.
+        images: fixed and moving, as the network takes them.
         maps: their label maps, where those are needed.
         in_both: the labels that both have, at least one.
     """
@@ -56,6 +56,8 @@ class AlignedTask(Task):
         ndim: of the scans.
         multiple: of which images have to be, along every axis.
         network: what is trained, with a method ``save``; set by the method.
+        prepared, background: the intensities that the network takes, and what they are around an image; from 0 to 1
+            unless the method sets others.
 
     Raises:
         InputError: scans that cannot be read, or whose labels are asked for and not there.
@@ -64,11 +66,13 @@ class AlignedTask(Task):
     scores: ClassVar[Mapping[str, bool]] = {"DSC": True, "TRE_lm": False, "TRE_kp": False, "similarity": True}
     multiple: int = 1
     network: torch.nn.Module
+    background: float = 0.0
 
     def __init__(self, pairs: Pairs, trainer: TrainerOptions, needs_labels: str) -> None:
         super().__init__()
         self.pairs, self.trainer, self.labelled = pairs, trainer, bool(needs_labels)
         self.validations = len(pairs.validation)
+        self.prepared: Prepared = from_zero_to_one
         torch.manual_seed(trainer.seed)
         without = [str(case.image) for case in cases_of(pairs.training) if case.labels is None]
         if needs_labels and without and trainer.bad_scans == STOP:
@@ -99,7 +103,8 @@ class AlignedTask(Task):
         batch = {"fixed": images[0], "moving": images[1]}
         if self.labelled:
             batch |= dict(zip(("fixed_labels", "moving_labels"), labels, strict=True))
-        return {name: padding.pad(value)[0] for name, value in batch.items()}
+        around = {"fixed": self.background, "moving": self.background}
+        return {name: padding.pad(value, around.get(name, 0.0))[0] for name, value in batch.items()}
 
     def names(self, random: torch.Generator) -> tuple[str, str]:
         pair, _ = self._drawn(random)
@@ -118,7 +123,7 @@ class AlignedTask(Task):
         check_axes(self.first, self.ndim, {pair.fixed: fixed.image, pair.moving: moving.image})
         if self.trainer.batch > 1:
             check_size(self.first, self.size, pair.fixed, fixed.image, self.multiple)
-        return Usable(_images(pair, fixed, moving), *(_labels(pair, fixed, moving) if self.labelled else ([], [])))
+        return Usable(self._images(pair, fixed, moving), *(_labels(pair, fixed, moving) if self.labelled else ([], [])))
 
     def _read(self, case: Case) -> Scan:
         """To train on."""
@@ -133,7 +138,7 @@ class AlignedTask(Task):
         result = self._registered(*scans)
         found = measures(result, *scans)
         if math.isnan(found.get("DSC", math.nan)):
-            fixed, moving = _images(pair, *scans)
+            fixed, moving = self._images(pair, *scans)
             found["similarity"] = -float(self.distance(fixed, moving, result.displacement))
         return found
 
@@ -151,11 +156,19 @@ class AlignedTask(Task):
     def picture(self) -> Tensor:
         """Of the first pair for validation: the middle slice of fixed, moving, warped moving, and their difference."""
         pair, scans = first_usable(self.pairs.validation, self._scans, self.trainer.bad_scans)
-        fixed, moving = _images(pair, *scans)
+        fixed, moving = self._images(pair, *scans)
         warped = warp(moving, self._registered(*scans).displacement)
         shown = [image[0, 0] for image in (fixed, moving, warped, (warped - fixed).abs())]
         flat = [image if image.ndim == 2 else image[image.shape[0] // 2] for image in shown]
         return torch.cat(flat, 1).clamp(0, 1)
+
+    def _images(self, pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
+        """(1, 1, *spatial) each, as the network takes them, on the grid of the fixed one."""
+        aligned = image_on_grid_of(fixed.image, moving.image, torch.device("cpu"))
+        return [
+            self.prepared(str(pair.fixed.image), fixed.image.data[None, None]),
+            self.prepared(str(pair.moving.image), aligned),
+        ]
 
     def save(self, folder: Path) -> None:
         save = self.network.save
@@ -183,15 +196,6 @@ def distance(similarity: str, window: int, fixed: Tensor, moving: Tensor, displa
             features = mind_ssc(fixed), mind_ssc(moving)
         loss = warp_ssd(*features, displacement)[0] / features[0].shape[1]
     return loss.mean()
-
-
-def _images(pair: Pair, fixed: Scan, moving: Scan) -> list[Tensor]:
-    """(1, 1, *spatial) each, from 0 to 1, on the grid of the fixed one."""
-    aligned = image_on_grid_of(fixed.image, moving.image, torch.device("cpu"))
-    return [
-        from_zero_to_one(str(pair.fixed.image), fixed.image.data[None, None]),
-        from_zero_to_one(str(pair.moving.image), aligned),
-    ]
 
 
 def _labels(pair: Pair, fixed: Scan, moving: Scan) -> tuple[list[Tensor], list[int]]:
