@@ -45,7 +45,7 @@ TRAINED, PUBLISHED = "PDD-Net, trained here", "PDD-Net, published weights"
 FINER, PLAIN = "PDD-Net, published weights, images twice as fine", "discrete, default"
 SIZE = (72, 54, 84)  # which trains in minutes; 5 mm
 OPTIONS = TrainingOptions(grid=(12, 14), search=(7, 5), extent=(0.35, 0.15), intensities="ct")
-VALIDATION = 2
+VALIDATION, EVERY = 2, 25
 CT, CT_LABELS = "abdomen-ct-mr/example_ct.nii.gz", "abdomen-ct-mr/example_seg_fast_force_split.nii.gz"
 MR, MR_LABELS = "abdomen-ct-mr/example_mr_sm.nii.gz", "abdomen-ct-mr/example_seg_mr.nii.gz"
 STRENGTHS = (5.0, 12.0)  # mm, standard deviation of the velocities of a known deformation
@@ -216,7 +216,8 @@ def train(
     count: int, size: Sequence[int], options: TrainingOptions, trainer: TrainerOptions, folder: Path
 ) -> dict[str, Any]:
     """Train on so many people, and what came of it."""
-    write_abdomens(folder / "people", count + VALIDATION, size, spacing=spacing(size))
+    if not (folder / "run").exists():
+        write_abdomens(folder / "people", count + VALIDATION, size, spacing=spacing(size))
     train_discrete(
         folder / "people",
         folder / "run",
@@ -345,8 +346,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=40, help="to train on (default: 40)")
     parser.add_argument("--pairs", type=int, default=6, help="of other people, to register (default: 6)")
     parser.add_argument("--size", type=int, nargs=3, default=SIZE, help=f"voxels (default: {SIZE})")
-    parser.add_argument("--steps", type=int, default=400, help="of training (default: 400)")
-    parser.add_argument("--rate", type=float, default=3e-3, help="(default: 0.003)")
+    parser.add_argument("--steps", type=int, default=400, help="of training (default: 400), more to go on")
+    parser.add_argument("--rate", type=float, default=2e-3, help="(default: 0.002)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     parser.add_argument("--only", action="append", choices=("training", "generated", "real", "mr"), help="some parts")
     parser.add_argument("--method", action="append", default=[], help="measure by this anew; several times")
@@ -367,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.people,
             arguments.size,
             OPTIONS,
-            TrainerOptions(steps=arguments.steps, rate=arguments.rate, cosine=True, every=max(arguments.steps // 4, 1)),
+            TrainerOptions(steps=arguments.steps, rate=arguments.rate, every=EVERY),
             arguments.work,
         ),
         "generated": lambda: registered(

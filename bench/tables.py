@@ -14,6 +14,7 @@ from typing import Any
 
 from reliability.counts import PARTS, counted
 
+from .abdomens import summary
 from .harness import OURS
 from .patches import patches
 from .recipes import recipes
@@ -153,6 +154,7 @@ TABLES: dict[str, tuple[Callable[..., str | list[str]], str, tuple[str, ...]]] =
     "README.md": (headline, MEASURED, ("cpu.json", "registration.json", "busy.json")),
     "bench/README.md": (roofline, MEASURED, ("cpu.json",)),
     "docs/reference/compat.md": (patches, MEASURED, ("compat/cpu.json", "registration.json")),
+    "docs/reference/pddnet.md": (summary, MEASURED, ("abdomens.json",)),
     "docs/recipes.md": (recipes, MEASURED, ("scans.json",)),
     "docs/reliability.md": (counted, BROKEN, tuple(f"{part}.json" for part in PARTS)),
 }

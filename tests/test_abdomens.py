@@ -43,22 +43,12 @@ def test_arguments_and_seed_give_the_people() -> None:
     assert torch.equal(small(2, noise=0)[1].labels, second.labels)  # drawn after the anatomy
 
 
-def test_threads_do_not_change_them() -> None:
-    before = torch.get_num_threads()
-    people = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        people += small(1)
-    torch.set_num_threads(before)
-    assert torch.equal(people[0].labels, people[1].labels)
-
-
 def test_organs_are_where_they_belong_and_of_plausible_units() -> None:
     for person in small(4, seed=3):
         image, labels = person.image[0, 0], person.labels[0, 0]
         assert image.min() >= -1024
         assert torch.equal(image, image.round())
-        assert (image[:2] < -900).float().mean() > 0.8  # beside the body there is air
+        assert (image[::47, ::35] < -900).all()  # at the corners there is air
         assert set(labels.unique().tolist()) == {0, *STRUCTURES}
         for label, (least, most) in UNITS.items():
             assert least < image[labels == label].median() < most, STRUCTURES[label]

@@ -24,6 +24,7 @@ OTHERS = (
     "data",
     "data.synthetic",
     "data.painted",
+    "data.abdomens",
     "methods.discrete.pddnet",
     "methods.discrete.tutorial",
 )
