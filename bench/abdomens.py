@@ -189,8 +189,10 @@ def another() -> Iterator[Case]:
 
 def measured(
     cases: Iterator[Case], weights: Path, known: dict[str, dict[str, Any]], anew: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """By method and pair, what is not known or asked for anew; what could not be registered has its ``error``."""
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """By method and pair, after every pair, what is not known or asked for anew; what could not be registered has its
+    ``error``.
+    """
     contestants = methods(weights)
     found = {name: {} if name in anew else dict(known.get(name, {})) for name in contestants}
     for case in cases:
@@ -204,7 +206,7 @@ def measured(
             found[name][case.name] = one
             told = one.get("error") or f"{mean(one['start']):.3f} -> {mean(one['dice']):.3f}, {one['seconds']:.1f} s"
             print(f"{case.name}, {name}: {told}", flush=True)
-    return found
+        yield rounded(found)
 
 
 def mean(dice: dict[str, float | None]) -> float:
@@ -214,7 +216,7 @@ def mean(dice: dict[str, float | None]) -> float:
 
 def train(
     count: int, size: Sequence[int], options: TrainingOptions, trainer: TrainerOptions, folder: Path
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Train on so many people, and what came of it."""
     if not (folder / "run").exists():
         write_abdomens(folder / "people", count + VALIDATION, size, spacing=spacing(size))
@@ -228,15 +230,15 @@ def train(
         progress=lambda step, text: print(f"step {step}: {text}", flush=True) if step % 10 == 0 else None,
     )
     steps, validations = (_rows(folder / "run" / f"{log}.csv") for log in ("training", "validation"))
-    return {
+    yield {
         "people": count,
         "size": list(size),
         "spacing": spacing(size),
         "options": asdict(options),
         "trainer": asdict(trainer),
         "seconds": sum(row["seconds"] for row in steps),
-        "losses": [row["labels"] for row in steps],
-        "validations": [{name: row[name] for name in ("step", "DSC", "num_foldings")} for row in validations],
+        "losses": rounded([row["labels"] for row in steps]),
+        "validations": rounded([{name: row[name] for name in ("step", "DSC", "num_foldings")} for row in validations]),
     }
 
 
@@ -360,10 +362,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     skipped = record.pop("skipped", {})
     weights = arguments.work / "run" / "weights.safetensors"
 
-    def registered(part: str, cases: Iterator[Case]) -> dict[str, Any]:
+    def registered(part: str, cases: Iterator[Case]) -> Iterator[dict[str, Any]]:
         return measured(cases, weights, record.get(part, {}), arguments.method)
 
-    parts: dict[str, Callable[[], Any]] = {
+    parts: dict[str, Callable[[], Iterator[Any]]] = {
         "training": lambda: train(
             arguments.people,
             arguments.size,
@@ -380,18 +382,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in only:
         skipped.pop(name, None)
         try:
-            record[name] = rounded(parts[name]())
+            for found in parts[name]():
+                record[name] = found
+                _keep(arguments.out, record, skipped)
         except InputError as error:
             skipped[name] = str(error)
-        record |= {
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "machine": machine.describe(),
-            "versions": machine.software(*machine.OWN),
-            "skipped": skipped,
-        }
-        shown = kept(arguments.out, "abdomens", record, page(record))
-    print(shown)
+    print(_keep(arguments.out, record, skipped))
     return int(bool(skipped))
+
+
+def _keep(folder: Path, record: dict[str, Any], skipped: dict[str, str]) -> str:
+    record |= {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "versions": machine.software(*machine.OWN),
+        "skipped": skipped,
+    }
+    return kept(folder, "abdomens", record, page(record))
 
 
 def restored(folder: Path) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Abdomen:
 
     Attributes:
         image: (1, 1, *size) float32, Hounsfield units, whole numbers from -1024 on. Axes lead right, to the front, up.
-        labels: (1, 1, *size) uint8: 0 what is none of `STRUCTURES`.
+        labels: (1, 1, *size) uint8: the keys of ``STRUCTURES``, of which up to the pancreas are TotalSegmentator's; 0
+            what is none of them.
         affine: (4, 4) float64, voxel -> mm, RAS+; the origin is in the middle.
     """
 
