@@ -45,6 +45,7 @@ TRAINED, PUBLISHED = "PDD-Net, trained here", "PDD-Net, published weights"
 FINER, PLAIN = "PDD-Net, published weights, images twice as fine", "discrete, default"
 SIZE = (72, 54, 84)  # which trains in minutes; 5 mm
 OPTIONS = TrainingOptions(grid=(12, 14), search=(7, 5), extent=(0.35, 0.15), intensities="ct")
+PARTS = ("training", "generated", "real", "mr")
 VALIDATION, EVERY = 2, 25
 CT, CT_LABELS = "abdomen-ct-mr/example_ct.nii.gz", "abdomen-ct-mr/example_seg_fast_force_split.nii.gz"
 MR, MR_LABELS = "abdomen-ct-mr/example_mr_sm.nii.gz", "abdomen-ct-mr/example_seg_mr.nii.gz"
@@ -260,6 +261,8 @@ def page(record: dict[str, Any]) -> list[str]:
                 f"## {title}",
                 *(_of_kinds(found) if key == "real" else [comparison(found), by_structure(found, NAMES)]),
             ]
+    if waiting := [name for name in PARTS if name not in record]:
+        parts.append(f"Not measured yet: {', '.join(waiting)}.")
     return [*parts, *left_out(record.get("skipped", {}))]
 
 
@@ -336,11 +339,11 @@ def _of_kinds(found: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def summary(record: dict[str, Any]) -> list[str]:
     """The tables of docs/reference/pddnet.md."""
-    return [
-        f"{described(record['training'])}\n\n{comparison(record['generated'])}",
-        "\n\n".join(_of_kinds(record["real"])),
-        comparison(record["mr"]),
-    ]
+    generated = [described(record["training"])] if "training" in record else []
+    generated += [comparison(record["generated"])] if "generated" in record else []
+    real = list(_of_kinds(record["real"])) if "real" in record else []
+    mr = [comparison(record["mr"])] if "mr" in record else []
+    return ["\n\n".join(parts or ["Not measured yet."]) for parts in (generated, real, mr)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -351,13 +354,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=400, help="of training (default: 400), more to go on")
     parser.add_argument("--rate", type=float, default=2e-3, help="(default: 0.002)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
-    parser.add_argument("--only", action="append", choices=("training", "generated", "real", "mr"), help="some parts")
+    parser.add_argument("--only", action="append", choices=PARTS, help="some parts")
     parser.add_argument("--method", action="append", default=[], help="measure by this anew; several times")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     parser.add_argument("--work", type=Path, default=FOLDER, help="folder of people and weights")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    only = arguments.only or ("training", "generated", "real", "mr")
+    only = arguments.only or PARTS
     record = restored(arguments.out)
     skipped = record.pop("skipped", {})
     weights = arguments.work / "run" / "weights.safetensors"
