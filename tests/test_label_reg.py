@@ -201,7 +201,7 @@ def test_uncertain_maps_give_a_finite_field_with_finite_gradients() -> None:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("kind", ["local", "global", "composite"])
-@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("level", [1, 2, 4])
 def test_a_new_network_says_nothing(ndim: int, kind: str, level: int) -> None:
     """Centres meet, or the first voxels."""
     fixed, moving = torch.rand(2, 1, *(36, 33, 28)[:ndim]), torch.rand(2, 1, *(40, 33, 31)[:ndim])

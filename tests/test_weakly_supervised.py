@@ -175,7 +175,7 @@ def test_what_is_said_counts_before_the_preset(scans: Path, tmp_path: Path) -> N
         (["--norm=batch"], "--norm: expected one of"),
         (["--levels=7"], "out_levels: expected"),
         (["--start=middle"], "--start: expected one of"),
-        (["--resolution=3"], "level: expected one of"),
+        (["--resolution=5"], "level: expected one of"),
         (["--similarity=overlap"], "--similarity: expected one of"),
         (["--sigmas=1,x"], "--sigmas: expected numbers"),
         (["--energy=none"], "--energy: expected one of"),

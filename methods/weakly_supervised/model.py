@@ -33,7 +33,7 @@ class Architecture:
         start: what a network that says nothing does with moving: ``"centre"``, the centres of both grids meet and
             voxels stay as far apart, and the network sees moving like that; or ``"corner"``, the first voxels meet,
             and it sees moving resized to the fixed grid, as published. Moments are of each image as it is.
-        level: voxels along each axis that are averaged before the network sees them, 1 or 2.
+        level: voxels along each axis that are averaged before the network sees them, 1 to 4.
         size: of the fixed images; the kinds with a fully connected layer need it.
     """
 
@@ -45,7 +45,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, allowed in (("kind", KINDS), ("start", STARTS), ("level", (1, 2))):
+        for name, allowed in (("kind", KINDS), ("start", STARTS), ("level", (1, 2, 3, 4))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
         if self.kind in ("global", "composite") and len(self.size) != self.plan.ndim:

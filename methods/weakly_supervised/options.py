@@ -36,7 +36,7 @@ class TrainingOptions:
     norm: str = option("instance", "instance, group, or batch-as-published.")
     levels: tuple[int, ...] = option((0, 1, 2, 3, 4), "Whose fields are added up; fewer fine ones are smoother.")
     start: str = option("centre", "Where fields start: centre of both grids, or corner, as published.")
-    resolution: int = option(2, "Voxels that are averaged before the network sees them: 1 or 2.")
+    resolution: int = option(2, "Voxels that are averaged before the network sees them: 1 to 4.")
     similarity: str = option("dice", f"Of the labels: {', '.join(MEASURES)}.")
     sigmas: tuple[float, ...] = option(SIGMAS, "Voxels, the scales of the labels.")
     energy: str = option("bending", f"Of the field: {', '.join(ENERGIES)}.")
