@@ -191,6 +191,17 @@ def test_moments_align_a_box_with_another(size: tuple[int, ...]) -> None:
     assert losses.bending_energy(matrix_free).item() < 1e-8
 
 
+@pytest.mark.parametrize("level", [2, 4])
+def test_moments_of_a_lower_resolution_align_to_the_border(level: int) -> None:
+    """Of blocks of one size the field is a shift, the same everywhere."""
+    maps = [torch.full((1, 1, 10, 9), -20.0) for _ in range(2)]
+    maps[0][..., 2:5, 3:6], maps[1][..., 5:8, 4:7] = 20, 20
+    size = (10 * level + level - 1, 9 * level)  # what fills no block is not seen
+    field = LabelReg(Architecture("moments", Plan(2, 4), level=level)).aligned((maps[0], maps[1]), size)
+    expected = torch.tensor([-3.0, -1.0]).view(1, 2, 1, 1) * level
+    torch.testing.assert_close(field, expected.expand(1, 2, *size), atol=1e-3, rtol=0)
+
+
 def test_uncertain_maps_give_a_finite_field_with_finite_gradients() -> None:
     maps = [torch.full((1, 1, 12, 14), value, requires_grad=True) for value in (-50.0, -3.0)]
     field = MomentsNet.field(*maps)

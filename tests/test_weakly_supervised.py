@@ -150,6 +150,18 @@ def test_a_sample_is_an_image_and_one_of_its_labels(scans: Path) -> None:
         assert 0 <= first[name].min() < first[name].max() <= 1
 
 
+def test_either_scan_is_shifted(scans: Path) -> None:
+    pairs = find_pairs(scans)
+    for shift, fixed_shift, moved in ((0.0, 0.0, set()), (4.0, 0.0, {"moving"}), (0.0, 4.0, {"fixed"})):
+        options = TrainingOptions(network="local", width=2, shift=shift, fixed_shift=fixed_shift)
+        task = WeaklySupervisedTask(pairs, options, TrainerOptions())
+        sample = task.sample(torch.Generator().manual_seed(1))
+        names = dict(zip(("fixed", "moving"), task.names(torch.Generator().manual_seed(1)), strict=True))
+        images = {role: as_volume("data", name, dims=(2,)).data for role, name in names.items()}
+        scaled = {role: (image - image.min()) / (image.max() - image.min()) for role, image in images.items()}
+        assert {role for role in images if not torch.allclose(sample[role][0], scaled[role], atol=1e-6)} == moved
+
+
 def test_presets() -> None:
     assert of_preset() == of_preset("cpu")
     options, trainer = of_preset("published")

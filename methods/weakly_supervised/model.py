@@ -17,7 +17,7 @@ from .. import weights
 from ..options import make_plain
 from ..refine import pool, resample_field
 from .moments import MomentsNet
-from .nets import CompositeNet, GlobalNet, LocalNet, Plan
+from .nets import CompositeNet, GlobalNet, LocalNet, Plan, affine_field
 
 FORMAT = "l2rfast.methods.weakly_supervised.LabelReg"
 KINDS, STARTS = ("moments", "local", "global", "composite"), ("centre", "corner")
@@ -102,8 +102,15 @@ class LabelReg(nn.Module):
         return self.network.maps(pool(moving, self.architecture.level), pool(fixed, self.architecture.level))
 
     def aligned(self, maps: tuple[Tensor, Tensor], size: Sequence[int]) -> Tensor:
-        """The field of two maps, for a fixed image of that size."""
-        return self._full(MomentsNet.field(*maps), size)
+        """The field of two maps, for a fixed image of that size.
+
+        It is affine, so that it is made at the full resolution: resampling would flatten it at the border.
+        """
+        matrix, level = MomentsNet.matrix(*maps), self.architecture.level
+        linear, offset = matrix[..., :-1], matrix[..., -1]
+        middle = (level - 1) / 2  # of the voxels that became voxel 0
+        offset = level * offset + middle * (1 - linear.sum(-1))
+        return affine_field(torch.cat([linear, offset[..., None]], -1), size)
 
     def _full(self, field: Tensor, size: Sequence[int]) -> Tensor:
         level = self.architecture.level

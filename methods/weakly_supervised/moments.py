@@ -85,10 +85,14 @@ class MomentsNet(nn.Module):
     @staticmethod
     def field(of_moving: Tensor, of_fixed: Tensor) -> Tensor:
         """The field of two maps, on the grid of the second."""
+        return affine_field(MomentsNet.matrix(of_moving, of_fixed), of_fixed.shape[2:])
+
+    @staticmethod
+    def matrix(of_moving: Tensor, of_fixed: Tensor) -> Tensor:
+        """(N, ndim, ndim + 1): voxel of the second map -> voxel of the first."""
         (to, large), (at, small) = _moments(of_moving), _moments(of_fixed)
         ratio = (large / small).clamp(*LIMITS)
-        matrix = torch.cat([torch.diag_embed(ratio), (to - ratio * at)[..., None]], 2)
-        return affine_field(matrix, of_fixed.shape[2:])
+        return torch.cat([torch.diag_embed(ratio), (to - ratio * at)[..., None]], 2)
 
 
 def _moments(logit: Tensor) -> tuple[Tensor, Tensor]:

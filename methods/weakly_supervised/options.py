@@ -43,6 +43,7 @@ class TrainingOptions:
     smoothness: float = option(0.5, "Weight of the energy.")
     maps: float = option(1.0, "Weight of Dice and cross-entropy of the label maps, of moments alone.")
     shift: float = option(0.0, "Augmentation: standard deviation of a random translation of moving, voxels.")
+    fixed_shift: float = option(0.0, "Likewise of fixed: networks that see it in one place learn the place.")
     weights: str = option("", "Of a network to start from, .safetensors.")
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class TrainingOptions:
         for name, allowed in (("similarity", MEASURES), ("energy", ENERGIES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("smoothness", "maps", "shift"):
+        for name in ("smoothness", "maps", "shift", "fixed_shift"):
             _check.not_negative(name, getattr(self, name))
         if not self.sigmas or not all(_check.is_number(sigma) and sigma >= 0 for sigma in self.sigmas):
             raise InputError(f"sigmas: expected numbers >= 0, got {self.sigmas}")

@@ -153,7 +153,8 @@ class WeaklySupervisedTask(Task):
         label = both[int(torch.randint(len(both), (), generator=random))]
         shared = Shared.drawn(self.trainer, random)
         batch: Batch = {}
-        for role, scan, shift in (("fixed", fixed, 0.0), ("moving", moving, self.options.shift)):
+        o = self.options
+        for role, scan, shift in (("fixed", fixed, o.fixed_shift), ("moving", moving, o.shift)):
             # In one pass the image, the label drawn, and label 0, which the maps are of; zeros where there is none.
             chosen = [scan.labels[label], scan.labels.get(0, torch.zeros_like(scan.image.data))]
             stack = torch.stack([scan.image.data, *chosen])[None]
