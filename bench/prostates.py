@@ -6,7 +6,8 @@
 - ``generated``: trained on the first of the generated pairs, measured on the last 20.
 - ``test FOLDER``: trained on all public pairs, or of given ``--weights``, measured on pairs that lie in a folder of the
   same layout.
-- ``generate FOLDER``: writes generated pairs. ``shapes``: what their shapes are like, of the public pairs.
+- ``generate FOLDER``: writes generated pairs. ``shapes``: what glands are like, of the public pairs. ``bounds``: what
+  could be reached with them by who knows where glands are, and what an error of that costs.
 
 ``--set width=8,steps=200`` gives options of ``l2rfast train weakly-supervised`` other values than the preset's;
 ``--pretrain FILE`` begins with weights, ``--pretrain generated`` with those of the ``generated`` experiment of the same
@@ -176,10 +177,11 @@ def overlap(a: Tensor, b: Tensor) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp(min=1))
 
 
-def _moved(mask: Tensor, offset: Sequence[float], size: Sequence[int]) -> Tensor:
-    """A mask on another grid, whose voxel i is the voxel i + offset of the mask's own."""
+def _moved(mask: Tensor, offset: Sequence[float], size: Sequence[int], scale: Tensor | None = None) -> Tensor:
+    """A mask on another grid, whose voxel i is the voxel scale * i + offset of the mask's own."""
     ndim = mask.ndim
-    matrix = torch.cat([torch.eye(ndim), torch.tensor(offset).float().view(ndim, 1)], 1)
+    linear = torch.eye(ndim) if scale is None else scale.float().diag()
+    matrix = torch.cat([linear, torch.tensor(offset).float().view(ndim, 1)], 1)
     warped: Tensor = affine_warp(mask.float()[None, None], matrix[None], list(size), padding="zeros")[0, 0]
     return warped >= 0.5
 
@@ -328,6 +330,32 @@ def shapes() -> Iterator[str]:
     yield _line("fixed beside moving, logarithm of the ratio", fixed[:, 1] - moving[:, 1])
 
 
+def bounds() -> Iterator[str]:
+    """Of the public pairs: the mean Dice of what could be known, and what an error of the place costs."""
+    errors = (0, 1, 2, 3, 4, 6, 8)
+    found: dict[str, list[float]] = {}
+    for number, pair in enumerate(public_pairs().values()):
+        assert pair.fixed.labels is not None
+        assert pair.moving.labels is not None
+        masks = [read_masks(case.labels, read_image(case.image))[0] for case in (pair.fixed, pair.moving)]
+        (at, small), (to, large) = ((p.mean(0), p.std(0)) for p in (mask.nonzero().double() for mask in masks))
+        size, ones = masks[0].shape, torch.ones(3).double()
+        middle = (torch.tensor(masks[1].shape) - torch.tensor(size)).double() / 2
+        ratio = large / small
+        random = torch.Generator().manual_seed(number)
+        directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=random).double(), dim=1)
+        tried = {"first voxels": [(0 * middle, ones)], "centres of the grids": [(middle, ones)]}
+        tried["known centroids"] = [(to - at, ones)]
+        for error in errors:
+            places = [(to - ratio * at + error * direction, ratio) for direction in directions]
+            tried[f"known centroids and sizes, off by {error} voxels"] = places
+        for name, maps in tried.items():
+            scores = [overlap(masks[0], _moved(masks[1], offset.tolist(), size, scale)) for offset, scale in maps]
+            found.setdefault(name, []).append(fmean(scores))
+    for name, values in found.items():
+        yield f"{name}: {fmean(values):.3f}"
+
+
 def _line(what: str, found: Tensor) -> str:
     mean, deviation = (", ".join(f"{value:.3f}" for value in each.tolist()) for each in (found.mean(0), found.std(0)))
     return f"{what}: mean {mean}; standard deviation {deviation}"
@@ -335,7 +363,7 @@ def _line(what: str, found: Tensor) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prostates", description=__doc__.partition("\n")[0])
-    parser.add_argument("experiment", choices=["rotation", "generated", "test", "generate", "shapes"])
+    parser.add_argument("experiment", choices=["rotation", "generated", "test", "generate", "shapes", "bounds"])
     parser.add_argument("folder", type=Path, nargs="?", help="of test and generate")
     parser.add_argument("--preset", default="cpu", help="(default: cpu)")
     parser.add_argument("--set", default="", help="options of the preset to change: width=8,levels=2;3;4")
@@ -349,8 +377,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     if arguments.experiment in ("test", "generate") and arguments.folder is None:
         parser.error(f"folder: expected one for {arguments.experiment}")
-    if arguments.experiment == "shapes":
-        print("\n".join(shapes()))
+    if arguments.experiment in ("shapes", "bounds"):
+        print("\n".join(shapes() if arguments.experiment == "shapes" else bounds()))
         return 0
     if arguments.experiment == "generate":
         write_prostates(arguments.folder, GENERATED)
