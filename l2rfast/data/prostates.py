@@ -205,10 +205,11 @@ def _ultrasound(gland: _Gland, places: Tensor, points: Sequence[Tensor], random:
     # Rays from the axis of the probe, which lies along the last axis, a little behind the gland.
     hollow = _where(depth[:, :, size[2] // 2] < 1, size)
     radius = float(level(10.0, 1.5).clamp(7, 13))
-    centre = hollow[0] + float(level(2.0, 1.0).clamp(0.5, 4)) + radius, hollow[1] + float(level(0, 1.5))
-    i, j = torch.meshgrid(*(torch.arange(s, dtype=torch.float32) for s in size[:2]), indexing="ij")
-    away = ((i - centre[0]).square() + (j - centre[1]).square()).sqrt() - radius
-    angle = torch.atan2(j - centre[1], centre[0] - i)
+    back = hollow[0] + float(level(2.0, 1.0).clamp(0.5, 4)) + radius
+    across = hollow[1] + float(level(0, 1.5))
+    ahead, aside = torch.meshgrid(torch.arange(size[0]) - back, torch.arange(size[1]) - across, indexing="ij")
+    away = (ahead.square() + aside.square()).sqrt() - radius
+    angle = torch.atan2(aside, -ahead)
     image = image * torch.exp(-away.clamp(min=0) / float(level(28.0, 7.0).clamp(15, 45)))[..., None]
     wall = torch.exp(-((away - 1.5) / 1.8).square())  # of the rectum
     image = image + float(level(0.35, 0.1)) * wall[..., None]
@@ -239,7 +240,8 @@ def _places(role: str, centre: Tensor, matrix: Tensor) -> Tensor:
 def _rotation(turns: Tensor) -> Tensor:
     """(3, 3), of angles about the axes, in radians."""
     a, b, c = turns.tolist()
-    return torch.linalg.matrix_exp(torch.tensor([[0, -c, b], [c, 0, -a], [-b, a, 0]]))
+    turned: Tensor = torch.linalg.matrix_exp(torch.tensor([[0, -c, b], [c, 0, -a], [-b, a, 0]]))
+    return turned
 
 
 def _inside(q: Tensor, centre: Sequence[Tensor | float], radii: Sequence[float]) -> Tensor:
