@@ -309,7 +309,7 @@ def _images(*edges: int) -> list[Tensor]:
         (lambda: Plan(out_levels=()), "out_levels: expected"),
         (lambda: Architecture("dense"), "kind: expected one of"),
         (lambda: Architecture(start="middle"), "start: expected one of"),
-        (lambda: Architecture(level=3), "level: expected one of"),
+        (lambda: Architecture(level=5), "level: expected one of"),
         (lambda: Architecture("global"), "size: expected that of the fixed images"),
         (lambda: GlobalNet((32,), Plan(2, 2)), "size: expected 2 sizes"),
         (
