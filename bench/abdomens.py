@@ -333,6 +333,8 @@ def _of_kinds(found: dict[str, dict[str, Any]]) -> Iterator[str]:
             name: {pair: one for pair, one in pairs.items() if pair.startswith(f"{strength:g} mm")}
             for name, pairs in found.items()
         }
+        if not own[PLAIN]:
+            continue  # not measured yet
         yield f"Velocities of {strength:g} mm (standard deviation of each component):"
         yield comparison(own)
 
