@@ -105,7 +105,7 @@ def run_told(scans: Path, out: Path, told: list[list[dict[str, float]]], patienc
     learner.told = iter(told)
     learner.save = lambda folder: saved.append(len(rows(folder, "validation")) - 1)  # type: ignore[method-assign]
     learner.validations = 2
-    described = Description.of("told", scans, pairs, options, trainer)
+    described = Description.of("told", scans, pairs.identity(), options, trainer)
     run(learner, out, trainer, described=described, device=torch.device("cpu"))
     return saved
 
