@@ -138,15 +138,7 @@ class VoxelMorph(nn.Module):
             InputError: other shapes.
         """
         a = self.architecture
-        if moving.shape != fixed.shape or moving.ndim != 2 + a.ndim or moving.shape[1] != 1:
-            raise InputError(
-                f"moving, fixed: expected two of one shape (N, 1, {'D, ' * (a.ndim - 2)}H, W), "
-                f"got {tuple(moving.shape)} and {tuple(fixed.shape)}"
-            )
-        if any(size % a.multiple for size in moving.shape[2:]) or not moving.numel():
-            raise InputError(
-                f"moving, fixed: expected sizes that are multiples of {a.multiple}, got {moving.shape[2:]}"
-            )
+        check_images(moving, fixed, a.ndim, a.multiple)
         images = torch.cat([moving, fixed], 1)
         seen = pool(images, COARSE) if a.coarse else images
         features = self._features(seen.contiguous(memory_format=LAYOUTS[a.ndim]))
@@ -233,6 +225,20 @@ class VoxelMorph(nn.Module):
         from .weights import from_keras
 
         return from_keras(path)
+
+
+def check_images(moving: Tensor, fixed: Tensor, ndim: int, multiple: int) -> None:
+    """
+    Raises:
+        InputError: other than two images of one channel and of one size of multiples.
+    """
+    if moving.shape != fixed.shape or moving.ndim != 2 + ndim or moving.shape[1] != 1:
+        raise InputError(
+            f"moving, fixed: expected two of one shape (N, 1, {'D, ' * (ndim - 2)}H, W), "
+            f"got {tuple(moving.shape)} and {tuple(fixed.shape)}"
+        )
+    if any(size % multiple for size in moving.shape[2:]) or not moving.numel():
+        raise InputError(f"moving, fixed: expected sizes that are multiples of {multiple}, got {moving.shape[2:]}")
 
 
 def _resampled(field: Tensor, size: list[int] | torch.Size, step: float) -> Tensor:

@@ -25,7 +25,7 @@ from l2rfast.filters import box_average
 from .. import weights
 from ..options import make_plain
 from ..refine import pool, resample_field
-from .network import LAYOUTS, SLOPE, Prediction
+from .network import LAYOUTS, SLOPE, Prediction, check_images
 
 FORMAT = "l2rfast.methods.unsupervised.Pyramid"
 LEVELS = 4  # at 1/16, 1/8, 1/4 and 1/2 of the resolution of the images
@@ -121,15 +121,7 @@ class Pyramid(nn.Module):
             InputError: other shapes.
         """
         plan = self.plan
-        if moving.shape != fixed.shape or moving.ndim != 2 + plan.ndim or moving.shape[1] != 1:
-            raise InputError(
-                f"moving, fixed: expected two of one shape (N, 1, {'D, ' * (plan.ndim - 2)}H, W), "
-                f"got {tuple(moving.shape)} and {tuple(fixed.shape)}"
-            )
-        if any(size % plan.multiple for size in moving.shape[2:]) or not moving.numel():
-            raise InputError(
-                f"moving, fixed: expected sizes that are multiples of {plan.multiple}, got {moving.shape[2:]}"
-            )
+        check_images(moving, fixed, plan.ndim, plan.multiple)
         of_moving, of_fixed = (self._features(image) for image in (moving, fixed))
         velocity = moving.new_zeros(moving.shape[0], plan.ndim, *of_fixed[0].shape[2:])
         for k, (here, there) in enumerate(zip(of_fixed, of_moving, strict=True)):
