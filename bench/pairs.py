@@ -48,6 +48,7 @@ class Set:
         pairs: makes them, one after the other, by name.
         contrasts: whether their intensities differ, so that MIND or mutual information compares them, local NCC hardly.
         better: whether more is better.
+        flat: whether they are of two axes.
     """
 
     described: str
@@ -55,6 +56,7 @@ class Set:
     pairs: Callable[[], Iterator[tuple[str, Pair]]]
     contrasts: bool = False
     better: str = "more"
+    flat: bool = False
 
 
 def labelled(fixed: Volume, moving: Volume, fixed_labels: Tensor, moving_labels: Tensor) -> Pair:
@@ -220,7 +222,7 @@ SETS = {
     ),
     "spine": Set("T2 to T1, and two of slices of 17 mm; Dice of the cord", "Dice", _spine, True),
     "heart-4d": Set("three frames of an ultrasound to a fourth; Dice of five thin labels", "Dice", _heart),
-    "histology-2d": Set("two stains of a section; landmarks", "pixels", _histology, True, "less"),
+    "histology-2d": Set("two stains of a section; landmarks", "pixels", _histology, True, "less", True),
     "generated": Set("three generated anatomies, their fields known", "voxels", partial(generated, 1), False, "less"),
     "generated, two contrasts": Set(
         "the same with other intensities in each image", "voxels", partial(generated, 2), True, "less"

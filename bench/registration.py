@@ -35,6 +35,7 @@ from .tools import (
     CONVEXADAM,
     DEFAULT,
     FAST,
+    LEARNED,
     MISSING,
     NETWORK,
     PATCHED,
@@ -93,6 +94,8 @@ TARGETS = [
     Target(NETWORK, "seconds", "<=", 4),
     Target(NETWORK, "peak memory, GB", "<", 2),
     Target(TUNED, "Dice", ">=", 0.74),
+    Target(LEARNED, "Dice", ">=", 0.76),
+    Target(LEARNED, "digitally folded, %", "<=", 0),
     Target(TUNED, "digitally folded, %", "<=", 0),
 ]
 

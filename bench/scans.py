@@ -28,7 +28,7 @@ from . import machine, runs
 from .pairs import SETS, Set
 from .report import digits, left_out, rounded, table
 from .runs import BUSY, Taken
-from .tools import ACCURATE, DEFAULT, FAST, GREEDY_AFFINE, MIND, MUTUAL, Fields
+from .tools import ACCURATE, DEFAULT, FAST, GREEDY_AFFINE, LEARNED, MIND, MUTUAL, Fields
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "build" / "bench" / "scans.npz"  # the fields of the last
@@ -140,8 +140,9 @@ def _score(value: float) -> str:
 
 
 def methods_of(name: str, chosen: Set) -> list[str]:
-    """Every preset; of two contrasts also the metrics for them; another tool where heads do not overlap."""
-    methods = [FAST, DEFAULT, ACCURATE]
+    """Every preset; of volumes the network that is there; of two contrasts also the metrics for them; another tool
+    where heads do not overlap."""
+    methods = [FAST, DEFAULT, ACCURATE, *([] if chosen.flat else [LEARNED])]
     if chosen.contrasts:
         methods += [MIND, MUTUAL]
     return [*methods, GREEDY_AFFINE] if name == "brain-malf" else methods

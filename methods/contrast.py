@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from .intensities import in_range
+from .intensities import in_range, robust_range
 
+LEVELS, ALIKE = 64, 2.0  # of intensities that one image is given another's for, and how far those beside count
 BINS = 32  # of the intensities, for the best function of them
 DARK = 0.05  # of the robust range, from its lower end: where either image has not more there is nothing to compare
 FEWEST = 100  # voxels to tell by
@@ -60,6 +63,39 @@ def association(fixed: Tensor, moving: Tensor) -> float:
     if len(x) < FEWEST or not (x.std() > 0 and y.std() > 0):
         return float("nan")
     return max(_correlation_ratio(x, y), _correlation_ratio(y, x))
+
+
+def recast(moving: Tensor, warped: Tensor, fixed: Tensor, counts: Tensor | None) -> Tensor:
+    """An image in the contrast of another: each of its intensities becomes the mean of the other where it lies on it.
+
+    That is the function by which the correlation ratio (Roche et al., MICCAI 1998) goes. Where the two are not quite
+    aligned yet its values lie nearer together than the other's, in their order.
+
+    Args:
+        moving: of any shape, floating: whose intensities are replaced.
+        warped: moving as it lies on fixed.
+        fixed: in the shape of warped.
+        counts: likewise, 0 to 1: how much a voxel counts; None where all do.
+
+    Returns:
+        The shape, dtype and device of moving.
+    """
+    known = robust_range(moving)
+    share = np.ones(warped.numel()) if counts is None else counts.cpu().numpy().ravel().astype(np.float64)
+    levels = np.rint(_levels(warped, known)).astype(np.int64)
+    number, total = (
+        gaussian_filter1d(np.bincount(levels, weight, LEVELS), ALIKE, mode="constant")
+        for weight in (share, share * fixed.cpu().numpy().ravel())
+    )
+    there = number > 0
+    if not there.any():
+        return moving
+    means = np.interp(_levels(moving, known), np.flatnonzero(there), total[there] / number[there])
+    return torch.from_numpy(means).view(moving.shape).to(moving)
+
+
+def _levels(image: Tensor, known: tuple[float, float]) -> np.ndarray:
+    return in_range(image, known=known).cpu().numpy().ravel().astype(np.float64) * (LEVELS - 1)
 
 
 def _correlation_ratio(x: np.ndarray, y: np.ndarray) -> float:

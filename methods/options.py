@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any
 
 from l2rfast import _check
+from l2rfast.errors import InputError
 
 
 def option(default: Any, help: str) -> Any:
@@ -17,3 +19,15 @@ def make_plain(options: Any) -> None:
     """Have a dataclass of options, frozen or not, hold Python's numbers where it was given NumPy's and the like."""
     for one in fields(options):
         object.__setattr__(options, one.name, _check.plain(getattr(options, one.name)))
+
+
+def from_preset(presets: Mapping[str, Mapping[str, Any]], name: str, *groups: type) -> tuple[Any, ...]:
+    """The options of a preset, for Python: an instance of each dataclass.
+
+    Raises:
+        InputError: none of that name.
+    """
+    if name not in presets:
+        raise InputError(f"preset: expected one of {', '.join(presets)}, got {name!r}")
+    chosen = presets[name]
+    return tuple(group(**{f.name: chosen[f.name] for f in fields(group) if f.name in chosen}) for group in groups)

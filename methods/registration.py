@@ -29,11 +29,12 @@ from .method import DEFORMABLE, Method, apply
 from .result import Registration
 from .several import joined
 from .stages import Progress, Stages
-from .unsupervised.register import unsupervised
+from .unsupervised.register import learned, unsupervised
 from .weakly_supervised.register import weakly_supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
     "discrete": discrete,
+    "learned": learned,
     "pddnet": pddnet,
     "unsupervised": unsupervised,
     "weakly-supervised": weakly_supervised,

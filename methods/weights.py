@@ -23,6 +23,7 @@ from l2rfast.errors import InputError
 from l2rfast.io.reading import check_file
 from l2rfast.output import OutputFolder, settle
 
+HALF = 2  # bytes of a weight that is kept in half precision, the fewest
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -143,9 +144,9 @@ def made(kind: Callable[[], Network], path: str | os.PathLike[str]) -> Network:
     weights, described = _files(path)
     with named(described, OSError, ValueError, TypeError, RuntimeError, OverflowError):
         with shapes():
-            size = sum(value.nbytes for value in kind().state_dict().values())
+            size = sum(HALF * value.numel() for value in kind().state_dict().values())
         if size > weights.stat().st_size:
-            raise ValueError(f"a network of {size} bytes, more than {weights} holds")
+            raise ValueError(f"a network of at least {size} bytes, more than {weights} holds")
         network = kind()
     load(network, path)
     return network

@@ -39,6 +39,17 @@ def test_a_deformation_mirrors_and_scales_about_the_centre(size: tuple[int, ...]
     assert torch.equal(deformed(images, TrainerOptions(), torch.Generator(), Shared()), images)
 
 
+def test_around_labels_there_are_zeros_and_images_go_on() -> None:
+    images = torch.ones(1, 3, 30, 24)
+    options = TrainerOptions(elastic=1.0)
+    moved = deformed(images, options, torch.Generator().manual_seed(0), Shared(), shift=6.0, apart=2)
+    assert torch.allclose(moved[:, 0], torch.ones(1))
+    assert moved[:, 1:].min() == 0
+    assert torch.equal(moved[:, 1], moved[:, 2])
+    whole = deformed(images, options, torch.Generator().manual_seed(0), Shared(), shift=6.0)
+    assert torch.allclose(whole, torch.ones(1))
+
+
 def test_an_elastic_deformation_is_as_large_as_asked_and_does_not_fold() -> None:
     size = (40, 44, 36)
     places = torch.stack(torch.meshgrid(*(torch.arange(s, dtype=torch.float64) for s in size), indexing="ij"))[None]

@@ -13,7 +13,7 @@ from torch import Tensor
 import l2rfast
 from l2rfast.data.synthetic import anatomies
 from l2rfast.errors import InputWarning
-from l2rfast.methods.contrast import one_contrast
+from l2rfast.methods.contrast import one_contrast, recast
 from l2rfast.methods.discrete.options import PRESETS, choose
 
 CONTRASTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
@@ -97,3 +97,31 @@ def test_what_comes_to_nothing_by_the_metric_that_is_found_is_said(
         warnings.simplefilter("always", InputWarning)
         l2rfast.register(*pair, init="none", metric=metric, **options)
     assert [str(one.message) for one in caught if one.category is InputWarning] == said
+
+
+@pytest.mark.parametrize("name", ["brighter", "inverted"])
+def test_an_image_is_recast_in_the_contrast_of_another(head: Tensor, name: str) -> None:
+    other = CONTRASTS[name][0](head)
+    found = recast(other, other, head, None)
+    assert float((found - head).abs().mean()) < 0.02
+    assert one_contrast(head, found, None)[0]
+
+
+def test_what_does_not_count_does_not_tell_what_an_intensity_becomes(head: Tensor) -> None:
+    counts = torch.ones_like(head)
+    counts[:10] = 0
+    wrong = head.clone()
+    wrong[:10] = 0.5
+    found = recast(1 - head, 1 - head, wrong, counts)
+    torch.testing.assert_close(found, recast((1 - head), (1 - head)[10:], head[10:], None))
+    assert torch.equal(recast(head, head, head, torch.zeros_like(head)), head)
+
+
+def test_an_intensity_between_those_that_lie_on_the_other_image_is_between() -> None:
+    warped = torch.cat([torch.zeros(500), torch.ones(500)]).view(10, 100)
+    fixed = torch.where(warped > 0, 2.0, 6.0)
+    moving = torch.linspace(0, 1, 1000).view(10, 100)
+    found = recast(moving, warped, fixed, None).flatten()
+    assert found[0] == pytest.approx(6)
+    assert found[-1] == pytest.approx(2)
+    assert (found.diff() <= 1e-5).all()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import l2rfast
 from l2rfast.methods import replay, similarity
-from l2rfast.methods.discrete.convex import Compared, _distances
+from l2rfast.methods.discrete.levels import Compared, distances_of
 from l2rfast.methods.discrete.options import choose
 from l2rfast.methods.landmarks import Landmarks, guided
 from l2rfast.methods.refine import State, Steps, refine
@@ -34,7 +34,7 @@ def pairs(metric: str, masked: bool, device: str) -> tuple[tuple[Distance, Dista
     images, masks = ((x.to(device), y.to(device)) for x, y in ((fixed, fixed.roll(1, 2)), (mask, mask.roll(1, -1))))
     blocks = [2 if metric == "lncc of blocks" else 1] * 3
     compared, options = Compared(images, name, 1.0), choose("default", metric=name)
-    of = _distances(options, compared, masks if masked else [None, None], [1] * 3, SPACING, blocks)
+    of = distances_of(options, compared, masks if masked else [None, None], [1] * 3, SPACING, blocks)
     if masked and max(blocks) == 1:
         points = torch.full((2, 3), 5.0, dtype=torch.float64)
         of = guided(of, Landmarks(points, points + 1.2, 1.0), SIZE, [1] * 3, SPACING)

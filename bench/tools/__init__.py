@@ -7,12 +7,13 @@ from .elastix import elastix
 from .fields import Fields, Tool
 from .fireants import fireants
 from .greedy import after_affine, greedy
-from .ours import network, preset
+from .ours import learned, network, preset
 
 DEFAULT = "l2rfast default"
 FAST, ACCURATE = "l2rfast fast", "l2rfast accurate"
 FINETUNE = 50
 NETWORK, TUNED = "l2rfast VoxelMorph", f"l2rfast VoxelMorph, {FINETUNE} steps"
+LEARNED = "l2rfast learned"
 CONVEXADAM = "convexAdam"
 PATCHED = f"{CONVEXADAM}, patched"
 MIND, MUTUAL = f"{DEFAULT}, metric mind", f"{DEFAULT}, metric mi"
@@ -25,6 +26,7 @@ TOOLS: dict[str, Tool] = {
     ACCURATE: preset("accurate"),
     NETWORK: network(0),
     TUNED: network(FINETUNE),
+    LEARNED: learned,
     CONVEXADAM: convexadam,
     PATCHED: patched,
     "greedy, NCC": greedy,

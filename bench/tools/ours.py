@@ -1,4 +1,4 @@
-"""l2rfast's own: the presets, and VoxelMorph with its published weights."""
+"""l2rfast's own: the presets, VoxelMorph with its published weights, and the network that comes with the package."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ WEIGHTS = "tutorials2019/unsupervised/models/cvpr2018_vm2_cc.h5"
 def preset(name: str, **options: Any) -> Tool:
     """A preset, with no other option than these."""
     return lambda fixed, moving, folder: lambda: _registered(fixed, moving, preset=name, **options)
+
+
+def learned(fixed: Volume, moving: Volume, folder: Path) -> Ready:
+    """The network that comes with the package, fine-tuned as it is unless told."""
+    return lambda: _registered(fixed, moving, method="learned")
 
 
 def network(finetune: int) -> Tool:

@@ -13,14 +13,19 @@ from ..errors import InputError, notice
 MethodName = Annotated[
     str,
     typer.Option(
-        "--method", help="discrete: needs no training. unsupervised, weakly-supervised, pddnet: need --weights."
+        "--method",
+        help="discrete: needs no training. learned: its network comes along. unsupervised, weakly-supervised, pddnet: "
+        "need --weights.",
     ),
 ]
 Preset = Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")]
 Weights = Annotated[
     str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
 ]
-Finetune = Annotated[int | None, typer.Option(help="Steps of refinement of the network's field.")]
+Finetune = Annotated[
+    int | None,
+    typer.Option(help="Steps of refinement of the network's field, of learned 50 unless told, of unsupervised 0."),
+]
 Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
 Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
 InitMetric = Annotated[str | None, typer.Option(help="Of a rigid or affine start: mi, if not given; lncc, mind.")]

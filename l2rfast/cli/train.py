@@ -22,6 +22,7 @@ from ..methods.discrete.training import train_discrete
 from ..methods.training.options import TrainerOptions
 from ..methods.training.run import LOGS, OPTIONS
 from ..methods.training.trainer import Progress
+from ..methods.unsupervised.synthetic import PRESETS as UNSUPERVISED_PRESETS
 from ..methods.unsupervised.synthetic import SyntheticOptions, train_synthetic
 from ..methods.unsupervised.training import TrainingOptions
 from ..methods.unsupervised.training import train_unsupervised as train
@@ -40,7 +41,7 @@ HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
 
 
-@with_options(options=TrainingOptions, synthetic=SyntheticOptions, trainer=TrainerOptions)
+@with_options(presets=UNSUPERVISED_PRESETS, options=TrainingOptions, synthetic=SyntheticOptions, trainer=TrainerOptions)
 def unsupervised(
     out: Out,
     options: TrainingOptions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +44,9 @@ def deformed(
     shared: Shared,
     *,
     shift: float = 0.0,
-    padding: str = "border",
+    apart: int = 0,
 ) -> Tensor:
-    """Images of one scan, its labels among them, in a random affine and elastic deformation.
+    """Images of one scan, its labels among them, in a random affine and elastic deformation, the border repeated.
 
     Args:
         images: (1, C, *spatial), floating.
@@ -54,7 +54,7 @@ def deformed(
         random: where the numbers come from.
         shared: with the other scan of the pair.
         shift: standard deviation in voxels of a random translation.
-        padding: see `l2rfast.warp`.
+        apart: how many of the last channels have zeros around them instead, as labels of what does not go on there.
 
     Returns:
         Images of the same shape and dtype.
@@ -71,11 +71,22 @@ def deformed(
             offset[axis] = 2 * centre[axis] - offset[axis]
         offset += (1 - 1 / shared.scale) * linear @ centre  # which stays where it is
         linear /= shared.scale
-        images = affine_warp(images, matrix[None].to(images.dtype), padding=padding)
+        images = _around(images, apart, affine_warp, matrix[None].to(images.dtype))
     if options.elastic:
         noise = box_average(torch.randn(1, len(size), *size, generator=random), RADIUS, passes=PASSES)
-        images = warp(images, (options.elastic / noise.std() * noise).to(images.dtype), padding=padding)
+        images = _around(images, apart, warp, (options.elastic / noise.std() * noise).to(images.dtype))
     return images
+
+
+def _around(images: Tensor, apart: int, moved: Callable[..., Tensor], by: Tensor) -> Tensor:
+    """Moved, the last channels with zeros around them."""
+    groups = torch.split(images, [images.shape[1] - apart, apart], 1)
+    parts = [
+        moved(group, by, padding=padding)
+        for group, padding in zip(groups, ("border", "zeros"), strict=True)
+        if group.shape[1]
+    ]
+    return torch.cat(parts, 1)
 
 
 def random_affine(size: Sequence[int], strength: float, random: torch.Generator) -> Tensor:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2rfast import _check
+from l2rfast import _check, warp
 from l2rfast.errors import InputError
 from l2rfast.world.inverse import inverted
 
-from ..folds import settled
+from ..contrast import one_contrast, recast
+from ..discrete.levels import NAMES, Compared, levels_of, masks_of, refined
+from ..discrete.options import DiscreteOptions
 from ..intensities import from_zero_to_one, standardised
-from ..landmarks import guided
 from ..method import Found, Method, Pair
 from ..options import make_plain
 from ..padding import Padding
-from ..refine import pool, refine, resample_field, resampled
-from ..similarity import both_ways, lncc_distance, window_of
+from ..refine import pool, resample_field
+from ..similarity import Weight
 from ..stages import Stages
 from ..weights import check_ending, is_of
 from .network import Prediction, VoxelMorph
 from .pyramid import FORMAT as PYRAMID
 from .pyramid import Pyramid
 
-LEVEL = 2  # voxels between the points of the fine-tuned field
-WINDOW = 21  # of its local NCC
 KERAS = (".h5", ".hdf5")
 Network = VoxelMorph | Pyramid
-RATE = 1.3  # as in the discrete method's refinement
+LEARNED = Path(__file__).with_name("learned.safetensors")  # learned.md beside it is its card
+FINETUNE = 50  # of it, unless told
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class UnsupervisedOptions:
 
     Attributes:
         weights: the network's: ``.safetensors`` of `VoxelMorph.save`, or ``.h5`` as published for Keras.
-        finetune: steps of refinement of the network's field for this pair, by local NCC of window 21, or a sixth
-            of the image, at half the resolution; the field has no folds then.
+        finetune: steps of refinement of the network's field for this pair, by local NCC, as in the discrete method's
+            default: of 16 there are 6 at a quarter of the resolution, 8 at half, and 2 at all of it. The field has no
+            folds then. Of two contrasts moving is first brought into fixed's (`methods.contrast.recast`), as the
+            network's field has it.
     """
 
     weights: str
@@ -61,27 +65,59 @@ def unsupervised(preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
-    if preset != "default":
-        raise InputError(f"preset: the method unsupervised has none, got {preset!r}")
-    known = [field.name for field in fields(UnsupervisedOptions)]
-    for name in options:
-        if name not in known:
-            raise InputError(f"{name}: no option of the method unsupervised; expected one of {', '.join(known)}")
+    _check_names("unsupervised", preset, options, [field.name for field in fields(UnsupervisedOptions)])
     if "weights" not in options:
         raise InputError("weights: expected a file of weights for the method unsupervised")
     chosen = UnsupervisedOptions(**options)
     return with_network(read_weights(chosen.weights), finetune=chosen.finetune, weights=os.fspath(chosen.weights))
 
 
-def with_network(network: Network, *, finetune: int = 0, weights: str = "") -> Method:
-    """The method with a network that is here, of images of its number of axes."""
+def learned(preset: str, **options: Any) -> Method:
+    """The method with the network that comes with the package, for 3-D images of any two contrasts; its card is
+    ``learned.md`` beside this file.
+
+    Args:
+        preset: it has none but ``"default"``.
+        options: ``finetune``, as in `UnsupervisedOptions`; 50 unless told.
+
+    Raises:
+        InputError: an unknown preset or option.
+    """
+    _check_names("learned", preset, options, ["finetune"])
+    chosen = UnsupervisedOptions(os.fspath(LEARNED), **{"finetune": FINETUNE, **options})
+    return with_network(read_weights(chosen.weights), method="learned", finetune=chosen.finetune)
+
+
+def _check_names(method: str, preset: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    if preset != "default":
+        raise InputError(f"preset: the method {method} has none, got {preset!r}")
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: no option of the method {method}; expected {' or '.join(known)}")
+
+
+def with_network(network: Network, *, method: str = "unsupervised", finetune: int = 0, **told: Any) -> Method:
+    """The method with a network that is here, of images of its number of axes.
+
+    Args:
+        network: which is put on the images' device.
+        method: its name.
+        finetune: see `UnsupervisedOptions`.
+        told: other options of it.
+    """
     network.eval()
-    return Method(
-        {"method": "unsupervised", "weights": weights, "finetune": finetune},
-        from_zero_to_one,
-        lambda pair, stages: register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages),
-        optimises=bool(finetune),
-    )
+    axes = network.architecture.ndim
+
+    def run(pair: Pair, stages: Stages) -> Found:
+        if (got := pair.fixed.ndim - 2) != axes:
+            raise InputError(
+                f"method: learned is for {axes}-D images, got {got}-D ones"
+                if method == "learned"
+                else f"weights: expected those of a {got}-D network for these images, but they are of a {axes}-D one"
+            )
+        return register_unsupervised(pair, network.to(pair.fixed.device), finetune, stages)
+
+    return Method({"method": method, **told, "finetune": finetune}, from_zero_to_one, run, optimises=bool(finetune))
 
 
 def read_weights(path: str | os.PathLike[str]) -> Network:
@@ -109,43 +145,47 @@ def register_unsupervised(pair: Pair, network: Network, finetune: int, stages: S
 
     Returns:
         (1, ndim, *spatial) in voxels: moving at x + disp(x) corresponds to fixed at x; fine-tuned with its inverse.
-
-    Raises:
-        InputError: a network for images of another number of axes.
     """
-    fixed, moving, ndim = pair.fixed, pair.moving, network.architecture.ndim
-    if fixed.ndim - 2 != ndim:
-        raise InputError(
-            f"weights: expected those of a {fixed.ndim - 2}-D network for these images, but they are of a {ndim}-D one"
-        )
+    fixed, moving = pair.fixed, pair.moving
     with stages.stage("network"):
         field = _predicted(fixed, moving, network)
     if not finetune:
         return Found(field)
-    size, masks = fixed.shape[2:], (pair.fixed_mask, pair.moving_mask)
-    images = standardised("fixed", fixed, masks[0]), standardised("moving", moving, masks[1])
-    stages.voxels = fixed[0, 0].numel()
-    with stages.stage("fine-tuning"):
-        start = resample_field(field, [s // LEVEL for s in size], 1, LEVEL)
-        level = start.shape[2:], [LEVEL] * ndim, [1.0] * ndim
-        fields = start, inverted(start)
-        refined = refine(
-            guided(
-                both_ways(
-                    lncc_distance,
-                    [pool(image, LEVEL) for image in images],
-                    [None if mask is None else pool(mask, LEVEL) for mask in masks],
-                    window_of(WINDOW, start.shape[2:], [1.0] * ndim),
-                ),
-                pair.landmarks,
-                *level,
-            ),
-            fields,
-            iterations=finetune,
-            rate=RATE,
-            stages=stages,
-        )
-        return Found(*settled(resampled(refined or fields, size, LEVEL, 1)))
+    images = (
+        standardised("fixed", fixed, pair.fixed_mask),
+        standardised("moving", moving, pair.moving_mask),
+    )
+    options, stages.voxels = steps(finetune), fixed[0, 0].numel()
+    level = levels_of(options, fixed.shape[2:], pair.spacing)[NAMES.index("half")]
+    with stages.stage("contrast"):
+        start = resample_field(field, [s // b for s, b in zip(fixed.shape[2:], level, strict=True)], 1, level)
+        contrast, images = _of_one_contrast(images, pair, start, level)
+    compared = [Compared(images, options.metric, 1.0)]
+    found = refined(compared, pair, options, (start, inverted(start)), level, stages)
+    return Found(*found, options={"contrast": contrast})
+
+
+def steps(number: int) -> DiscreteOptions:
+    """So many steps of refinement, as they are shared out between the levels by default."""
+    usual = DiscreteOptions()
+    shares = usual.coarse_iterations, usual.iterations, usual.full_iterations
+    coarse, full = (round(number * share / sum(shares)) for share in (shares[0], shares[2]))
+    return replace(
+        usual, metric="lncc", coarse_iterations=coarse, iterations=number - coarse - full, full_iterations=full
+    )
+
+
+def _of_one_contrast(
+    images: tuple[Tensor, Tensor], pair: Pair, field: Tensor, level: Sequence[int]
+) -> tuple[str, tuple[Tensor, Tensor]]:
+    """Fixed and moving as local NCC can compare them, which a field of a level has aligned; and what they were like."""
+    fixed, moving = (pool(image, level) for image in images)
+    counts, warped = Weight(*masks_of(pair, level)).at(field), warp(moving, field)
+    alike, why = one_contrast(fixed, warped, counts)
+    if alike:
+        return f"one: {why}", images
+    new = recast(images[1], warped, fixed, counts)
+    return f"two: {why}", (images[0], standardised("moving", new, pair.moving_mask))
 
 
 def _predicted(fixed: Tensor, moving: Tensor, network: Network) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from l2rfast.errors import InputError
 from l2rfast.label_losses import MEASURES, SIGMAS
 from l2rfast.losses import bending_energy, diffusion_energy, gradient_energy
 
-from ..options import make_plain, option
+from ..options import from_preset, make_plain, option
 from ..training.options import TrainerOptions
 from .model import Architecture
 from .nets import Plan
@@ -98,10 +98,4 @@ def of_preset(name: str = "cpu") -> tuple[TrainingOptions, TrainerOptions]:
     Raises:
         InputError: none of that name.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-
-    def of(kind: type) -> dict[str, Any]:
-        return {field.name: PRESETS[name][field.name] for field in fields(kind) if field.name in PRESETS[name]}
-
-    return TrainingOptions(**of(TrainingOptions)), TrainerOptions(**of(TrainerOptions))
+    return from_preset(PRESETS, name, TrainingOptions, TrainerOptions)  # type: ignore[return-value]

@@ -155,10 +155,11 @@ class WeaklySupervisedTask(Task):
         batch: Batch = {}
         o = self.options
         for role, scan, shift in (("fixed", fixed, o.fixed_shift), ("moving", moving, o.shift)):
-            # In one pass the image, the label drawn, and label 0, which the maps are of; zeros where there is none.
+            # With the image the label drawn, and label 0, which the maps are of; zeros where there is none. Beyond its
+            # border the image goes on: of a black rim a network learns how far it was moved.
             chosen = [scan.labels[label], scan.labels.get(0, torch.zeros_like(scan.image.data))]
             stack = torch.stack([scan.image.data, *chosen])[None]
-            moved = deformed(stack, self.trainer, random, shared, shift=shift, padding="zeros")[0]
+            moved = deformed(stack, self.trainer, random, shared, shift=shift, apart=2)[0]
             image = moved[:1]
             if self.trainer.intensity:
                 image = random_intensities(image, self.trainer.intensity, random)
