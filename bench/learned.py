@@ -73,7 +73,8 @@ def as_t2(image: Tensor) -> Tensor:
     for time, labels in T2.items():
         times[list(labels)] = time
     labels = torch.from_numpy(np.load(data.path(file), allow_pickle=False)[key].astype(np.int64))
-    signal = torch.exp(-ECHO / times[labels]) * (image > HEAD * image.max())
+    inside = (labels > 0) | (image > HEAD * image.max())
+    signal = torch.exp(-ECHO / times[labels]) * inside
     signal = gaussian_filter(signal[None, None], BLUR)[0, 0]
     noise = torch.randn(signal.shape, generator=torch.Generator().manual_seed(1))
     return (signal + NOISE * noise * (signal > 0)).clamp(min=0)
