@@ -141,7 +141,8 @@ def _rows(file: Path) -> list[dict[str, float]]:
 
 def summary(record: dict[str, Any]) -> list[str]:
     """The tables of the card: how it was trained, and what it comes to."""
-    return [described(record["training"]), compared(record["brains"])]
+    training = described(record["training"]) if "training" in record else "Not told yet."
+    return [training, compared(record["brains"]) if "brains" in record else "Not measured yet."]
 
 
 def described(training: dict[str, Any]) -> str:

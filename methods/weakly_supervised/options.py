@@ -98,4 +98,4 @@ def of_preset(name: str = "cpu") -> tuple[TrainingOptions, TrainerOptions]:
     Raises:
         InputError: none of that name.
     """
-    return from_preset(PRESETS, name, TrainingOptions, TrainerOptions)  # type: ignore[return-value]
+    return from_preset(PRESETS, name, TrainingOptions, TrainerOptions)
