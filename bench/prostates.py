@@ -24,7 +24,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +32,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from l2rfast import InputError, affine_warp, data, metrics, register
+from l2rfast import InputError, data, metrics, register
 from l2rfast.data.prostates import write_prostates
 from l2rfast.io import read_image, read_masks
 from l2rfast.methods.training.cases import Pair, find_pairs
@@ -43,6 +42,7 @@ from l2rfast.methods.weakly_supervised.options import TrainingOptions, of_preset
 from l2rfast.methods.weakly_supervised.training import centroid, train_weakly_supervised
 
 from . import machine
+from .glands import bounds, moved, overlap, shapes
 from .report import REPORTS, kept, rounded, table
 
 ROOT = Path(__file__).parent.parent
@@ -152,7 +152,7 @@ def measured(pair: Pair, weights: Path, fold: int = 0) -> Measured:
     apart = (centroid(masks[gland]) - centroid(truth[gland])).tolist()
 
     def shifted(offset: Sequence[float]) -> float:
-        return overlap(truth[gland], _moved(masks[gland], offset, fixed.data.shape))
+        return overlap(truth[gland], moved(masks[gland], offset, fixed.data.shape))
 
     warped = {label: found.warp(masks[label].float()) for label in both}
     off = [float((centroid(warped[label]) - centroid(truth[label])).norm()) for label in landmarks]
@@ -170,20 +170,6 @@ def measured(pair: Pair, weights: Path, fold: int = 0) -> Measured:
         folded_percent=100 * float(metrics.folding_fraction(found.displacement)),
         fold=fold,
     )
-
-
-def overlap(a: Tensor, b: Tensor) -> float:
-    """Dice of two masks; of empty ones 0."""
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp(min=1))
-
-
-def _moved(mask: Tensor, offset: Sequence[float], size: Sequence[int], scale: Tensor | None = None) -> Tensor:
-    """A mask on another grid, whose voxel i is the voxel scale * i + offset of the mask's own."""
-    ndim = mask.ndim
-    linear = torch.eye(ndim) if scale is None else scale.float().diag()
-    matrix = torch.cat([linear, torch.tensor(offset).float().view(ndim, 1)], 1)
-    warped: Tensor = affine_warp(mask.float()[None, None], matrix[None], list(size), padding="zeros")[0, 0]
-    return warped >= 0.5
 
 
 def rotation(name: str, experiment: Experiment, folds: int, options: TrainingOptions, trainer: TrainerOptions) -> None:
@@ -228,8 +214,16 @@ def test(
 
 def page(experiments: dict[str, Experiment]) -> list[str]:
     """What was measured, in paragraphs of Markdown."""
+    parts = ["# Prostates that were not seen, MR to ultrasound", overview(experiments), EXPLANATION]
+    for name, one in experiments.items():
+        parts += [f"## {name}", f"`{one.command}`, {one.date}.", _each(one.pairs), _told(one)]
+    return parts
+
+
+def overview(experiments: dict[str, Experiment]) -> str:
+    """A row for each."""
     head = ["experiment", "pairs", "zero", "centres", "known", "network", "worst", "target", "landmarks, voxels"]
-    rows, parts = [], []
+    rows = []
     for name, one in experiments.items():
         found = list(one.pairs.values())
         target = next((value for kind, value in TARGETS.items() if name.split(",")[0] == kind), None)
@@ -249,13 +243,12 @@ def page(experiments: dict[str, Experiment]) -> list[str]:
                 f"{one.seconds / 60:.0f}",
             ]
         )
-        parts += [f"## {name}", f"`{one.command}`, {one.date}.", _each(one.pairs), _told(one)]
-    return [
-        "# Prostates that were not seen, MR to ultrasound",
-        table([*head, "folded, %, at most", "minutes"], rows),
-        EXPLANATION,
-        *parts,
-    ]
+    return table([*head, "folded, %, at most", "minutes"], rows)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The table of docs/reference/weakly-supervised.md."""
+    return overview({name: Experiment.restored(one) for name, one in record.get("experiments", {}).items()})
 
 
 def _each(pairs: dict[str, Measured]) -> str:
@@ -310,57 +303,6 @@ def with_values(options: Any, told: dict[str, str]) -> Any:
     return replace(options, **changes)
 
 
-def shapes() -> Iterator[str]:
-    """Of the public pairs' glands: the figures in `l2rfast.data.prostates`."""
-    of: dict[str, list[Tensor]] = {"fixed": [], "moving": []}
-    for pair in public_pairs().values():
-        for role, case in (("fixed", pair.fixed), ("moving", pair.moving)):
-            assert case.labels is not None
-            image = read_image(case.image)
-            places = read_masks(case.labels, image)[0].nonzero().double()
-            middle = (torch.tensor(image.data.shape) - 1) / 2
-            of[role].append(torch.stack([places.mean(0) - middle, places.std(0).log()]))
-    fixed, moving = (torch.stack(of[role]) for role in ("fixed", "moving"))
-    for role, found in (("fixed", fixed), ("moving", moving)):
-        yield _line(f"{role}, centre of the gland from that of the grid, voxels", found[:, 0])
-    size = moving[:, 1].mean(1, keepdim=True)
-    yield _line("moving, logarithm of the standard deviation of the gland", moving[:, 1])
-    yield _line("moving, likewise, the mean of the axes", size)
-    yield _line("moving, likewise, beside the mean of the axes", moving[:, 1] - size)
-    yield _line("fixed beside moving, logarithm of the ratio", fixed[:, 1] - moving[:, 1])
-
-
-def bounds() -> Iterator[str]:
-    """Of the public pairs: the mean Dice of what could be known, and what an error of the place costs."""
-    errors = (0, 1, 2, 3, 4, 6, 8)
-    found: dict[str, list[float]] = {}
-    for number, pair in enumerate(public_pairs().values()):
-        assert pair.fixed.labels is not None
-        assert pair.moving.labels is not None
-        masks = [read_masks(case.labels, read_image(case.image))[0] for case in (pair.fixed, pair.moving)]
-        (at, small), (to, large) = ((p.mean(0), p.std(0)) for p in (mask.nonzero().double() for mask in masks))
-        size, ones = masks[0].shape, torch.ones(3).double()
-        middle = (torch.tensor(masks[1].shape) - torch.tensor(size)).double() / 2
-        ratio = large / small
-        random = torch.Generator().manual_seed(number)
-        directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=random).double(), dim=1)
-        tried = {"first voxels": [(0 * middle, ones)], "centres of the grids": [(middle, ones)]}
-        tried["known centroids"] = [(to - at, ones)]
-        for error in errors:
-            places = [(to - ratio * at + error * direction, ratio) for direction in directions]
-            tried[f"known centroids and sizes, off by {error} voxels"] = places
-        for name, maps in tried.items():
-            scores = [overlap(masks[0], _moved(masks[1], offset.tolist(), size, scale)) for offset, scale in maps]
-            found.setdefault(name, []).append(fmean(scores))
-    for name, values in found.items():
-        yield f"{name}: {fmean(values):.3f}"
-
-
-def _line(what: str, found: Tensor) -> str:
-    mean, deviation = (", ".join(f"{value:.3f}" for value in each.tolist()) for each in (found.mean(0), found.std(0)))
-    return f"{what}: mean {mean}; standard deviation {deviation}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prostates", description=__doc__.partition("\n")[0])
     parser.add_argument("experiment", choices=["rotation", "generated", "test", "generate", "shapes", "bounds"])
@@ -378,7 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.experiment in ("test", "generate") and arguments.folder is None:
         parser.error(f"folder: expected one for {arguments.experiment}")
     if arguments.experiment in ("shapes", "bounds"):
-        print("\n".join(shapes() if arguments.experiment == "shapes" else bounds()))
+        told_by = shapes if arguments.experiment == "shapes" else bounds
+        print("\n".join(told_by(public_pairs().values())))
         return 0
     if arguments.experiment == "generate":
         write_prostates(arguments.folder, GENERATED)

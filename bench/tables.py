@@ -14,8 +14,8 @@ from typing import Any
 
 from reliability.counts import PARTS, counted
 
-from . import learned
-from .abdomens import summary
+from . import learned, prostates
+from .abdomens_page import summary
 from .harness import OURS
 from .patches import patches
 from .recipes import recipes
@@ -157,6 +157,7 @@ TABLES: dict[str, tuple[Callable[..., str | list[str]], str, tuple[str, ...]]] =
     "docs/reference/compat.md": (patches, MEASURED, ("compat/cpu.json", "registration.json")),
     "docs/reference/pddnet.md": (summary, MEASURED, ("abdomens.json",)),
     "docs/recipes.md": (recipes, MEASURED, ("scans.json",)),
+    "docs/reference/weakly-supervised.md": (prostates.summary, MEASURED, ("prostates.json",)),
     "methods/unsupervised/learned.md": (learned.summary, MEASURED, ("learned.json",)),
     "docs/reliability.md": (counted, BROKEN, tuple(f"{part}.json" for part in PARTS)),
 }

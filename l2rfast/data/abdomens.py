@@ -25,7 +25,7 @@ from ..fields import integrate_velocity
 from ..filters import gaussian_filter
 from ..io import Volume, write_image
 from ..transforms import affine_warp
-from .synthetic import _smooth_noise
+from .synthetic import smooth_noise
 
 # Up to the pancreas as TotalSegmentator numbers them.
 STRUCTURES = {
@@ -194,7 +194,7 @@ class _Person:
     def _noise(self, step: float, channels: int) -> Tensor:
         """(channels, *size), mean 0 and deviation 1, of structures of some mm, whatever the size of the voxels."""
         lattice = [max(3, round(s * self._spacing / step)) for s in self._size]
-        coarse = _smooth_noise((1, channels, *lattice), 1, self._random)
+        coarse = smooth_noise((1, channels, *lattice), 1, self._random)
         steps = [n / s for n, s in zip(lattice, self._size, strict=True)]
         starts = [(each - 1) / 2 for each in steps]
         matrix = torch.cat([torch.diag(torch.tensor(steps)), torch.tensor(starts)[:, None]], 1)[None]

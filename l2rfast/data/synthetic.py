@@ -81,7 +81,7 @@ def anatomies(
     ]
     drawn = [
         (
-            _smooth_noise((1, len(size), *size), coarse, random) * (deformation * min(size) if i else 0),
+            smooth_noise((1, len(size), *size), coarse, random) * (deformation * min(size) if i else 0),
             torch.randn(template.shape, generator=random),
         )
         for i in range(count)
@@ -96,8 +96,17 @@ def anatomies(
     return subjects
 
 
-def _smooth_noise(shape: Sequence[int], radius: int, random: torch.Generator) -> Tensor:
-    """(N, C, *spatial), each channel with mean 0 and standard deviation 1."""
+def smooth_noise(shape: Sequence[int], radius: int, random: torch.Generator) -> Tensor:
+    """White noise after three box averages.
+
+    Args:
+        shape: (N, C, *spatial).
+        radius: of the averages, voxels.
+        random: where the numbers come from.
+
+    Returns:
+        float32, each channel of mean 0 and standard deviation 1.
+    """
     values = box_average(torch.randn(tuple(shape), generator=random), radius, passes=3)
     spatial = list(range(2, values.ndim))
     return (values - values.mean(spatial, keepdim=True)) / values.std(spatial, keepdim=True)
@@ -106,6 +115,6 @@ def _smooth_noise(shape: Sequence[int], radius: int, random: torch.Generator) ->
 def _label_map(size: tuple[int, ...], structures: int, radius: int, random: torch.Generator) -> Tensor:
     """(1, 1, *spatial): a body of random outline, every voxel of it of the structure whose noise is the largest."""
     axes = torch.meshgrid(*(torch.linspace(-1.4, 1.4, s) for s in size), indexing="ij")
-    outline = torch.stack(axes).square().sum(0) + 0.2 * _smooth_noise((1, 1, *size), radius, random)
-    labels = 1 + _smooth_noise((1, structures, *size), radius, random).argmax(1, keepdim=True)
+    outline = torch.stack(axes).square().sum(0) + 0.2 * smooth_noise((1, 1, *size), radius, random)
+    labels = 1 + smooth_noise((1, structures, *size), radius, random).argmax(1, keepdim=True)
     return torch.where(outline < 1, labels, 0).to(torch.uint8)
