@@ -80,7 +80,7 @@ def recast(moving: Tensor, warped: Tensor, fixed: Tensor, counts: Tensor | None)
         counts: likewise, 0 to 1: how much a voxel counts; None where all do.
 
     Returns:
-        The shape, dtype and device of moving.
+        The shape, dtype and device of moving; moving itself where nothing tells its intensities apart.
     """
     seen, to = (image.cpu().numpy().ravel().astype(np.float64) for image in (warped, fixed))
     share = _even(warped).cpu().numpy().ravel().astype(np.float64)
@@ -98,6 +98,8 @@ def recast(moving: Tensor, warped: Tensor, fixed: Tensor, counts: Tensor | None)
     there = number > 0
     values = moving.cpu().numpy().ravel().astype(np.float64)
     means = np.interp(values, levels[there], total[there] / number[there])
+    if means.min() == means.max():
+        return moving
     return torch.from_numpy(means).view(moving.shape).to(moving)
 
 

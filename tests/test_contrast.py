@@ -115,7 +115,8 @@ def test_what_does_not_count_does_not_tell_what_an_intensity_becomes(head: Tenso
     found = recast(1 - head, 1 - head, wrong, counts)
     assert torch.equal(found, recast(1 - head, 1 - head, head, counts))
     assert not torch.equal(found, recast(1 - head, 1 - head, wrong, None))
-    assert torch.equal(recast(head, head, head, torch.zeros_like(head)), head)
+    for alone in (torch.zeros_like(head), (head == head.min()).float()):
+        assert torch.equal(recast(head, head, wrong, alone), head)
 
 
 def test_an_intensity_between_those_that_lie_on_the_other_image_is_between() -> None:
