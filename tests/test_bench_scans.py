@@ -13,7 +13,7 @@ import torch
 from bench import pairs, scans
 from bench.runs import Taken
 from bench.scans import Result, Survey
-from bench.tools import ACCURATE, DEFAULT, FAST, GREEDY_AFFINE, MIND, MUTUAL, OTHERS, TOOLS, Fields
+from bench.tools import ACCURATE, DEFAULT, FAST, GREEDY_AFFINE, LEARNED, MIND, MUTUAL, OTHERS, TOOLS, Fields
 from l2rfast import InputError
 from l2rfast.io import Volume
 
@@ -58,8 +58,9 @@ def test_the_field_that_made_an_anatomy_is_right() -> None:
 
 def test_contrasts_are_tried_with_the_metrics_for_them() -> None:
     plain, contrasts = pairs.SETS["brain-malf"], pairs.SETS["spine"]
-    assert scans.methods_of("brain-malf", plain) == [FAST, DEFAULT, ACCURATE, GREEDY_AFFINE]
-    assert scans.methods_of("spine", contrasts) == [FAST, DEFAULT, ACCURATE, MIND, MUTUAL]
+    assert scans.methods_of("brain-malf", plain) == [FAST, DEFAULT, ACCURATE, LEARNED, GREEDY_AFFINE]
+    assert scans.methods_of("spine", contrasts) == [FAST, DEFAULT, ACCURATE, LEARNED, MIND, MUTUAL]
+    assert LEARNED not in scans.methods_of("histology-2d", pairs.SETS["histology-2d"])
     assert {MIND, MUTUAL, GREEDY_AFFINE, FAST} <= (TOOLS | OTHERS).keys()
 
 
@@ -94,10 +95,10 @@ def test_what_is_missing_is_measured_and_a_refusal_is_told(tmp_path: Path, monke
     busy = replace(result(), taken=replace(result().taken, others=0.5))
     Survey(sets={"spine": {FAST: {"one": result()}, DEFAULT: {"one": result(), "two": busy}}}).write(tmp_path)
     assert scans.main(["--out", str(tmp_path)]) == 1  # ours refused
-    assert asked == [FAST, DEFAULT, ACCURATE, GREEDY_AFFINE, DEFAULT, ACCURATE, MIND, MUTUAL]
+    assert asked == [FAST, DEFAULT, ACCURATE, LEARNED, GREEDY_AFFINE, DEFAULT, ACCURATE, LEARNED, MIND, MUTUAL]
     content = json.loads((tmp_path / "scans.json").read_text())
     assert list(content["sets"]) == ["brain-malf", "spine"]
-    assert list(content["sets"]["spine"]) == [FAST, DEFAULT, ACCURATE, MIND]
+    assert list(content["sets"]["spine"]) == [FAST, DEFAULT, ACCURATE, LEARNED, MIND]
     assert set(content["skipped"]) == {f"spine, {MUTUAL}", f"brain-malf, {GREEDY_AFFINE}"}
     asked.clear()
     assert scans.main(["--out", str(tmp_path), "--only", "spine", "--method", DEFAULT]) == 0

@@ -27,7 +27,7 @@ from l2rfast import cli, data
 from l2rfast.cli import blocks, crew, job, overview
 from l2rfast.io import Volume, write_image, write_transform, zarr
 from l2rfast.methods import evaluation
-from l2rfast.methods.discrete import convex
+from l2rfast.methods.discrete import levels
 from l2rfast.world import Affine, Displacement, Grid
 
 Words = Sequence[str]
@@ -80,7 +80,7 @@ def prepared(folder: Path, only: Sequence[str] | None = None) -> Iterator[list[W
         mock.patch.object(overview, "draw_overview", _drawn),
         mock.patch.object(evaluation, "draw", _drawn),
         mock.patch.object(Figure, "savefig", lambda figure, file, **options: _drawn(file)),
-        mock.patch.object(convex, "refine", return_value=None),
+        mock.patch.object(levels, "refine", return_value=None),
         mock.patch.object(cli, "app", get_command(cli.app)),
         mock.patch.object(data, "_registry", return_value=server),
         mock.patch.dict(os.environ, L2RFAST_DATA=str(folder), NO_PROXY="127.0.0.1"),
