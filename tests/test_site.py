@@ -103,7 +103,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 
 
 def lost(asked: Any) -> bool:
-    """Whether a request came to nothing; of a page that is left the browser gives up what it still asks for, its icon."""
+    """Whether a request came to nothing. Of a page that is left the browser gives up what it still asks for."""
     return asked.failure != "net::ERR_ABORTED"
 
 
