@@ -9,7 +9,6 @@ was cut off is gone on with; what was trained or measured stays, but for what ``
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +35,7 @@ from l2rfast.methods.training.options import TrainerOptions
 from . import machine
 from .abdomens_page import PARTS, PLAIN, STRENGTHS, mean, page
 from .pairs import _labels, _volume
-from .report import REPORTS, kept, rounded
+from .report import REPORTS, kept, rounded, rows_of
 
 FOLDER = Path(__file__).parent.parent / "build" / "bench" / "abdomens"
 TRAINED, PUBLISHED = "PDD-Net, trained here", "PDD-Net, published weights"
@@ -213,7 +212,7 @@ def train(
         resume=True,
         progress=lambda step, text: print(f"step {step}: {text}", flush=True) if step % 10 == 0 else None,
     )
-    steps, validations = (_rows(folder / "run" / f"{log}.csv") for log in ("training", "validation"))
+    steps, validations = (rows_of(folder / "run" / f"{log}.csv") for log in ("training", "validation"))
     yield {
         "people": count,
         "size": list(size),
@@ -224,11 +223,6 @@ def train(
         "losses": rounded([row["labels"] for row in steps]),
         "validations": rounded([{name: row[name] for name in ("step", "DSC", "num_foldings")} for row in validations]),
     }
-
-
-def _rows(file: Path) -> list[dict[str, float]]:
-    with file.open() as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

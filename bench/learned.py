@@ -9,7 +9,6 @@ network, with the default fine-tuning, and by ``discrete``. What other scans com
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from l2rfast.methods.unsupervised.register import LEARNED
 from . import machine
 from .quality import mean
 from .registration import FILES, load_pair
-from .report import REPORTS, digits, kept, rounded, table
+from .report import REPORTS, digits, kept, rounded, rows_of, table
 from .runs import BUSY
 
 # Milliseconds, about, at 1.5 T, by the labels of FreeSurfer. What is in the head and has no label is fluid.
@@ -122,7 +121,7 @@ def ship(run: Path) -> dict[str, Any]:
         InputError: no run of such a network.
     """
     Pyramid.load(run / "weights.safetensors").half().save(LEARNED)
-    losses, validations = (_rows(run / f"{log}.csv") for log in ("training", "validation"))
+    losses, validations = (rows_of(run / f"{log}.csv") for log in ("training", "validation"))
     seconds = sum(row["seconds"] for row in losses)
     return {
         "options": json.loads((run / "options.json").read_text()),
@@ -132,11 +131,6 @@ def ship(run: Path) -> dict[str, Any]:
         "weights": sum(p.numel() for p in Pyramid.load(LEARNED).parameters()),
         "bytes": LEARNED.stat().st_size,
     }
-
-
-def _rows(file: Path) -> list[dict[str, float]]:
-    with file.open() as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def summary(record: dict[str, Any]) -> list[str]:

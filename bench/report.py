@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable
@@ -233,6 +234,12 @@ def kept(folder: Path, name: str, record: dict[str, Any], parts: Iterable[str]) 
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / f"{name}.md").write_text(page)
     return page
+
+
+def rows_of(file: Path) -> list[dict[str, float]]:
+    """The lines of a log of training."""
+    with file.open() as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def digits(value: float) -> str:

@@ -71,7 +71,8 @@ def register(
             that comes again, what was made of it alone is kept (`methods.kept`). Or of several
             contrasts of the same, a list each, as many in the same order, for the method discrete: one field is found
             by all of them, the start by the first, which is what is warped and reported.
-        method: ``"discrete"``, which needs no training (`methods.discrete`), or a trained network: ``"unsupervised"``
+        method: ``"discrete"``, which needs no training (`methods.discrete`), or a trained network: ``"learned"``, which
+            comes with the package (`methods.unsupervised.register.learned`), ``"unsupervised"``
             (`methods.unsupervised`), ``"pddnet"`` (`methods.discrete.pddnet`), or ``"weakly-supervised"``
             (`methods.weakly_supervised`), which takes images of different kinds, and no notice of the affines.
         preset: of the discrete method: ``"fast"``, ``"default"`` or ``"accurate"``.
@@ -100,8 +101,8 @@ def register(
             are left out, which a warning says. What comes of it depends on how fast the machine is just then.
         progress: called with the name of the stage and the fraction of it that is done.
         options: changes to the preset, see `methods.discrete.options.DiscreteOptions`; or, of the method unsupervised,
-            ``weights`` and ``finetune``, see `methods.unsupervised.register.UnsupervisedOptions`, or of the methods
-            pddnet and weakly-supervised, ``weights``.
+            ``weights`` and ``finetune``, see `methods.unsupervised.register.UnsupervisedOptions`, of learned
+            ``finetune``, or of the methods pddnet and weakly-supervised, ``weights``.
 
     Raises:
         InputError: an image that cannot be used, images that do not overlap, an unknown method, preset or option.

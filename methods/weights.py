@@ -33,16 +33,25 @@ def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
     Raises:
         InputError: a preset, another option, or no path.
     """
-    if preset != "default":
-        raise InputError(f"preset: the method {method} has none, got {preset!r}")
-    for name in options:
-        if name != "weights":
-            raise InputError(f"{name}: no option of the method {method}; expected weights")
+    check_options(method, preset, options, ["weights"])
     path = options.get("weights")
     if not isinstance(path, str | os.PathLike):
         got = "" if path is None else f", got {path!r}"
         raise InputError(f"weights: expected a file of weights for the method {method}{got}")
     return os.fspath(path)
+
+
+def check_options(method: str, preset: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse what a method that has no presets does not know.
+
+    Raises:
+        InputError: a preset, or an option of another name.
+    """
+    if preset != "default":
+        raise InputError(f"preset: the method {method} has none, got {preset!r}")
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: no option of the method {method}; expected {' or '.join(known)}")
 
 
 def check_ending(path: str, endings: Sequence[str], or_else: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..padding import Padding
 from ..refine import pool, resample_field
 from ..similarity import Weight
 from ..stages import Stages
-from ..weights import check_ending, is_of
+from ..weights import check_ending, check_options, is_of
 from .network import Prediction, VoxelMorph
 from .pyramid import FORMAT as PYRAMID
 from .pyramid import Pyramid
@@ -68,7 +68,7 @@ def unsupervised(preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
-    _check_names("unsupervised", preset, options, [field.name for field in fields(UnsupervisedOptions)])
+    check_options("unsupervised", preset, options, [field.name for field in fields(UnsupervisedOptions)])
     if "weights" not in options:
         raise InputError("weights: expected a file of weights for the method unsupervised")
     chosen = UnsupervisedOptions(**options)
@@ -86,17 +86,9 @@ def learned(preset: str, **options: Any) -> Method:
     Raises:
         InputError: an unknown preset or option.
     """
-    _check_names("learned", preset, options, ["finetune"])
+    check_options("learned", preset, options, ["finetune"])
     chosen = UnsupervisedOptions(os.fspath(LEARNED), **{"finetune": FINETUNE, **options})
     return with_network(read_weights(chosen.weights), method="learned", finetune=chosen.finetune)
-
-
-def _check_names(method: str, preset: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
-    if preset != "default":
-        raise InputError(f"preset: the method {method} has none, got {preset!r}")
-    for name in options:
-        if name not in known:
-            raise InputError(f"{name}: no option of the method {method}; expected {' or '.join(known)}")
 
 
 def with_network(network: Network, *, method: str = "unsupervised", finetune: int = 0, **told: Any) -> Method:
