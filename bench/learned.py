@@ -27,7 +27,7 @@ from l2rfast.data.brains import STRUCTURES
 from l2rfast.filters import gaussian_filter
 from l2rfast.io import Volume
 from l2rfast.methods.unsupervised import Pyramid
-from l2rfast.methods.unsupervised.register import LEARNED
+from l2rfast.methods.unsupervised.pyramid import LEARNED
 
 from . import machine
 from .quality import mean

@@ -25,11 +25,13 @@ from .intensities import in_range, robust_range
 from .kept import Made
 from .landmarks import Landmarks, fitted
 from .poses import METRICS, Level, World
+from .rotations import turned
 from .stages import Stages
-from .translations import Placed, compared
+from .translations import Placed, compared, pooled
+from .unsupervised.pyramid import shipped
 
 NONE, AUTO = "none", "auto"
-SEARCHED = ("rigid", "affine")  # in the images
+SEARCHED = ("rigid", "affine", "learned")  # in the images
 KINDS = (NONE, "moments", *SEARCHED)
 WIDEST_ANGLE, LEAST_OVERLAP = 10.0, 0.5  # in degrees, and of the fixed grid: what headers that agree have
 # What is in images overrules headers that agree where a translation has that much more information than none, and that
@@ -54,6 +56,8 @@ class Descent(NamedTuple):
 COARSE = Descent(24, 0.5, 30)  # from every start, rigid and by mutual information
 STARTS = 3  # translations to start from, besides none
 DESCENTS = (Descent(24, 0.5, 60), Descent(48, 0.5, 40), Descent(48, 0.1, 20))
+# From each of the turns that are best to the network; and from the one that is best then.
+TURNS, NEAR, ONWARD = 5, Descent(24, 0.5, 8), (Descent(48, 0.3, 30),)
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
 # Of a distance, by which a pose has to be better than where it came from: interpolation may gain so much.
 HARDLY = 0.005
@@ -65,7 +69,7 @@ class Initial:
     """Where a registration starts.
 
     Attributes:
-        kind: one of ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, or ``"given"``.
+        kind: one of ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, ``"learned"``, or ``"given"``.
         why: in words.
         matrix: (4, 4): place of fixed -> place of moving, in mm.
     """
@@ -103,9 +107,11 @@ def initialise(
 
     Args:
         fixed, moving: 2-D or 3-D.
-        kind: ``"none"``; ``"moments"``: the centres of what is in them meet; ``"rigid"``; ``"affine"``; or ``"auto"``:
-            none where the headers agree with each other and with what is in the images, else affine. Where nothing
-            says where slices lie, as of pictures, an affine map is looked for in any case.
+        kind: ``"none"``; ``"moments"``: the centres of what is in them meet; ``"rigid"``; ``"affine"``; ``"learned"``,
+            of 3-D images: affine, from the turn, up to 50 degrees, and the translation at which what the network of the
+            method learned sees in them is most alike (`methods.rotations`); or ``"auto"``: none where the headers agree
+            with each other and with what is in the images, else affine. Where nothing says where slices lie, as of
+            pictures, an affine map is looked for in any case.
         metric: ``"mi"`` (mutual information; when None), ``"lncc"`` or ``"mind"``.
         device: where to compute.
         stages: times it.
@@ -235,6 +241,8 @@ class _Images:
                 raise InputError(f"{name}: expected an image, but it is constant")
         if kind == "moments":
             matrix = self._centred()
+        elif kind == "learned":
+            matrix = self._descended("affine", self._turned(), metric, stages, HARDLY, ONWARD)
         else:
             starts = self._started()
             if gain is not None:
@@ -255,35 +263,68 @@ class _Images:
         return matrix
 
     def _started(self) -> list[Tensor]:
-        """The rigid map of most information, from several translations, and from what fits the landmarks: where it
-        began, and what it came to."""
+        """The rigid map of most information, from several translations, and from what fits the landmarks."""
         found = compared(self.images, self.axes, STARTS)
         starts = [self._translated(translation.by) for translation in found.best]
         if found.still > 0:
             starts.insert(0, self._translated(torch.zeros(self.ndim, dtype=torch.float64)))
+        return self._most_telling(self.images, starts, found.spacing, COARSE)
+
+    def _turned(self) -> list[Tensor]:
+        """The rigid map of most information, from the turns at which the images are most alike to the network that
+        comes with the package, and from what fits the landmarks.
+
+        Raises:
+            InputError: images that it cannot align.
+        """
+        if self.ndim != 3:
+            raise InputError(f"init: learned is for 3-D images, got {self.ndim}-D ones")
+        network = shipped().to(self.images[0].image.device)
+        found = turned(self.images, self.axes, network.coarsest)
+        small = [pooled(image, found.spacing / 2) for image in self.images]  # once for all of them
+        starts = found.best[:TURNS] or [self._translated(torch.zeros(3, dtype=torch.float64))]
+        return self._most_telling(small, starts, found.spacing, NEAR)
+
+    def _most_telling(
+        self, placed: Sequence[Placed], starts: list[Tensor], spacing: float, descent: Descent
+    ) -> list[Tensor]:
+        """Of rigid maps of two images, that which fits the landmarks among them: where the one of most information that
+        is reached began, and what it came to.
+
+        Raises:
+            InputError: they hardly overlap at any.
+        """
         if self.fitted is not None:
             starts.append(self.fitted)
         best: list[Tensor] = []
-        most, extent = 0.0, COARSE.cells * found.spacing
+        most, extent = 0.0, descent.cells * spacing
         for matrix in starts:
-            images = _overlapping(self.images, matrix)
+            images = _overlapping(placed, matrix)
             world = World("rigid", _centre(images[0]), self.axes)
-            level, pose = Level(images, world, found.spacing, "mi"), world.pose(matrix)
-            for reached in [pose, *[*level.descended(pose, COARSE.rate, COARSE.steps, extent)][-1:]]:
+            level, pose = Level(images, world, spacing, "mi"), world.pose(matrix)
+            for reached in [pose, *[*level.descended(pose, descent.rate, descent.steps, extent)][-1:]]:
                 if (information := level.information(reached)) > most:
                     best, most = [matrix, world.matrix(reached)], information
         if not best:
             raise InputError("init: expected images that can be aligned, but hardly anything of them overlaps")
         return best
 
-    def _descended(self, kind: str, starts: list[Tensor], metric: str, stages: Stages, hardly: float) -> Tensor:
+    def _descended(
+        self,
+        kind: str,
+        starts: list[Tensor],
+        metric: str,
+        stages: Stages,
+        hardly: float,
+        descents: Sequence[Descent] = DESCENTS,
+    ) -> Tensor:
         """The map that is reached from the best of rigid ones."""
         images = _overlapping(self.images, starts[-1])
         fixed = images[0]
         extent = float((torch.tensor(fixed.image.shape[2:]) * fixed.affine[:-1, :-1].norm(dim=0)).max())
         world = World(kind, _centre(fixed), self.axes)
-        poses, done, total = [world.pose(start) for start in starts], 0, sum(descent.steps for descent in DESCENTS)
-        for cells, rate, steps in DESCENTS:
+        poses, done, total = [world.pose(start) for start in starts], 0, sum(descent.steps for descent in descents)
+        for cells, rate, steps in descents:
             level = Level(images, world, extent / cells ** (3 / self.ndim), metric)
             passed = [level.best(poses)]
             for reached in level.descended(passed[0], rate, steps, extent):
@@ -344,10 +385,13 @@ def _centre(placed: Placed) -> Tensor:
     border = torch.cat([x.select(*side)[inside.select(*side)] for side in sides])
     body = inside
     if len(border):
-        body = inside & ((x - border.median()).abs() > LEAST_CONTRAST)
-    body = (body if body.any() else inside if inside.any() else torch.ones_like(inside)).double().cpu()
+        background = float(border.median())
+        body = inside & ((x < background - LEAST_CONTRAST) | (x > background + LEAST_CONTRAST))
+    body = (body if body.any() else inside if inside.any() else torch.ones_like(inside)).cpu()
     centre = []
     for axis, size in enumerate(body.shape):
-        profile = body.sum([k for k in range(body.ndim) if k != axis])
+        # NumPy's, which counts truths several times faster.
+        counted = np.count_nonzero(body.numpy(), axis=tuple(k for k in range(body.ndim) if k != axis))
+        profile = torch.from_numpy(np.asarray(counted)).double()
         centre.append((profile * torch.arange(size)).sum() / profile.sum())
     return affine[:-1, :-1] @ torch.stack(centre) + affine[:-1, -1]

@@ -78,9 +78,9 @@ def register(
         preset: of the discrete method: ``"fast"``, ``"default"`` or ``"accurate"``.
         transform: ``"rigid"``, ``"affine"`` or ``"deformable"``. Of the first two the result is a map of the world
             (``initial``) beside a displacement of zero, and they have no method, preset or options.
-        init: where to start, see `methods.initial.initialise`: ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``, or
-            ``"auto"``: none where the headers of the two agree, else affine. Where the transform is rigid or affine,
-            that is found in any case.
+        init: where to start, see `methods.initial.initialise`: ``"none"``, ``"moments"``, ``"rigid"``, ``"affine"``,
+            ``"learned"``, or ``"auto"``: none where the headers of the two agree, else affine. Where the transform is
+            rigid or affine, that is found in any case.
         initial: a transform to go on from, fixed -> moving, see `l2rfast.io.read_transform`. A map of the world is
             followed by what ``init`` finds, which by ``"auto"`` is nothing then; a displacement field by nothing but
             the deformation, and is part of the displacement.

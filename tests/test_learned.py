@@ -18,7 +18,8 @@ from l2rfast.io import Volume, write_image
 from l2rfast.methods.discrete.options import DiscreteOptions
 from l2rfast.methods.result import Registration
 from l2rfast.methods.unsupervised import Pyramid
-from l2rfast.methods.unsupervised.register import LEARNED, steps
+from l2rfast.methods.unsupervised.pyramid import LEARNED
+from l2rfast.methods.unsupervised.register import steps
 from l2rfast.methods.weights import shapes
 from l2rfast.metrics import dice, digital_folding_fraction
 

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage as ndi
 from scipy.fft import next_fast_len
 
-from l2rfast.methods.translations import BINS, Placed, _quick, compared
+from l2rfast.methods.translations import BINS, Placed, compared, quick
 
 SIZE = (24, 20, 16)  # cells are voxels: as many as there are cells along the longest side
 
@@ -75,4 +75,4 @@ def test_of_a_constant_image_nothing_is_told() -> None:
 
 def test_sizes_of_transforms_are_those_of_scipy() -> None:
     sizes = range(1, 3000)
-    assert [_quick(size) for size in sizes] == [next_fast_len(size, real=True) for size in sizes]
+    assert [quick(size) for size in sizes] == [next_fast_len(size, real=True) for size in sizes]

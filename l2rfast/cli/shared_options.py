@@ -27,7 +27,7 @@ Finetune = Annotated[
     typer.Option(help="Steps of refinement of the network's field, of learned 50 unless told, of unsupervised 0."),
 ]
 Transform = Annotated[str, typer.Option(help="rigid, affine or deformable.")]
-Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine; auto: by the headers.")]
+Init = Annotated[str, typer.Option(help="Start: none, moments, rigid, affine, learned; auto: by the headers.")]
 InitMetric = Annotated[str | None, typer.Option(help="Of a rigid or affine start: mi, if not given; lncc, mind.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 Memory = Annotated[str | None, typer.Option(help="Of results in .zarr: what may be taken, as 4GB; what is free.")]

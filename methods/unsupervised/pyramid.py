@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from ..refine import pool, resample_field
 from .network import LAYOUTS, SLOPE, Prediction, check_images
 
 FORMAT = "l2rfast.methods.unsupervised.Pyramid"
+LEARNED = Path(__file__).with_name("learned.safetensors")  # learned.md beside it is its card
 LEVELS = 4  # at 1/16, 1/8, 1/4 and 1/2 of the resolution of the images
 FINEST = 2  # voxels of the images to one of the last level
 DILATIONS = (1, 1, 2, 1)  # of MIND at each level, whose patches are of 3 voxels
@@ -143,25 +145,42 @@ class Pyramid(nn.Module):
         assert isinstance(found, Tensor)
         return box_average(found, self.plan.smoothing[level], passes=2)
 
+    def coarsest(self, image: Tensor) -> Tensor:
+        """What the first level compares.
+
+        Args:
+            image: (N, 1, *spatial), floating, at 1/8 of the resolution, of even sizes.
+
+        Returns:
+            (N, channels, *spatial / 2) features.
+        """
+        return self._level(0, mind_ssc(image, 1, DILATIONS[0], pool=2), None)[0]
+
     def _features(self, image: Tensor) -> list[Tensor]:
         """From the coarsest level on."""
-        plan, found = self.plan, []
+        found: list[Tensor] = []
         context: Tensor | None = None
         for k, seen in enumerate(_descriptors(image)):
-            centred = (seen - 0.5).contiguous(memory_format=LAYOUTS[plan.ndim])
-            if k < LEVELS - 1:
-                x = F.leaky_relu(self.enter[k](centred), SLOPE)
-                if context is not None:
-                    x = torch.cat([x, _finer(context, x.shape[2:])], 1)
-                x = F.leaky_relu(self.join[k](x), SLOPE)
-                context = x = F.leaky_relu(self.deepen[k](x), SLOPE) + x
-            else:
-                assert context is not None
-                x = F.leaky_relu(self.last(torch.cat([centred, _finer(context, seen.shape[2:])], 1)), SLOPE)
-            shares = self.shares[k].view(1, -1, *[1] * plan.ndim)
-            # Autocast may have narrowed what is learned.
-            found.append(torch.cat([seen * shares, self.learned[k](x).to(seen.dtype)], 1).contiguous())
+            features, context = self._level(k, seen, context)
+            found.append(features)
         return found
+
+    def _level(self, k: int, seen: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The features of a level, of its descriptors and the context of the coarser one; and its context."""
+        plan = self.plan
+        centred = (seen - 0.5).contiguous(memory_format=LAYOUTS[plan.ndim])
+        if k < LEVELS - 1:
+            x = F.leaky_relu(self.enter[k](centred), SLOPE)
+            if context is not None:
+                x = torch.cat([x, _finer(context, x.shape[2:])], 1)
+            x = F.leaky_relu(self.join[k](x), SLOPE)
+            x = F.leaky_relu(self.deepen[k](x), SLOPE) + x
+        else:
+            assert context is not None
+            x = F.leaky_relu(self.last(torch.cat([centred, _finer(context, seen.shape[2:])], 1)), SLOPE)
+        shares = self.shares[k].view(1, -1, *[1] * plan.ndim)
+        # Autocast may have narrowed what is learned.
+        return torch.cat([seen * shares, self.learned[k](x).to(seen.dtype)], 1).contiguous(), x
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to a ``.safetensors`` file and the plan to a ``.json`` beside it.
@@ -180,6 +199,11 @@ class Pyramid(nn.Module):
         """
         described = weights.describe(path, FORMAT, Plan)
         return weights.made(lambda: cls(described), path)
+
+
+def shipped() -> Pyramid:
+    """The network that comes with the package, in single precision."""
+    return Pyramid.load(LEARNED).eval()
 
 
 def _descriptors(image: Tensor) -> list[Tensor]:

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,14 +28,13 @@ from ..stages import Stages
 from ..weights import check_ending, check_options, is_of
 from .network import Prediction, VoxelMorph
 from .pyramid import FORMAT as PYRAMID
-from .pyramid import Pyramid
+from .pyramid import LEARNED, Pyramid
 
 # Of the best function's correlation, from which on intensities are compared as they are. Between two T1 a straight line
 # has 0.99 and more, and is better by 0.01 of Dice; where the gamma of one was halved it has 0.97, and is worse by 0.04.
 LINEAR = 0.98
 KERAS = (".h5", ".hdf5")
 Network = VoxelMorph | Pyramid
-LEARNED = Path(__file__).with_name("learned.safetensors")  # learned.md beside it is its card
 FINETUNE = 50  # of it, unless told
 
 
