@@ -103,13 +103,9 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
         cells[:-1, :-1], cells[:-1, -1] = axes * spacing, axes @ (origin + spacing * first)
         parts.append((first, size, _masks(pooled(image, spacing), cells, size)))
     (_, fixed_size, fixed), (first, moving_size, moving) = parts
-    sizes = [_quick(a + b - 1) for a, b in zip(fixed_size, moving_size, strict=True)]
+    sizes = [quick(a + b - 1) for a, b in zip(fixed_size, moving_size, strict=True)]
     least = LEAST * min(float(fixed.sum()), float(moving.sum()))
     information, overlap = _information(fixed, moving, sizes, least)
-
-    def at(index: Sequence[int]) -> Tensor:
-        """Cells, where the second half of every axis stands for those below 0."""
-        return torch.tensor([i if i < n else i - s for i, n, s in zip(index, moving_size, sizes, strict=True)])
 
     still = [-int(lag) for lag in first]
     meet = all(-f < lag < m for lag, f, m in zip(still, fixed_size, moving_size, strict=True))
@@ -118,13 +114,21 @@ def compared(images: Sequence[Placed], axes: Tensor, count: int = 1) -> Translat
     while len(best) < count and (most := float(information.max())) > 0:
         # NumPy's: for PyTorch's, SymPy is imported.
         index = [int(i) for i in np.unravel_index(int(information.argmax()), tuple(information.shape))]
-        best.append(Translation(spacing * (first + at(index)), most, most / float(overlap[tuple(index)])))
+        best.append(
+            Translation(spacing * (first + lag(index, moving_size, sizes)), most, most / float(overlap[tuple(index)]))
+        )
         near = [torch.arange(i - NEAR, i + NEAR + 1) % s for i, s in zip(index, sizes, strict=True)]
         information[torch.meshgrid(*near, indexing="ij")] = 0
     return Translations(known, best, spacing)
 
 
-def _quick(size: int) -> int:
+def lag(index: Sequence[int], size: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """By how many cells an image of that size is moved at an index of a correlation of those sizes, where the second
+    half of every axis stands for those below 0."""
+    return torch.tensor([int(i) if i < n else int(i) - s for i, n, s in zip(index, size, sizes, strict=True)])
+
+
+def quick(size: int) -> int:
     """The least size from there on that has no other prime factors than 2, 3 and 5: its transforms are quick. As
     ``scipy.fft.next_fast_len``, for which all of SciPy's transforms would be imported."""
     return next(n for n in itertools.count(size) if pow(30, n.bit_length(), n) == 0)
