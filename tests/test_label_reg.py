@@ -179,11 +179,13 @@ def test_wrong_arguments_of_losses_are_named(call: Any, begins: str) -> None:
 
 @pytest.mark.parametrize("size", [(40, 36), (24, 30, 28)])
 def test_moments_align_a_box_with_another(size: tuple[int, ...]) -> None:
-    """Whose maps are certain: it comes to lie on the other, moved and stretched along each axis."""
+    """Whose maps are certain: it comes to lie on the other, moved, and stretched along each axis as boxes before."""
     boxes = [torch.zeros(1, 1, *size) for _ in range(2)]
     boxes[0][(..., *[slice(4 + k, 14 + 2 * k) for k in range(len(size))])] = 1
     boxes[1][(..., *[slice(9, 16) for _ in size])] = 1
-    field = MomentsNet.field(*(40 * box - 20 for box in boxes))
+    network = MomentsNet(Plan(len(size), 4))
+    network.observe(*(box.expand(3, -1, *size) for box in boxes))
+    field = affine_field(network.matrix(*(40 * box - 20 for box in boxes)), size)
     warped = l2rfast.warp(boxes[0], field)
     assert losses.dice(boxes[1], (warped >= 0.5).float()).item() < 0.12
     assert losses.dice(boxes[1], boxes[0]).item() > 0.4
@@ -202,12 +204,52 @@ def test_moments_of_a_lower_resolution_align_to_the_border(level: int) -> None:
     torch.testing.assert_close(field, expected.expand(1, 2, *size), atol=1e-3, rtol=0)
 
 
-def test_uncertain_maps_give_a_finite_field_with_finite_gradients() -> None:
-    maps = [torch.full((1, 1, 12, 14), value, requires_grad=True) for value in (-50.0, -3.0)]
-    field = MomentsNet.field(*maps)
-    assert field.isfinite().all()
-    field.square().sum().backward()
-    assert all(m.grad is not None and m.grad.isfinite().all() for m in maps)
+def test_what_was_seen_of_labels_is_their_mean_and_variance() -> None:
+    """Of boxes in pairs, whatever the batches; the empty ones do not count."""
+    random, network = torch.Generator().manual_seed(0), MomentsNet(Plan(2, 4))
+    expected = []
+    for batch in (1, 3, 2):
+        labels = torch.zeros(2, batch, 1, 30, 26)
+        for k in range(batch):
+            (y, x), sides = torch.randint(9, (2,), generator=random), torch.randint(4, 12, (2, 2), generator=random)
+            for label, (high, wide) in zip(labels[:, k, 0], sides.tolist(), strict=True):
+                label[y : y + high, x : x + wide] = 1
+            large, small = ((side.double().square() - 1) / 12 for side in sides)  # variances of the voxels' places
+            at = torch.stack([y, x]) + (sides[1] - 1) / 2 - torch.tensor([14.5, 12.5])
+            expected.append(torch.stack([at, (large / small).log() / 2]))
+        network.observe(*labels)
+        network.observe(torch.zeros(1, 1, 30, 26), labels[1, :1])
+    seen = torch.stack(expected)
+    assert network.count == 6
+    torch.testing.assert_close(network.mean, seen.mean(0).float(), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(network.deviations / 5, seen.var(0).float(), rtol=1e-2, atol=1e-3)
+
+
+def test_of_half_a_label_the_other_half_is_where_moving_says() -> None:
+    """Fixed's map knows nothing of one end: centroids would be off by a quarter of the label."""
+    truth = torch.full((1, 1, 40, 30), -20.0)
+    truth[..., 10:30, 10:20] = 20
+    half = truth.clone()
+    half[..., 20:, :] = -0.5
+    field = MomentsNet(Plan(2, 4)).eval().matrix(truth, half)[0]
+    torch.testing.assert_close(field, torch.eye(2, 3), atol=0.3, rtol=0)
+
+
+def test_where_a_map_says_nothing_the_usual_place_counts() -> None:
+    network = MomentsNet(Plan(2, 4))
+    labels = torch.zeros(4, 1, 30, 26)
+    for k, label in enumerate(labels[:, 0]):
+        label[8 + k : 15 + k, 4:9] = 1  # the mean: rows 9.5 to 15.5
+    network.observe(labels, labels)
+    moving = torch.full((1, 1, 30, 26), -20.0)
+    moving[..., 20:27, 15:20] = 20
+    offset = network.matrix(moving, torch.zeros(1, 1, 30, 26))[0, :, 2]
+    assert offset.tolist() == pytest.approx([23 - 12.5, 17 - 6], abs=0.5)
+
+
+def test_uncertain_maps_give_a_finite_field() -> None:
+    maps = [torch.full((2, 1, 12, 14), value) for value in (-50.0, -3.0)]
+    assert MomentsNet(Plan(2, 4)).matrix(*maps).isfinite().all()
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -101,12 +101,18 @@ class LabelReg(nn.Module):
         assert isinstance(self.network, MomentsNet)
         return self.network.maps(pool(moving, self.architecture.level), pool(fixed, self.architecture.level))
 
+    def observe(self, moving: Tensor, fixed: Tensor) -> None:
+        """Likewise: what the network takes note of in training, see `MomentsNet.observe`."""
+        assert isinstance(self.network, MomentsNet)
+        self.network.observe(moving, fixed)
+
     def aligned(self, maps: tuple[Tensor, Tensor], size: Sequence[int]) -> Tensor:
         """The field of two maps, for a fixed image of that size.
 
         It is affine, so that it is made at the full resolution: resampling would flatten it at the border.
         """
-        matrix, level = MomentsNet.matrix(*maps), self.architecture.level
+        assert isinstance(self.network, MomentsNet)
+        matrix, level = self.network.matrix(*maps), self.architecture.level
         linear, offset = matrix[..., :-1], matrix[..., -1]
         middle = (level - 1) / 2  # of the voxels that became voxel 0
         offset = level * offset + middle * (1 - linear.sum(-1))

@@ -1,9 +1,10 @@
-"""Alignment by what each image says alone: where its first label is, and how large.
+"""Alignment by what each image says alone: where its first label is.
 
 With few cases a network that sees both images at once learns them by heart: it can tell the pairs apart. Two networks
-that see one image each, and say where the label is, cannot. What they say is aligned by its moments: centroids meet,
-and standard deviations along the axes become the same. The moments are differentiable, so that the loss of the
-registration trains the two networks as well.
+that see one image each, and say where the label is, cannot. The map of moving is then laid on that of fixed, at the
+translation where both are most likely one label: the log-odds of fixed's map, summed up where moving's is, and the
+logarithm of how likely the label lies there at all. Where only one end of it is seen in an ultrasound, the other one is
+where moving says; and how much larger it is in one image than in the other is that of the pairs it was trained on.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2rfast import affine_warp
+
+from ..translations import lag, quick
 from .nets import NORMS, Plan, affine_field
 
 DEPTH = 3  # levels below the first
 CONFIDENT = 0.5  # of less nothing counts as label: far away it would move the moments
-LIMITS = (0.5, 2.0)  # of the ratio of sizes
+SUREST = 4.0  # log-odds of a voxel; networks are surer than they may be
+ALIKE = 2  # voxels along each axis that tell no more than one: what is said of neighbours is of one kind
+FEWEST = 2  # labels, of which a mean has a variance
 
 
 class _Twice(nn.Sequential):
@@ -62,17 +68,29 @@ class LabelMap(nn.Module):
 
 
 class MomentsNet(nn.Module):
-    """A translation and a scaling along the axes, from two label maps.
+    """A translation, from two label maps, and a scaling along the axes, from the labels that were trained on.
 
     Args:
         plan: its ``width`` and ``ndim`` count.
+
+    Attributes:
+        count: of the pairs of labels that were seen in training.
+        mean, deviations: (2, ndim) of them, and the sum of squared deviations from it: of where the label of fixed lies
+            from the middle of its image, in voxels, and of the logarithm of how much larger that of moving is.
     """
+
+    count: Tensor
+    mean: Tensor
+    deviations: Tensor
 
     def __init__(self, plan: Plan | None = None) -> None:
         super().__init__()
         self.plan = plan = plan or Plan(width=12)
         assert plan.norm in NORMS
         self.of_moving, self.of_fixed = LabelMap(plan), LabelMap(plan)
+        self.register_buffer("count", torch.zeros(()))
+        for name in ("mean", "deviations"):
+            self.register_buffer(name, torch.zeros(2, plan.ndim))
 
     def maps(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of the first label in both images."""
@@ -80,27 +98,70 @@ class MomentsNet(nn.Module):
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """As `LocalNet.forward`."""
-        return self.field(*self.maps(moving, fixed))
+        maps = self.maps(moving, fixed)
+        return affine_field(self.matrix(*maps), maps[1].shape[2:])
 
-    @staticmethod
-    def field(of_moving: Tensor, of_fixed: Tensor) -> Tensor:
-        """The field of two maps, on the grid of the second."""
-        return affine_field(MomentsNet.matrix(of_moving, of_fixed), of_fixed.shape[2:])
+    @torch.no_grad()
+    def observe(self, moving: Tensor, fixed: Tensor) -> None:
+        """Take note of pairs of labels, (N, 1, *spatial) each, from 0 to 1; of empty ones none is taken."""
+        both = (moving.flatten(1).amax(1) > CONFIDENT) & (fixed.flatten(1).amax(1) > CONFIDENT)
+        (_, large), (at, small) = _moments(moving[both]), _moments(fixed[both])
+        for each in torch.stack([at - _middle(fixed), (large / small).log()], 1):  # Welford
+            self.count += 1
+            off = each - self.mean
+            self.mean += off / self.count
+            self.deviations += off * (each - self.mean)
 
-    @staticmethod
-    def matrix(of_moving: Tensor, of_fixed: Tensor) -> Tensor:
+    def matrix(self, of_moving: Tensor, of_fixed: Tensor) -> Tensor:
         """(N, ndim, ndim + 1): voxel of the second map -> voxel of the first."""
-        (to, large), (at, small) = _moments(of_moving), _moments(of_fixed)
-        ratio = (large / small).clamp(*LIMITS)
-        return torch.cat([torch.diag_embed(ratio), (to - ratio * at)[..., None]], 2)
+        ratio = self.mean[1].exp()
+        to, _ = _moments(torch.sigmoid(of_moving))
+        at = self._placed((of_moving > 0).to(of_moving), to, of_fixed, ratio)
+        linear = torch.diag_embed(ratio.expand_as(to))
+        return torch.cat([linear, (to - ratio * at)[..., None]], 2)
+
+    def _placed(self, label: Tensor, centre: Tensor, of_fixed: Tensor, ratio: Tensor) -> Tensor:
+        """(N, ndim): the voxel of fixed where the centre of moving's label most likely lies."""
+        spatial, size = tuple(range(1, centre.shape[1] + 1)), of_fixed.shape[2:]
+        own = [max(1, round(s / r)) for s, r in zip(label.shape[2:], ratio.tolist(), strict=True)]
+        middle = torch.tensor([(s - 1) / 2 for s in own]).to(centre)
+        # Moving's label as large as it is in fixed, its centre in the middle of a grid.
+        linear = torch.diag_embed(ratio.expand_as(centre))
+        shown = affine_warp(label, torch.cat([linear, (centre - ratio * middle)[..., None]], 2), own, padding="zeros")
+        odds = of_fixed[:, 0].clamp(-SUREST, SUREST) / ALIKE ** len(size)
+        sizes = [quick(a + b - 1) for a, b in zip(size, own, strict=True)]
+        spectra = [torch.fft.rfftn(x, sizes, spatial) for x in (shown[:, 0], odds)]
+        likely = torch.fft.irfftn(spectra[0].conj() * spectra[1], sizes, spatial)
+        axes = [torch.tensor([float(lag([i], [a], [s])) for i in range(s)]) for a, s in zip(size, sizes, strict=True)]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(centre)
+        if self.count >= FEWEST:
+            off = places + (middle - _middle(of_fixed) - self.mean[0]).view(-1, *[1] * len(size))
+            variance = (self.deviations[0] / (self.count - 1)).clamp(min=1e-3)
+            likely = likely - (off.square() / (2 * variance.view(-1, *[1] * len(size)))).sum(0)
+        index = likely.flatten(1).argmax(1)
+        return middle + places.flatten(1)[:, index].T + _within(likely, index)
 
 
-def _moments(logit: Tensor) -> tuple[Tensor, Tensor]:
+def _within(values: Tensor, index: Tensor) -> Tensor:
+    """(N, ndim): where between the neighbours of the largest of (N, *spatial) values the top of parabolas is."""
+    tops = []
+    for axis in range(1, values.ndim):
+        before, here, after = (values.roll(by, axis).flatten(1).gather(1, index[:, None])[:, 0] for by in (1, 0, -1))
+        bend = before - 2 * here + after
+        tops.append(((before - after) / (2 * bend).clamp(max=-1e-6)).clamp(-0.5, 0.5))
+    return torch.stack(tops, 1)
+
+
+def _middle(image: Tensor) -> Tensor:
+    """(ndim,) in voxels."""
+    return torch.tensor([(s - 1) / 2 for s in image.shape[2:]]).to(image)
+
+
+def _moments(probability: Tensor) -> tuple[Tensor, Tensor]:
     """The centroid and the standard deviations along the axes, (N, ndim) each, of the probability of a label."""
-    probability = torch.sigmoid(logit)
     weights = (probability * (probability > CONFIDENT) + 1e-6).flatten(1)
     weights = weights / weights.sum(1, keepdim=True)
-    axes = [torch.arange(s, dtype=logit.dtype, device=logit.device) for s in logit.shape[2:]]
+    axes = [torch.arange(s, dtype=weights.dtype, device=weights.device) for s in probability.shape[2:]]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     centre = weights @ places.T
     variance = weights @ places.square().T - centre.square()

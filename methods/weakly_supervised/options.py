@@ -29,7 +29,9 @@ ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What network to train, and on what loss. The texts beside the fields are those of the command line."""
+    """What network to train, and on what loss; that of moments is its own, Dice and cross-entropy of two label maps.
+    The texts beside the fields are those of the command line.
+    """
 
     network: str = option("moments", "moments (of few cases), or label-reg's local, global (affine), composite.")
     width: int = option(12, "Channels at the first level; published: 32, of global 8.")
@@ -41,7 +43,6 @@ class TrainingOptions:
     sigmas: tuple[float, ...] = option(SIGMAS, "Voxels, the scales of the labels.")
     energy: str = option("bending", f"Of the field: {', '.join(ENERGIES)}.")
     smoothness: float = option(0.5, "Weight of the energy.")
-    maps: float = option(1.0, "Weight of Dice and cross-entropy of the label maps, of moments alone.")
     shift: float = option(0.0, "Augmentation: standard deviation of a random translation of moving, voxels.")
     fixed_shift: float = option(0.0, "Likewise of fixed: networks that see it in one place learn the place.")
     weights: str = option("", "Of a network to start from, .safetensors.")
@@ -51,7 +52,7 @@ class TrainingOptions:
         for name, allowed in (("similarity", MEASURES), ("energy", ENERGIES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("smoothness", "maps", "shift", "fixed_shift"):
+        for name in ("smoothness", "shift", "fixed_shift"):
             _check.not_negative(name, getattr(self, name))
         if not self.sigmas or not all(_check.is_number(sigma) and sigma >= 0 for sigma in self.sigmas):
             raise InputError(f"sigmas: expected numbers >= 0, got {self.sigmas}")

@@ -187,20 +187,18 @@ class WeaklySupervisedTask(Task):
         return scans
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        moving, fixed, losses = batch["moving"], batch["fixed"], {}
+        moving, fixed = batch["moving"], batch["fixed"]
         if self.network.architecture.kind == "moments":
-            maps = self.network.maps(moving, fixed)
-            field = self.network.aligned(maps, fixed.shape[2:])
             level = self.network.architecture.level
             truth = [pool(batch[f"{role}_first"], level) for role in ("moving", "fixed")]
-            parts = [_map_loss(*pair) for pair in zip(maps, truth, strict=True)]
-            losses["maps"] = self.options.maps * torch.stack(parts).sum()
-        else:
-            field = self.network(moving, fixed)
+            self.network.observe(*truth)
+            pairs = zip(self.network.maps(moving, fixed), truth, strict=True)
+            return {"maps": torch.stack([_map_loss(*pair) for pair in pairs]).sum()}
+        field = self.network(moving, fixed)
         warped = warp(batch["moving_label"], field, padding="zeros")
         distance = multiscale_loss(batch["fixed_label"], warped, self.options.similarity, sigmas=self.options.sigmas)
         energy = ENERGIES[self.options.energy](field)
-        return {"similarity": distance, "smoothness": self.options.smoothness * energy, **losses}
+        return {"similarity": distance, "smoothness": self.options.smoothness * energy}
 
     def validate(self, index: int) -> dict[str, float]:
         """Of label 0, the Dice overlap of what is at least half inside; of all labels the distance of centroids."""
