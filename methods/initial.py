@@ -57,7 +57,7 @@ COARSE = Descent(24, 0.5, 30)  # from every start, rigid and by mutual informati
 STARTS = 3  # translations to start from, besides none
 DESCENTS = (Descent(24, 0.5, 60), Descent(48, 0.5, 40), Descent(48, 0.1, 20))
 # From each of the turns that are best to the network; and from the one that is best then.
-TURNS, NEAR, ONWARD = 5, Descent(24, 0.5, 8), (Descent(48, 0.3, 30),)
+TURNS, NEAR, ONWARD = 5, Descent(24, 0.5, 8), (Descent(48, 0.3, 36),)
 LEAST_CONTRAST = 0.1  # to the background, of the range of intensities
 # Of a distance, by which a pose has to be better than where it came from: interpolation may gain so much.
 HARDLY = 0.005
