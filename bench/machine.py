@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ T = TypeVar("T")
 OWN = ("l2rfast", "torch", "triton", "numpy")
 OF_LAYERS = ("convexadam", "fireants", "monai", "neurite", "torch-interpol", "voxelmorph")
 ABSENT = "not installed"
+ONEDNN = {"avx2": "AVX2"}  # what it calls an instruction set; it looks at the processor for itself
 ON_GPUS = ("fused-lncc", "cupy-cuda12x", "cupy-cuda13x")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -52,8 +54,16 @@ def instruction_sets() -> list[str]:
 
 
 def limited(instruction_set: str | None) -> dict[str, str]:
-    """The environment in which PyTorch, and with it l2rfast, uses no better instruction set."""
-    return {} if instruction_set is None else {"ATEN_CPU_CAPABILITY": instruction_set}
+    """The environment in which PyTorch, with it l2rfast, and oneDNN, whose its convolutions are, use no better one.
+
+    What torch.compile makes is kept apart: its cache gives code of one instruction set to a process that is held to
+    another, where sums come out wrong (PyTorch 2.13.0, ``findings/torch_compile_instruction_sets.sh``).
+    """
+    if instruction_set is None:
+        return {}
+    cache = Path(tempfile.gettempdir()) / f"torchinductor-{instruction_set}"
+    environment = {"ATEN_CPU_CAPABILITY": instruction_set, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    return environment | ({"ONEDNN_MAX_CPU_ISA": ONEDNN[instruction_set]} if instruction_set in ONEDNN else {})
 
 
 def instruction_set() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any
 
@@ -31,3 +31,15 @@ def from_preset(presets: Mapping[str, Mapping[str, Any]], name: str, *groups: ty
         raise InputError(f"preset: expected one of {', '.join(presets)}, got {name!r}")
     chosen = presets[name]
     return tuple(group(**{f.name: chosen[f.name] for f in fields(group) if f.name in chosen}) for group in groups)
+
+
+def refuse(options: Any, names: Iterable[str], why: str) -> None:
+    """Have it said where an option is told that counts for nothing.
+
+    Raises:
+        InputError: one of the names has another value than its default.
+    """
+    defaults = {one.name: one.default for one in fields(options)}
+    for name in names:
+        if getattr(options, name) != defaults[name]:
+            raise InputError(f"{name}: not used with {why}, got {getattr(options, name)!r}")

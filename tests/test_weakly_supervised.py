@@ -129,12 +129,23 @@ def test_it_learns_and_resumes_to_the_same_bits(scans: Path, tmp_path: Path) -> 
 
 
 def test_moments_learn_where_the_first_label_is(scans: Path, tmp_path: Path) -> None:
-    options = ("--network=moments", "--width=4", "--steps=80", "--every=80", "--batch=4", "--rate=1e-2", "--affine=0.1")
+    options = ("--network=moments", "--levels=0,1,2,3,4", "--width=4", "--steps=80", "--every=80", "--batch=4")
+    options += ("--rate=1e-2", "--affine=0.1")
     assert train(scans, tmp_path / "run", *options) == (0, "")
     losses = [row["maps"] for row in rows(tmp_path / "run" / "training.csv")]
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
     before, after = (row["DSC"] for row in rows(tmp_path / "run" / "validation.csv"))
     assert after > before
+
+
+def test_options_of_the_loss_of_fields_are_not_those_of_moments(scans: Path, tmp_path: Path) -> None:
+    for told, found in (("levels=1,2", "(1, 2)"), ("energy=diffusion", "'diffusion'"), ("sigmas=0", "(0.0,)")):
+        options = ("--network=moments", "--levels=0,1,2,3,4", f"--{told}")
+        code, error = train(scans, tmp_path / "run", *options)
+        assert code == 2
+        name = told.partition("=")[0]
+        assert f"--{name}: not used with the network moments, got {found}" in " ".join(error.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_is_an_image_and_one_of_its_labels(scans: Path) -> None:

@@ -28,7 +28,7 @@ class TrainerOptions:
     mirror: tuple[int, ...] = option((), "Augmentation: axes along which half of the pairs are mirrored, e.g. 0,2.")
     intensity: float = option(0.0, "Augmentation: standard deviation of log gamma and log gain.")
     seed: int = option(0, "Of the random numbers.")
-    precision: str = option("auto", "float32, bfloat16, or auto: bfloat16 on GPUs.")
+    precision: str = option("auto", "float32, bfloat16, or auto: bfloat16 on GPUs and on CPUs with AMX.")
     bad_scans: str = option("stop", "At a scan that cannot be used: stop, or skip it and say so.")
 
     @property

@@ -30,6 +30,7 @@ from l2rfast.output import held
 from ..names import some
 from .bad_scans import skip
 from .options import TrainerOptions
+from .precision import is_narrow
 from .processes import World, world
 from .run import Description, RunFolder
 
@@ -254,8 +255,7 @@ class _Trainer:
         start, device = time.perf_counter(), self.world.device.type
         self.step += 1
         torch.manual_seed(seeded(self.options.seed, -self.step, self.world.rank))  # of networks that draw
-        narrow = self.options.precision == "bfloat16" or (self.options.precision == "auto" and device == "cuda")
-        with torch.autocast(device, torch.bfloat16, enabled=narrow):
+        with torch.autocast(device, torch.bfloat16, enabled=is_narrow(self.options.precision, device)):
             losses = self.model(batch)
         total = torch.stack(list(losses.values())).sum()
         if self.options.cosine:

@@ -25,7 +25,7 @@ from l2rfast.losses import dice, diffusion_energy
 from l2rfast.metrics import dice as overlaps
 from l2rfast.metrics import folding_fraction
 
-from ..options import make_plain, option
+from ..options import make_plain, option, refuse
 from ..training.aligned import one_hot
 from ..training.cases.case import images_among, visible
 from ..training.options import TrainerOptions
@@ -125,9 +125,7 @@ class SyntheticTask(Task):
     def __init__(self, options: TrainingOptions, synthetic: SyntheticOptions, trainer: TrainerOptions) -> None:
         super().__init__()
         for group, names in ((options, WITHOUT), (trainer, PAINTED)):
-            for name in names:
-                if getattr(group, name) != type(group).__dataclass_fields__[name].default:
-                    raise InputError(f"{name}: not used with --synthetic, got {getattr(group, name)!r}")
+            refuse(group, names, "--synthetic")
         self.size, self.differing = synthetic.size, Range(deformation=synthetic.deformation)
         self.number, self.seed = synthetic.maps, trainer.seed
         self.files = [*images_among([*visible(_folder(synthetic.labels))])] if synthetic.labels else []

@@ -22,6 +22,7 @@ from l2rfast.metrics import folding_fraction
 
 from ..intensities import from_zero_to_one
 from ..names import some
+from ..options import refuse
 from ..refine import pool
 from ..training.augmentation import Shared, deformed, random_intensities
 from ..training.bad_scans import STOP, drawn, first_usable
@@ -32,6 +33,8 @@ from ..training.trainer import Batch, Progress, Task, train
 from .model import LabelReg
 from .options import ENERGIES, TrainingOptions, of_preset
 
+# What has no meaning for moments, whose loss is of maps, and whose networks see each image where it is.
+WITHOUT = ("norm", "levels", "start", "similarity", "sigmas", "energy", "smoothness")
 POINT = 2.0  # voxels, the standard deviation of the blob that a landmark is as a label
 
 
@@ -144,6 +147,8 @@ class WeaklySupervisedTask(Task):
         size = self.sizes[0]
         trainer.check_axes(size)
         self.network = LabelReg.load(options.weights) if options.weights else LabelReg(options.architecture(size))
+        if self.network.architecture.kind == "moments":
+            refuse(options, WITHOUT, "the network moments")
         if self.network.architecture.plan.ndim != len(size):
             raise InputError(f"weights: expected those of a {len(size)}-D network, as the scans are")
 

@@ -1,0 +1,28 @@
+"""In which numbers the convolutions of a step of training are computed."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# By which oneDNN, whose convolutions PyTorch's are on CPUs, can be held to fewer instructions than there are.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+
+def is_narrow(precision: str, device: str) -> bool:
+    """Whether in bfloat16.
+
+    Args:
+        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: the latter where that is known to be faster, which is
+            on GPUs, and on CPUs that multiply matrices of bfloat16 (AMX). With AVX-512 alone it has not been measured,
+            and without it there are no fast convolutions of bfloat16.
+        device: the kind of it, as ``"cpu"``.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    return device == "cuda" or (device == "cpu" and _multiplies_matrices())
+
+
+def _multiplies_matrices() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not any(map(os.environ.get, LIMITS))
