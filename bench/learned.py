@@ -2,8 +2,9 @@
 
 ``ship RUN`` takes the network of a training over into the package, in half precision, and the course of the training
 into the report. Without it, the tutorial's pair, of which nothing was ever trained on, is registered: as it is, with
-moving inverted, with its gamma changed, and with moving painted from its label map as T2 shows it; by one pass of the
-network, with the default fine-tuning, and by ``discrete``. What other scans come to is in the report of `bench.scans`.
+moving inverted, with its gamma changed, and with moving painted from its label map as T2 shows it, and, to tell what
+painting alone takes away, as T1 does; by one pass of the network, with the default fine-tuning, and by ``discrete``.
+What other scans come to is in the report of `bench.scans`.
 """
 
 from __future__ import annotations
@@ -67,16 +68,33 @@ def darker(image: Tensor) -> Tensor:
 
 def as_t2(image: Tensor) -> Tensor:
     """Moving painted from all of its labels: the signal of a spin echo, blurred, with noise."""
-    file, key = FILES["moving_labels"]
     times = torch.full((256,), float(FLUID))
     for time, labels in T2.items():
         times[list(labels)] = time
-    labels = torch.from_numpy(np.load(data.path(file), allow_pickle=False)[key].astype(np.int64))
-    inside = (labels > 0) | (image > HEAD * image.max())
-    signal = torch.exp(-ECHO / times[labels]) * inside
-    signal = gaussian_filter(signal[None, None], BLUR)[0, 0]
+    signal = _painted(image, torch.exp(-ECHO / times))
     noise = torch.randn(signal.shape, generator=torch.Generator().manual_seed(1))
     return (signal + NOISE * noise * (signal > 0)).clamp(min=0)
+
+
+def as_t1(image: Tensor) -> Tensor:
+    """Likewise, each label as bright as it is in the mean, without noise: what painting alone takes away."""
+    labels, inside = _inside(image)
+    labels, values = labels[inside], image[inside].double()
+    means = torch.bincount(labels, values, 256) / torch.bincount(labels, minlength=256).clamp(min=1)
+    return _painted(image, means.float())
+
+
+def _painted(image: Tensor, signals: Tensor) -> Tensor:
+    """Of the signal of each label, blurred."""
+    labels, inside = _inside(image)
+    return gaussian_filter((signals[labels] * inside)[None, None], BLUR)[0, 0]
+
+
+def _inside(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels of moving, and where its head is."""
+    file, key = FILES["moving_labels"]
+    labels = torch.from_numpy(np.load(data.path(file), allow_pickle=False)[key].astype(np.int64))
+    return labels, (labels > 0) | (image > HEAD * image.max())
 
 
 CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -84,6 +102,7 @@ CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
     "inverted": inverted,
     "gamma 0.5": darker,
     "painted as T2": as_t2,
+    "painted as T1": as_t1,
 }
 
 

@@ -32,6 +32,16 @@ def test_fluid_is_bright_and_white_matter_darker_than_grey_as_t2_shows_them(real
     assert image[(moving.data == 0) & (labels == 0)].median() == 0
 
 
+def test_painted_in_its_own_contrast_every_structure_is_as_bright_as_it_was(real_data: Path) -> None:
+    _, moving, (_, labels) = load_pair()
+    image = learned.as_t1(moving.data)
+    assert image.shape == moving.data.shape
+    for label in (2, 3, 10):
+        inside = labels == label
+        assert float(image[inside].median()) == pytest.approx(float(moving.data[inside].median()), rel=0.05)
+        assert image[inside].std() < moving.data[inside].std()
+
+
 def test_a_run_is_taken_over_in_half_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

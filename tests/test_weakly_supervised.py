@@ -154,11 +154,25 @@ def test_a_sample_is_an_image_and_one_of_its_labels(scans: Path) -> None:
     first, again = (task.sample(torch.Generator().manual_seed(1)) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert {name: tuple(value.shape) for name, value in first.items()} == {
-        **dict.fromkeys(("fixed", "fixed_label", "fixed_first"), (1, 36, 34)),
-        **dict.fromkeys(("moving", "moving_label", "moving_first"), (1, 48, 40)),
+        **dict.fromkeys(("fixed", "fixed_label"), (1, 36, 34)),
+        **dict.fromkeys(("moving", "moving_label"), (1, 48, 40)),
     }
-    for name in ("fixed_label", "fixed_first"):
-        assert 0 <= first[name].min() < first[name].max() <= 1
+    assert 0 <= first["fixed_label"].min() < first["fixed_label"].max() <= 1
+
+
+def test_a_sample_of_moments_is_as_coarse_as_their_maps(scans: Path) -> None:
+    """An image and the first label; moved as far as it would be at the full resolution."""
+    pairs = find_pairs(scans)
+    means = []
+    for resolution in (1, 2):
+        options = TrainingOptions(width=2, resolution=resolution, shift=4)
+        task = WeaklySupervisedTask(pairs, options, TrainerOptions())
+        sample = task.sample(torch.Generator().manual_seed(1))
+        assert sample["fixed"].shape == sample["fixed_label"].shape == (1, 36 // resolution, 34 // resolution)
+        label = sample["moving_label"][0]
+        assert 0 <= label.min() < label.max() <= 1
+        means.append(resolution * (centroid(label) + 0.5))
+    assert means[1].tolist() == pytest.approx(means[0].tolist(), abs=0.3)
 
 
 def test_either_scan_is_shifted(scans: Path) -> None:

@@ -45,16 +45,18 @@ def deformed(
     *,
     shift: float = 0.0,
     apart: int = 0,
+    level: int = 1,
 ) -> Tensor:
     """Images of one scan, its labels among them, in a random affine and elastic deformation, the border repeated.
 
     Args:
-        images: (1, C, *spatial), floating.
+        images: (1, C, *spatial), floating; averages over ``level`` voxels along each axis.
         options: whose ``affine`` and ``elastic`` count.
         random: where the numbers come from.
         shared: with the other scan of the pair.
-        shift: standard deviation in voxels of a random translation.
+        shift: standard deviation of a random translation, in voxels before they were averaged, as ``elastic``.
         apart: how many of the last channels have zeros around them instead, as labels of what does not go on there.
+        level: see ``images``.
 
     Returns:
         Images of the same shape and dtype.
@@ -64,7 +66,7 @@ def deformed(
         matrix = random_affine(size, options.affine, random)
         linear, offset = matrix[:, :-1], matrix[:, -1]  # views
         if shift:
-            offset += shift * torch.randn(len(size), generator=random)
+            offset += shift / level * torch.randn(len(size), generator=random)
         centre = (torch.tensor(size) - 1) / 2
         for axis in shared.mirrored:
             linear[axis] *= -1
@@ -73,8 +75,8 @@ def deformed(
         linear /= shared.scale
         images = _around(images, apart, affine_warp, matrix[None].to(images.dtype))
     if options.elastic:
-        noise = box_average(torch.randn(1, len(size), *size, generator=random), RADIUS, passes=PASSES)
-        images = _around(images, apart, warp, (options.elastic / noise.std() * noise).to(images.dtype))
+        noise = box_average(torch.randn(1, len(size), *size, generator=random), max(1, RADIUS // level), passes=PASSES)
+        images = _around(images, apart, warp, (options.elastic / level / noise.std() * noise).to(images.dtype))
     return images
 
 

@@ -101,11 +101,6 @@ class LabelReg(nn.Module):
         assert isinstance(self.network, MomentsNet)
         return self.network.maps(pool(moving, self.architecture.level), pool(fixed, self.architecture.level))
 
-    def observe(self, moving: Tensor, fixed: Tensor) -> None:
-        """Likewise: what the network takes note of in training, see `MomentsNet.observe`."""
-        assert isinstance(self.network, MomentsNet)
-        self.network.observe(moving, fixed)
-
     def aligned(self, maps: tuple[Tensor, Tensor], size: Sequence[int]) -> Tensor:
         """The field of two maps, for a fixed image of that size.
 

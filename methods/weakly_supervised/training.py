@@ -31,6 +31,7 @@ from ..training.options import TrainerOptions
 from ..training.run import Description
 from ..training.trainer import Batch, Progress, Task, train
 from .model import LabelReg
+from .moments import MomentsNet
 from .options import ENERGIES, TrainingOptions, of_preset
 
 # What has no meaning for moments, whose loss is of maps, and whose networks see each image where it is.
@@ -158,17 +159,19 @@ class WeaklySupervisedTask(Task):
         label = both[int(torch.randint(len(both), (), generator=random))]
         shared = Shared.drawn(self.trainer, random)
         batch: Batch = {}
-        o = self.options
+        o, level = self.options, 1
+        if self.network.architecture.kind == "moments":  # whose maps are of label 0, and of nothing finer than they are
+            label, level = 0, self.network.architecture.level
         for role, scan, shift in (("fixed", fixed, o.fixed_shift), ("moving", moving, o.shift)):
-            # With the image the label drawn, and label 0, which the maps are of; zeros where there is none. Beyond its
-            # border the image goes on: of a black rim a network learns how far it was moved.
-            chosen = [scan.labels[label], scan.labels.get(0, torch.zeros_like(scan.image.data))]
-            stack = torch.stack([scan.image.data, *chosen])[None]
-            moved = deformed(stack, self.trainer, random, shared, shift=shift, apart=2)[0]
+            # Zeros where there is no such label. Beyond its border the image goes on: of a black rim a network learns
+            # how far it was moved.
+            mask = scan.labels.get(label, torch.zeros_like(scan.image.data))
+            stack = pool(torch.stack([scan.image.data, mask])[None], level)
+            moved = deformed(stack, self.trainer, random, shared, shift=shift, apart=1, level=level)[0]
             image = moved[:1]
             if self.trainer.intensity:
                 image = random_intensities(image, self.trainer.intensity, random)
-            batch |= {role: image, f"{role}_label": moved[1:2], f"{role}_first": moved[2:]}
+            batch |= {role: image, f"{role}_label": moved[1:]}
         return batch
 
     def names(self, random: torch.Generator) -> tuple[str, str]:
@@ -193,11 +196,10 @@ class WeaklySupervisedTask(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         moving, fixed = batch["moving"], batch["fixed"]
-        if self.network.architecture.kind == "moments":
-            level = self.network.architecture.level
-            truth = [pool(batch[f"{role}_first"], level) for role in ("moving", "fixed")]
-            self.network.observe(*truth)
-            pairs = zip(self.network.maps(moving, fixed), truth, strict=True)
+        if isinstance(self.network.network, MomentsNet):
+            truth = batch["moving_label"], batch["fixed_label"]
+            self.network.network.observe(*truth)
+            pairs = zip(self.network.network.maps(moving, fixed), truth, strict=True)
             return {"maps": torch.stack([_map_loss(*pair) for pair in pairs]).sum()}
         field = self.network(moving, fixed)
         warped = warp(batch["moving_label"], field, padding="zeros")
