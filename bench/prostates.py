@@ -6,6 +6,7 @@
 - ``generated``: trained on the first of the generated pairs, measured on the last 20.
 - ``test FOLDER``: trained on all public pairs, or of given ``--weights``, measured on pairs that lie in a folder of the
   same layout.
+- ``ship``: trained on all public pairs, and written into the package, weights in half precision.
 - ``generate FOLDER``: writes generated pairs. ``shapes``: what glands are like, of the public pairs. ``bounds``: what
   could be reached with them by who knows where glands are, and what an error of that costs.
 
@@ -38,7 +39,9 @@ from l2rfast.data.prostates import write_prostates
 from l2rfast.io import read_image, read_masks
 from l2rfast.methods.training.cases import Pair, find_pairs
 from l2rfast.methods.training.options import TrainerOptions
+from l2rfast.methods.weakly_supervised.model import LabelReg
 from l2rfast.methods.weakly_supervised.options import TrainingOptions, of_preset
+from l2rfast.methods.weakly_supervised.register import SHIPPED
 from l2rfast.methods.weakly_supervised.training import centroid, train_weakly_supervised
 
 from . import machine
@@ -212,6 +215,14 @@ def test(
         print(f"{name}, {one}: {experiment.pairs[one].dice:.3f}", flush=True)
 
 
+def ship(name: str, options: TrainingOptions, trainer: TrainerOptions) -> None:
+    """The network of all public pairs becomes the package's."""
+    network = LabelReg.load(train(list(public_pairs().values()), RUNS / name, options, trainer))
+    for parameter in network.parameters():
+        parameter.data = parameter.data.half()
+    network.save(SHIPPED["prostates"])
+
+
 def page(experiments: dict[str, Experiment]) -> list[str]:
     """What was measured, in paragraphs of Markdown."""
     parts = ["# Prostates that were not seen, MR to ultrasound", overview(experiments), EXPLANATION]
@@ -249,6 +260,12 @@ def overview(experiments: dict[str, Experiment]) -> str:
 def summary(record: dict[str, Any]) -> str:
     """The table of docs/reference/weakly-supervised.md."""
     return overview({name: Experiment.restored(one) for name, one in record.get("experiments", {}).items()})
+
+
+def card(record: dict[str, Any]) -> str:
+    """The table of the card of the network that comes with the package: of the pairs that were held out."""
+    experiments = {name: Experiment.restored(one) for name, one in record.get("experiments", {}).items()}
+    return overview({name: one for name, one in experiments.items() if name.startswith("rotation")})
 
 
 def _each(pairs: dict[str, Measured]) -> str:
@@ -305,7 +322,7 @@ def with_values(options: Any, told: dict[str, str]) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prostates", description=__doc__.partition("\n")[0])
-    parser.add_argument("experiment", choices=["rotation", "generated", "test", "generate", "shapes", "bounds"])
+    parser.add_argument("experiment", choices=["rotation", "generated", "test", "ship", "generate", "shapes", "bounds"])
     parser.add_argument("folder", type=Path, nargs="?", help="of test and generate")
     parser.add_argument("--preset", default="cpu", help="(default: cpu)")
     parser.add_argument("--set", default="", help="options of the preset to change: width=8,levels=2;3;4")
@@ -336,6 +353,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = RUNS / f"generated, {label}" / "weights.safetensors" if arguments.pretrain == "generated" else ""
         options, label = replace(options, weights=str(before or arguments.pretrain)), f"{label}, pre-trained"
     name = f"{arguments.experiment}, {label}"
+    if arguments.experiment == "ship":
+        ship(name, options, trainer)
+        return 0
     command = " ".join(["python -m bench.prostates", *(argv or sys.argv[1:])])
     experiment = Experiment(command, datetime.now(UTC).strftime("%Y-%m-%d"), asdict(options) | asdict(trainer))
     start = time.perf_counter()

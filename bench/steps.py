@@ -63,7 +63,7 @@ def our_step(size: Sequence[int], *, narrow: bool = False, compiled: bool = Fals
             disp = model(moving, fixed).displacement
         return l2rfast.warp_local_ncc(fixed, moving, disp)[0].mean() + diffusion_energy(disp)
 
-    run = step(size, torch.compile(loss) if compiled else loss)  # type: ignore[arg-type]
+    run = step(size, torch.compile(loss) if compiled else loss)
     if layout is None:
         return run
 

@@ -158,6 +158,7 @@ TABLES: dict[str, tuple[Callable[..., str | list[str]], str, tuple[str, ...]]] =
     "docs/reference/pddnet.md": (summary, MEASURED, ("abdomens.json",)),
     "docs/recipes.md": (recipes, MEASURED, ("scans.json",)),
     "docs/reference/weakly-supervised.md": (prostates.summary, MEASURED, ("prostates.json",)),
+    "methods/weakly_supervised/prostates.md": (prostates.card, MEASURED, ("prostates.json",)),
     "methods/unsupervised/learned.md": (learned.summary, MEASURED, ("learned.json",)),
     "docs/reliability.md": (counted, BROKEN, tuple(f"{part}.json" for part in PARTS)),
 }

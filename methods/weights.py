@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ HALF = 2  # bytes of a weight that is kept in half precision, the fewest
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
-    """The path of weights, the one option of a method that has no presets.
+def only_option(method: str, preset: str, options: Mapping[str, Any], shipped: Iterable[str] = ()) -> str:
+    """The path of weights, the one option of a method that has no presets; or one of the names of what is shipped.
 
     Raises:
         InputError: a preset, another option, or no path.
@@ -37,7 +37,8 @@ def only_option(method: str, preset: str, options: Mapping[str, Any]) -> str:
     path = options.get("weights")
     if not isinstance(path, str | os.PathLike):
         got = "" if path is None else f", got {path!r}"
-        raise InputError(f"weights: expected a file of weights for the method {method}{got}")
+        names = "".join(f", or {name}, which come with the package" for name in shipped)
+        raise InputError(f"weights: expected a file of weights for the method {method}{names}{got}")
     return os.fspath(path)
 
 

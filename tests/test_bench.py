@@ -260,6 +260,7 @@ def test_the_tables_are_those_of_the_report(tmp_path: Path, monkeypatch: pytest.
         "docs/reference/compat.md": "| `neurite` | 0.3 to 0.3.4 |",
         "docs/reference/pddnet.md": "| Dice, 4 pairs |",
         "docs/reference/weakly-supervised.md": "| experiment | pairs |",
+        "methods/weakly_supervised/prostates.md": "| experiment | pairs |",
         "methods/unsupervised/learned.md": "| moving | before |",
         "docs/recipes.md": "| options | pairs | distance, pixels: before |",
         "docs/reliability.md": "| what was tried | counts | last full run |",

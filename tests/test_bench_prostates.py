@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,33 @@ def test_a_pair_is_measured_as_it_is_registered(scans: Path, tmp_path: Path) -> 
     assert found.centres < found.known
     assert found.folded_percent == 0
     assert found.spacing == [1, 1, 1]
+
+
+def test_what_is_shipped_is_trained_on_all_pairs_and_small(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "public_pairs", lambda: pairs_in(scans))
+    monkeypatch.setattr(command, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(command, "SHIPPED", {"prostates": tmp_path / "shipped.safetensors"})
+    assert command.main(["ship", "--set=width=2,steps=2,every=2"]) == 0
+    assert len((tmp_path / "runs" / "ship, moments.csv").read_text().splitlines()) == 1 + 4
+    trained, shipped = (
+        LabelReg.load(path)
+        for path in (tmp_path / "runs" / "ship, moments" / "weights.safetensors", tmp_path / "shipped.safetensors")
+    )
+    for one, other in zip(trained.parameters(), shipped.parameters(), strict=True):
+        assert torch.equal(one.half().float(), other)
+    for one, other in zip(trained.buffers(), shipped.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_card_tells_of_pairs_that_were_held_out() -> None:
+    one = Measured(0.1, 0.2, 0.3, 0.85, [2.0], [4.0], [0.4] * 3, 0.0)
+    names = ("generated, local", "rotation, quarter")
+    experiments = {name: asdict(Experiment("command", "", {}, pairs={"a": one})) for name in names}
+    text = command.card({"experiments": experiments})
+    assert "| rotation, quarter |" in text
+    assert "generated" not in text
 
 
 def test_what_was_lost_is_said() -> None:

@@ -17,6 +17,15 @@ from bench import harness, machine, report
 from bench.harness import OURS, Contestant, Point
 
 
+def test_a_process_held_to_an_instruction_set_has_convolutions_and_compiled_code_of_it() -> None:
+    best, lesser = (machine.limited(name) for name in ("avx512", "avx2"))
+    assert (best["ATEN_CPU_CAPABILITY"], lesser["ATEN_CPU_CAPABILITY"]) == ("avx512", "avx2")
+    assert lesser["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "ONEDNN_MAX_CPU_ISA" not in best
+    assert best["TORCHINDUCTOR_CACHE_DIR"] != lesser["TORCHINDUCTOR_CACHE_DIR"]
+    assert machine.limited(None) == {}
+
+
 def test_every_instruction_set_is_measured_and_what_was_measured_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def packaged(pattern: str) -> dict[str, Path]:
 
 
 INSTALLED = packaged("**/*.py") | packaged("*/*.json") | packaged("*.tsv") | packaged("py.typed")
-INSTALLED |= packaged("unsupervised/learned.*")
+INSTALLED |= packaged("unsupervised/learned.*") | packaged("weakly_supervised/prostates.*")
 for suffix in ("html", "css", "js", "txt", "gz"):
     INSTALLED |= packaged(f"viewer/*.{suffix}")
 SOURCES = packaged("*/*.cpp") | packaged("*/*.h") | packaged("*/*.cu") | packaged("*/*.cuh")

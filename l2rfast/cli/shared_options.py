@@ -20,7 +20,11 @@ MethodName = Annotated[
 ]
 Preset = Annotated[str, typer.Option(help="Of discrete: fast, default or accurate.")]
 Weights = Annotated[
-    str | None, typer.Option(help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma.")
+    str | None,
+    typer.Option(
+        help="Of the network: .safetensors, Keras' .h5, PDD-Net's two .pth with a comma; prostates, which comes along, "
+        "of weakly-supervised."
+    ),
 ]
 Finetune = Annotated[
     int | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +16,23 @@ from ..method import Found, Method, Pair
 from ..stages import Stages
 from .model import LabelReg
 
+# Networks that come with the package, by the name that weights may be; beside each, as .md, its card.
+SHIPPED = {"prostates": Path(__file__).with_name("prostates.safetensors")}
+
 
 def weakly_supervised(preset: str, **options: Any) -> Method:
     """The method, its network read.
 
+    Args:
+        preset: it has none but ``"default"``.
+        options: ``weights``, a file of `LabelReg.save`, or the name of a network that comes with the package: of
+            `SHIPPED`.
+
     Raises:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
-    path = weights.only_option("weakly-supervised", preset, options)
-    network = LabelReg.load(path).eval()
+    path = weights.only_option("weakly-supervised", preset, options, SHIPPED)
+    network = LabelReg.load(SHIPPED.get(path, path)).eval()
 
     def run(pair: Pair, stages: Stages) -> Found:
         ndim, fixed = network.architecture.plan.ndim, pair.fixed
