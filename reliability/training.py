@@ -36,7 +36,7 @@ SIZES = {"flat": (30, 26), "head": (24, 24, 24)}
 AUGMENTED = ("--steps=24", "--every=4", "--affine=0.1", "--intensity=0.1", "--hold-out=2", "--quiet")
 RUNS: dict[str, tuple[str, ...]] = {  # by method: of which scans, and options
     "unsupervised": ("flat", "--velocity", "--batch=2", "--encoder=4,4", "--decoder=4,4,4,4", "--rate=1e-3"),
-    "weakly-supervised": ("head", "--width=2", "--batch=1", "--levels=2,3", "--sigmas=0,1", "--elastic=1"),
+    "weakly-supervised": ("head", "--width=2", "--batch=1", "--resolution=2", "--elastic=1"),
     "discrete": ("flat", "--loss=lncc", "--radius=2", "--rate=1e-3"),
 }
 SETTLED = ("checkpoint", "weights", "options")  # what is written whole or not at all

@@ -18,7 +18,7 @@ from l2rfast.methods.training import trainer
 from l2rfast.methods.unsupervised.network import VoxelMorph
 from l2rfast.methods.unsupervised.training import UnsupervisedTask
 
-WEAK = ("--width=2", "--levels=2,3", "--sigmas=0,1", "--rate=1e-3")
+WEAK = ("--width=2", "--resolution=2", "--rate=1e-3")
 METHODS = {
     "unsupervised": ("--encoder=4,4", "--decoder=4,4,4,4", "--segmentation=1"),
     "discrete": ("--loss=labels", "--radius=2"),
