@@ -25,4 +25,5 @@ def is_narrow(precision: str, device: str) -> bool:
 
 
 def _multiplies_matrices() -> bool:
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not any(map(os.environ.get, LIMITS))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which an older PyTorch does not tell
+    return bool(capabilities.get("amx_bf16")) and not any(map(os.environ.get, LIMITS))
