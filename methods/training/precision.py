@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -25,5 +27,6 @@ def is_narrow(precision: str, device: str) -> bool:
 
 
 def _multiplies_matrices() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which an older PyTorch does not tell
+    # An older PyTorch does not tell.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16")) and not any(map(os.environ.get, LIMITS))
