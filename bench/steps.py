@@ -37,11 +37,10 @@ Step = Callable[[], float]
 PLAIN = "plain VoxelMorph, voxelmorph's warp, neurite's NCC"
 ROUNDS = 3
 TIMES, SHARE = 2.0, 0.6  # faster than plain layers, and of their memory, that ours is to be
-NARROW = (
-    "bfloat16"  # for which there are fast convolutions from AVX-512 on: without, a step takes tens of times as long
-)
+NARROW = "bfloat16"  # of which oneDNN has fast convolutions from AVX-512 on
 EXPLANATION = """\
-Medians [fastest, slowest] of the rounds, after a first step that is not counted (*first*, with what compiling takes).
+Medians [fastest, slowest] of the rounds, after a first step that is not counted (*first*, with what compiling takes,
+or taking it from the cache of an earlier run).
 *Memory* is the growth of the resident memory during a second step. *Faster* and *share* are against the plain network.
 Convolutions are oneDNN's, in `channels_last_3d` but where it says otherwise; with AVX2 `ONEDNN_MAX_CPU_ISA=AVX2` holds
 them to it as `ATEN_CPU_CAPABILITY=avx2` does the rest."""
