@@ -42,6 +42,8 @@ def test_it_is_named_where_weights_are_missing(tmp_path: Path) -> None:
     image = torch.rand(16, 16, 16)
     with pytest.raises(l2rfast.InputError, match=r"expected a file of weights .*, or prostates, which come"):
         l2rfast.register(image, image, method="weakly-supervised")
+    with pytest.raises(l2rfast.InputError, match=r"ends in \.safetensors, or prostates, got 'prostate'"):
+        l2rfast.register(image, image, method="weakly-supervised", weights="prostate")
     with pytest.raises(l2rfast.InputError, match="weights: expected those of a 2-D network"):
         l2rfast.register(image[0], image[0], method="weakly-supervised", weights="prostates")
     with pytest.raises(l2rfast.InputError, match="weights: expected"):

@@ -32,6 +32,8 @@ def weakly_supervised(preset: str, **options: Any) -> Method:
         InputError: an unknown preset or option, or weights that are missing or cannot be used.
     """
     path = weights.only_option("weakly-supervised", preset, options, SHIPPED)
+    if path not in SHIPPED:
+        weights.check_ending(path, (".safetensors",), f", or {' or '.join(SHIPPED)}")
     network = LabelReg.load(SHIPPED.get(path, path)).eval()
 
     def run(pair: Pair, stages: Stages) -> Found:
