@@ -37,7 +37,7 @@ def only_option(method: str, preset: str, options: Mapping[str, Any], shipped: I
     path = options.get("weights")
     if not isinstance(path, str | os.PathLike):
         got = "" if path is None else f", got {path!r}"
-        names = "".join(f", or {name}, which come with the package" for name in shipped)
+        names = "".join(f", or {name}, which comes with the package" for name in shipped)
         raise InputError(f"weights: expected a file of weights for the method {method}{names}{got}")
     return os.fspath(path)
 

@@ -38,7 +38,7 @@ def test_a_gland_that_it_has_seen_lies_on_itself(real_data: Path) -> None:
     assert found.options["weights"] == "prostates"
 
 
-def test_it_is_named_where_weights_are_missing(tmp_path: Path) -> None:
+def test_it_is_named_where_weights_are_missing() -> None:
     image = torch.rand(16, 16, 16)
     with pytest.raises(l2rfast.InputError, match=r"expected a file of weights .*, or prostates, which come"):
         l2rfast.register(image, image, method="weakly-supervised")
