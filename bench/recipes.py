@@ -8,7 +8,7 @@ from .pairs import SETS
 from .report import table
 from .runs import BUSY
 from .scans import Survey, row
-from .tools import ACCURATE, DEFAULT, FAST, MIND, MUTUAL
+from .tools import ACCURATE, DEFAULT, FAST, LEARNED, MIND, MUTUAL
 
 # In the order of the page.
 RECIPES = (
@@ -19,6 +19,7 @@ OPTIONS = {
     FAST: "`--preset fast`",
     DEFAULT: "none",
     ACCURATE: "`--preset accurate`",
+    LEARNED: "`--method learned`",
     MIND: "`--metric mind`",
     MUTUAL: "`--metric mi`",
 }
@@ -27,9 +28,18 @@ OPTIONS = {
 def recipes(report: dict[str, Any]) -> list[str]:
     """Where and when it was measured, then a table for each of `RECIPES`."""
     survey, machine = Survey.restored(report), report["machine"]
-    where = f"{machine['cpu']}, {machine['threads']} threads, {report['date']}."
-    taken = [one.taken for name in RECIPES for results in survey.sets[name].values() for one in results.values()]
-    if any(one.others > BUSY for one in taken):
+    taken = {
+        (method, one.taken)
+        for name in RECIPES
+        for method, results in survey.sets[name].items()
+        for one in results.values()
+    }
+    here = sorted({OPTIONS.get(method, method) for method, one in taken if one.cpu == machine["cpu"]})
+    where = f"{machine['cpu']}, {machine['threads']} threads, {report['date']}"
+    if any(one.cpu != machine["cpu"] for _, one in taken):
+        where += f", for {', '.join(here)}; the seconds of the others are another machine's, not to be compared with these"
+    where += "."
+    if any(one.others > BUSY for _, one in taken):
         where += " Seconds with \\* were timed while others kept up to so many processors busy, in brackets."
     return [where, *(_table(survey, name) for name in RECIPES)]
 

@@ -65,7 +65,8 @@ of both orders; tools without it give no inverse. Every run is a process of its 
 1 mm, as files where the tool wants files, and the same number of threads; the call alone is timed, and the peak memory
 is that of the whole process, in which Python, PyTorch, the tool and the images take {before} GB. All fields are
 converted to ours and measured by the same code; where a tool gives the warped image, our warp of its field has to be
-that image (they differ by {conversion} of its standard deviation at most)."""
+that image (they differ by {conversion} of its standard deviation at most). Times of one *processor* can be compared;
+the machine below is that of the last run."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Comparison:
 
     def _table(self) -> str:
         head = ["method", "Dice", "HD95", "folded, %", "digitally, %", "SD log J", "inverse residual"]
-        head += ["seconds", "CPU seconds", "peak memory, GB", "instruction set", "measured"]
+        head += ["seconds", "CPU seconds", "peak memory, GB", "processor", "measured"]
         rows = [["before", f"{self.before.dice:.3f}", f"{self.before.hd95:.2f}", *[""] * 9]]
         for method, entry in self.methods.items():
             figures, found = self.figures(method), entry.quality
@@ -236,7 +237,7 @@ class Comparison:
                     f"{seconds}\\* ({entry.busy:.1f})" if entry.busy > BUSY else seconds,
                     digits(figures["CPU seconds"]),
                     digits(figures["peak memory, GB"]) if "peak memory, GB" in figures else "-",
-                    entry.taken[-1].instruction_set,
+                    entry.taken[-1].processor,
                     entry.date,
                 ]
             )
@@ -258,7 +259,7 @@ class Comparison:
     def _disturbed(self, target: Target) -> bool:
         """Whether it is of a time that was taken beside other work; of a comparison, any, or on another machine."""
         methods = [target.method] if target.figure == "seconds" else self.methods if "than" in target.figure else []
-        sets = {taken.instruction_set for method in methods for taken in self.methods[method].taken}
+        sets = {taken.processor for method in methods for taken in self.methods[method].taken}
         return len(sets) > 1 or any(self.methods[method].busy > BUSY for method in methods)
 
     def _summary(self) -> str:

@@ -32,6 +32,7 @@ class Taken:
         peak_bytes: the largest resident memory of its process.
         before_bytes: that before the call: Python, PyTorch, l2rfast, the tool and the images.
         instruction_set: the best that the machine has, or was told to take.
+        cpu: the machine's; empty in reports of before it was noted.
     """
 
     seconds: float
@@ -40,6 +41,12 @@ class Taken:
     peak_bytes: int | None
     before_bytes: int | None
     instruction_set: str
+    cpu: str = ""
+
+    @property
+    def processor(self) -> str:
+        """What ran it, in words."""
+        return ", ".join(filter(None, (self.cpu, self.instruction_set)))
 
 
 def run(
@@ -73,6 +80,7 @@ def _run(tool: str, fixed: Volume, moving: Volume, threads: int, kept: Path) -> 
             machine.peak_memory(),
             before,
             machine.instruction_set(),
+            machine.describe()["cpu"],
         )
         save(kept, converted(), taken)
     finally:

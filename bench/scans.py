@@ -37,7 +37,7 @@ The presets have no options, unless said. *Before* is by the headers alone, *sta
 registration began with. All are means over the pairs of a set, and *worst* is the pair that came off worst. *Folded* is
 the percentage of the voxels where the map on the grid is no digital diffeomorphism, the larger of both directions, and
 the *inverse residual* the mean distance in voxels from where one after the other leads. Seconds are of the call alone,
-the mean over the pairs."""
+the mean over the pairs; those of one *processor* can be compared. The machine below is that of the last run."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Survey:
 
     def markdown(self) -> str:
         head = ["set", "method", "pairs", "measure", "before", "start", "result", "worst", "folded, %"]
-        head += ["inverse residual", "seconds", "CPU seconds", "instruction set"]
+        head += ["inverse residual", "seconds", "CPU seconds", "processor"]
         rows = [
             row(name, method, results) for name, methods in self.sets.items() for method, results in methods.items()
         ]
@@ -131,7 +131,7 @@ def row(name: str, method: str, results: dict[str, Result]) -> list[str]:
         f"{max(residuals):.4f}" if residuals else "-",
         f"{seconds}\\* ({busy:.1f})" if busy > BUSY else seconds,
         digits(fmean(one.taken.cpu_seconds for one in ones)),
-        ", ".join(sorted({one.taken.instruction_set for one in ones})),
+        "; ".join(sorted({one.taken.processor for one in ones})),
     ]
 
 

@@ -235,6 +235,17 @@ def test_of_half_a_label_the_other_half_is_where_moving_says() -> None:
     torch.testing.assert_close(field, torch.eye(2, 3), atol=0.3, rtol=0)
 
 
+def test_a_label_lies_where_the_fixed_image_is_though_its_map_has_less_of_it() -> None:
+    """More than half of it lies on what is surely none: at no place is the sum above that beyond the border, 0."""
+    network = MomentsNet(Plan(2, 4))
+    moving, fixed = torch.full((2, 1, 1, 30, 26), -20.0)
+    moving[..., 5:20, 5:20] = 20
+    fixed[..., 10:20, 8:18] = 20
+    warped = l2rfast.warp((moving > 0).float(), affine_field(network.matrix(moving, fixed), (30, 26)))
+    assert warped[fixed > 0].mean() == 1
+    assert warped.sum() > 0.9 * (moving > 0).sum()
+
+
 def test_where_a_map_says_nothing_the_usual_place_counts() -> None:
     network = MomentsNet(Plan(2, 4))
     labels = torch.zeros(4, 1, 30, 26)

@@ -3,7 +3,7 @@
 With few cases a network that sees both images at once learns them by heart: it can tell the pairs apart. Two networks
 that see one image each, and say where the label is, cannot. The map of moving is then laid on that of fixed, at the
 translation where both are most likely one label: the log-odds of fixed's map, summed up where moving's is, and the
-logarithm of how likely the label lies there at all. Where only one end of it is seen in an ultrasound, the other one is
+logarithm of how likely the label lies there at all; places where fixed's image has little of it are none. Where only one end of it is seen in an ultrasound, the other one is
 where moving says; and how much larger it is in one image than in the other is that of the pairs it was trained on.
 """
 
@@ -23,6 +23,7 @@ CONFIDENT = 0.5  # of less nothing counts as label: far away it would move the m
 SUREST = 4.0  # log-odds of a voxel; networks are surer than they may be
 ALIKE = 2  # voxels along each axis that tell no more than one: what is said of neighbours is of one kind
 FEWEST = 2  # labels, of which a mean has a variance
+WITHIN = 0.5  # of what the fixed image can have of the label: with less it is not where the image was taken of it
 
 
 class _Twice(nn.Sequential):
@@ -130,14 +131,17 @@ class MomentsNet(nn.Module):
         shown = affine_warp(label, torch.cat([linear, (centre - ratio * middle)[..., None]], 2), own, padding="zeros")
         odds = of_fixed[:, 0].clamp(-SUREST, SUREST) / ALIKE ** len(size)
         sizes = [quick(a + b - 1) for a, b in zip(size, own, strict=True)]
-        spectra = [torch.fft.rfftn(x, sizes, spatial) for x in (shown[:, 0], odds)]
-        likely = torch.fft.irfftn(spectra[0].conj() * spectra[1], sizes, spatial)
+        spectra = [torch.fft.rfftn(x, sizes, spatial) for x in (shown[:, 0], odds, torch.ones_like(odds))]
+        likely, seen = (torch.fft.irfftn(spectra[0].conj() * x, sizes, spatial) for x in spectra[1:])
         axes = [torch.tensor([float(lag([i], [a], [s])) for i in range(s)]) for a, s in zip(size, sizes, strict=True)]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(centre)
         if self.count >= FEWEST:
             off = places + (middle - _middle(of_fixed) - self.mean[0]).view(-1, *[1] * len(size))
             variance = (self.deviations[0] / (self.count - 1)).clamp(min=1e-3)
             likely = likely - (off.square() / (2 * variance.view(-1, *[1] * len(size)))).sum(0)
+        # Outside of the image nothing speaks against the label, of which there is more than fixed's map has.
+        outside = seen < WITHIN * seen.amax(spatial, keepdim=True)
+        likely = torch.where(outside, likely.amin(spatial, keepdim=True), likely)
         index = likely.flatten(1).argmax(1)
         return middle + places.flatten(1)[:, index].T + _within(likely, index)
 
