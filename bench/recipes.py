@@ -37,7 +37,7 @@ def recipes(report: dict[str, Any]) -> list[str]:
     here = sorted({OPTIONS.get(method, method) for method, one in taken if one.cpu == machine["cpu"]})
     where = f"{machine['cpu']}, {machine['threads']} threads, {report['date']}"
     if any(one.cpu != machine["cpu"] for _, one in taken):
-        where += f", for {', '.join(here)}; the seconds of the others are another machine's, not to be compared with these"
+        where += f", for {', '.join(here)}; the seconds of the others are another machine's, not to be compared"
     where += "."
     if any(one.others > BUSY for _, one in taken):
         where += " Seconds with \\* were timed while others kept up to so many processors busy, in brackets."

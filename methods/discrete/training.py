@@ -42,7 +42,7 @@ class TrainingOptions:
     min_convolution: str = option("pooled", "Of 3-D scans: pooled, or exact with a weight that is learned.")
     intensities: str = option("zero-to-one", "Of 3-D scans: zero-to-one, or ct: Hounsfield units, 500 of them a unit.")
     radius: int = option(4, "Of 2-D scans: of the search, quarters of the resolution.")
-    weights: str = option("", "Of a network to start from, .safetensors, or the two published .pth with a comma.")
+    weights: str = option("", "Of a network to start from, as it is made: .safetensors, or the two .pth with a comma.")
 
     def __post_init__(self) -> None:
         make_plain(self)

@@ -48,7 +48,7 @@ class TrainingOptions:
     precision_of_prior: float = option(10.0, "Of the KL term: how smooth velocities are expected to be.")
     encoder: tuple[int, ...] = option((), "Channels, as in 16,32,32,32; default: as published.")
     decoder: tuple[int, ...] = option((), "Channels, as in 32,32,32,32,32,16,16; default: as published.")
-    weights: str = option("", "Of a network to start from, .safetensors or Keras' .h5.")
+    weights: str = option("", "Of a network to start from, as it is made: .safetensors or Keras' .h5.")
     checkpointing: bool = option(False, "Compute again what the backward pass needs: less memory, more time.")
 
     def __post_init__(self) -> None:

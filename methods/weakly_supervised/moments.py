@@ -3,8 +3,9 @@
 With few cases a network that sees both images at once learns them by heart: it can tell the pairs apart. Two networks
 that see one image each, and say where the label is, cannot. The map of moving is then laid on that of fixed, at the
 translation where both are most likely one label: the log-odds of fixed's map, summed up where moving's is, and the
-logarithm of how likely the label lies there at all; places where fixed's image has little of it are none. Where only one end of it is seen in an ultrasound, the other one is
-where moving says; and how much larger it is in one image than in the other is that of the pairs it was trained on.
+logarithm of how likely the label lies there at all; places of which fixed's image has little are none. Where only one
+end of it is seen in an ultrasound, the other one is where moving says; and how much larger it is in one image than in
+the other is that of the pairs it was trained on.
 """
 
 from __future__ import annotations

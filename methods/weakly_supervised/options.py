@@ -45,7 +45,7 @@ class TrainingOptions:
     smoothness: float = option(0.5, "Weight of the energy.")
     shift: float = option(0.0, "Augmentation: standard deviation of a random translation of moving, voxels.")
     fixed_shift: float = option(0.0, "Likewise of fixed: networks that see it in one place learn the place.")
-    weights: str = option("", "Of a network to start from, .safetensors.")
+    weights: str = option("", "Of a network to start from, as it is made: .safetensors.")
 
     def __post_init__(self) -> None:
         make_plain(self)
