@@ -262,7 +262,7 @@ def test_the_identity_of_pairs_is_of_what_they_are_not_of_where(tmp_path: Path) 
         ("scans", {"atlas": "case9"}, "atlas: expected one of the cases"),
         ("scans", {"hold_out": -1}, "hold_out: expected"),
         ("scans", {"hold_out": 1}, "hold_out: expected 0, or at least 2 of 4 cases"),
-        ("scans", {"hold_out": 4}, "data: expected at least one pair"),
+        ("scans", {"hold_out": 4}, "hold_out: expected to leave a pair to train on"),
         ("columns.csv", {}, "data: expected columns"),
         ("file.csv", {}, "data: expected the file"),
         ("split.csv", {}, "data: expected a value for each column"),

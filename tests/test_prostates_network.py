@@ -25,6 +25,18 @@ def test_it_is_small_and_has_a_card() -> None:
         assert all(value.dtype == torch.float32 for value in network.state_dict().values())
 
 
+def test_it_can_be_trained_further(real_data: Path, tmp_path: Path) -> None:
+    data = real_data / "tutorials2019" / "weakly" / "data" / "train"
+    options = ("--weights=prostates", "--steps=1", "--rate=0", "--precision=float32", "--quiet")
+    out = tmp_path / "run"
+    assert invoke("train", "weakly-supervised", f"--data={data}", f"--out={out}", *options) == (0, "")
+    files = SHIPPED["prostates"], out / "weights.safetensors"
+    before, after = (LabelReg.load(file).state_dict() for file in files)
+    assert before.keys() == after.keys()
+    same = {name: torch.equal(before[name], value) for name, value in after.items()}
+    assert [name.removeprefix("network.") for name in same if not same[name]] == ["count", "mean", "deviations"]
+
+
 def test_a_gland_that_it_has_seen_lies_on_itself(real_data: Path) -> None:
     """That it was trained is all that this can tell."""
     fixed, moving = (read_image(real_data / CASE.format(role=role, kind="images")) for role in ("us", "mr"))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from runs import invoke
 
+from l2rfast.data.synthetic import anatomies
+from l2rfast.io import Volume, write_image
 from l2rfast.methods.training.precision import LIMITS, is_narrow
 
 
@@ -39,3 +45,21 @@ def test_not_where_convolutions_are_held_to_fewer_instructions(
 ) -> None:
     monkeypatch.setenv(limit, "AVX2")
     assert not is_narrow("auto", "cpu")
+
+
+@pytest.mark.parametrize(("size", "narrow"), [((1, 24, 24), False), ((8, 24, 24), False), ((9, 24, 24), True)])
+def test_volumes_of_few_slices_are_not(size: tuple[int, ...], narrow: bool, amx: bool) -> None:
+    """Of which convolutions with AMX may make values like 1e38."""
+    image = torch.zeros(2, 1, *size)
+    assert is_narrow("auto", "cpu", [image]) == (narrow and amx)
+    assert is_narrow("auto", "cuda", [image])
+    assert is_narrow("bfloat16", "cpu", [image])
+
+
+def test_thin_volumes_are_trained_on(tmp_path: Path) -> None:
+    """Whatever this processor has."""
+    (tmp_path / "scans").mkdir()
+    for i, anatomy in enumerate(anatomies(4, (16, 32, 32), structures=2)):
+        write_image(tmp_path / "scans" / f"case{i}.nii.gz", Volume(anatomy.image[0, 0, :3], np.eye(4)))
+    options = ("--steps=2", "--network=pyramid", "--quiet", f"--out={tmp_path / 'run'}")
+    assert invoke("train", "unsupervised", f"--data={tmp_path / 'scans'}", *options) == (0, "")

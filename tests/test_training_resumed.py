@@ -68,6 +68,10 @@ def test_what_a_run_is_not_resumed_with(scans: Path, whole: Path, tmp_path: Path
     code, error = train(scans, whole, *AUGMENTED, "--resume", "--seed=1")
     assert (code, error) == (2, "l2rfast: error: --seed: expected 0, as in the run to resume, got 1\n")
     assert content == {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
+    train(scans, tmp_path / "cosine", *AUGMENTED, "--cosine", "--steps=2")
+    code, error = train(scans, tmp_path / "cosine", *AUGMENTED, "--cosine", "--steps=3", "--resume")
+    why = "expected 2, as in the run to resume, over whose steps the cosine falls, got 3"
+    assert (code, error) == (2, f"l2rfast: error: --steps: {why}\n")
     for name, damage in (("checkpoint.safetensors", b"no"), ("options.json", b"{")):
         out = tmp_path / name
         train(scans, out, *AUGMENTED, "--steps=2")

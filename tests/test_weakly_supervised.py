@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -196,6 +197,13 @@ def test_presets() -> None:
         of_preset("gpu")
 
 
+@pytest.mark.parametrize(("network", "level"), [("moments", 4), ("local", 2), ("composite", 2)])
+def test_the_usual_resolution_is_the_networks(network: str, level: int) -> None:
+    options = replace(of_preset()[0], network=network)
+    assert options.architecture((44, 59, 41)).level == level
+    assert replace(options, resolution=3).architecture((44, 59, 41)).level == 3
+
+
 def test_what_is_said_counts_before_the_preset(scans: Path, tmp_path: Path) -> None:
     assert train(scans, tmp_path / "run", "--preset=published", "--steps=1", "--scale=0.1") == (0, "")
     said = json.loads((tmp_path / "run" / "options.json").read_text())
@@ -208,11 +216,11 @@ def test_what_is_said_counts_before_the_preset(scans: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "begins"),
     [
-        (["--network=dense"], "kind: expected one of"),
+        (["--network=dense"], "--network: expected one of"),
         (["--norm=batch"], "--norm: expected one of"),
-        (["--levels=7"], "out_levels: expected"),
+        (["--levels=7"], "--levels: expected some from 0 to 4"),
         (["--start=middle"], "--start: expected one of"),
-        (["--resolution=5"], "level: expected one of"),
+        (["--resolution=5"], "--resolution: expected 1 to 4"),
         (["--similarity=overlap"], "--similarity: expected one of"),
         (["--sigmas=1,x"], "--sigmas: expected numbers"),
         (["--energy=none"], "--energy: expected one of"),
@@ -345,3 +353,22 @@ def test_wrong_options_of_registration_are_named(options: dict[str, object], beg
     given = {name: weights if name == "weights" and value is None else value for name, value in options.items()}
     with pytest.raises(l2rfast.InputError, match=begins):
         l2rfast.register(torch.rand(16, 16, 16), torch.rand(16, 16, 16), method="weakly-supervised", **given)
+
+
+def test_moments_are_of_the_first_label_and_of_weights_alike(scans: Path, tmp_path: Path) -> None:
+    """Scans without it are named, as is another network than the weights are of."""
+    data = tmp_path / "data"
+    shutil.copytree(scans, data)
+    for role, size in (("mr", (48, 40)), ("us", (36, 34))):
+        label = torch.zeros(size, dtype=torch.uint8)
+        label[5:20, 5:20] = 3
+        write_image(data / f"{role}_labels" / "case0.nii.gz", Volume(label, np.eye(4)))
+    options = ("--network=moments", "--levels=0,1,2,3,4", "--steps=1")
+    code, error = train(data, tmp_path / "run", *options)
+    assert code == 2
+    assert "case0.nii.gz): expected label 1, of which moments are, found 3" in error
+    assert train(scans, tmp_path / "first", *options) == (0, "")
+    weights = f"--weights={tmp_path / 'first' / 'weights.safetensors'}"
+    code, error = train(scans, tmp_path / "second", weights)
+    assert code == 2
+    assert "--weights: expected those of the network local, got those of moments" in error

@@ -38,7 +38,7 @@ Data = Annotated[str, typer.Option(help="Folder of images, BIDS, CSV of pairs, o
 Out = Annotated[Path, typer.Option(help="Folder of the run, created if absent.")]
 Atlas = Annotated[str | None, typer.Option(help="Of a folder: the name of the case that is always the fixed one.")]
 HoldOut = Annotated[int, typer.Option(help="Cases of a folder, or pairs of a CSV, that are kept for validation.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run in OUT, if any.")]
 
 
 @with_options(presets=UNSUPERVISED_PRESETS, options=TrainingOptions, synthetic=SyntheticOptions, trainer=TrainerOptions)

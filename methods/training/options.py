@@ -11,6 +11,8 @@ from l2rfast.errors import InputError
 
 from ..options import make_plain, option
 
+LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take, signed
+
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -38,8 +40,9 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0), ("seed", 0)):
+        for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("patience", 0)):
             _check.at_least(name, getattr(self, name), least, most=math.inf)
+        _check.at_least("seed", self.seed, 0, most=LARGEST_SEED)
         for name, below in (
             ("rate", 1e36),  # beyond, a step of Adam is no float32
             ("affine", 1.0),

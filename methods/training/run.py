@@ -110,7 +110,8 @@ class RunFolder:
             expected = before.get(name, usual.get(name, now.get(name)))
             if expected != now.get(name):
                 option = "data" if name == "cases" else name  # what tells its pairs from others is no option
-                raise InputError(f"{option}: expected {expected!r}, as in the run to resume, got {now.get(name)!r}")
+                run = "the run to resume" + ", over whose steps the cosine falls" * (name == "steps")
+                raise InputError(f"{option}: expected {expected!r}, as in {run}, got {now.get(name)!r}")
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint's tensors and numbers, None if there is none. Logs are cut back to it.

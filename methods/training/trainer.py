@@ -255,7 +255,7 @@ class _Trainer:
         start, device = time.perf_counter(), self.world.device.type
         self.step += 1
         torch.manual_seed(seeded(self.options.seed, -self.step, self.world.rank))  # of networks that draw
-        with torch.autocast(device, torch.bfloat16, enabled=is_narrow(self.options.precision, device)):
+        with torch.autocast(device, torch.bfloat16, enabled=is_narrow(self.options.precision, device, batch.values())):
             losses = self.model(batch)
         total = torch.stack(list(losses.values())).sum()
         if self.options.cosine:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from l2rfast import affine_warp
+from l2rfast import _check, affine_warp
 from l2rfast.errors import InputError
 from l2rfast.kernels.common.constants import numbers
 
@@ -45,9 +45,10 @@ class Architecture:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, allowed in (("kind", KINDS), ("start", STARTS), ("level", (1, 2, 3, 4))):
+        for name, allowed in (("kind", KINDS), ("start", STARTS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
+                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        _check.at_least("level", self.level, 1, most=4)
         if self.kind in ("global", "composite") and len(self.size) != self.plan.ndim:
             raise InputError(f"size: expected that of the fixed images for a {self.kind} network, got {self.size!r}")
 
@@ -93,13 +94,25 @@ class LabelReg(nn.Module):
             offset = numbers([(m - f) / 2 for m, f in zip(moving.shape[2:], size, strict=True)], moving)
             shift = torch.cat([torch.ones_like(offset).diag(), offset[:, None]], 1)[None]
             moving = affine_warp(moving, shift, size, padding="zeros")
-        field = self._full(self.network(pool(moving, a.level), pool(fixed, a.level)), size)
+        field = self._full(self.network(self._seen("moving", moving), self._seen("fixed", fixed)), size)
         return field + offset.to(field).view(-1, *[1] * len(size))
 
     def maps(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """Of the kind ``"moments"``: the logits of the first label in both images, at the network's resolution."""
         assert isinstance(self.network, MomentsNet)
-        return self.network.maps(pool(moving, self.architecture.level), pool(fixed, self.architecture.level))
+        return self.network.maps(self._seen("moving", moving), self._seen("fixed", fixed))
+
+    def _seen(self, name: str, image: Tensor) -> Tensor:
+        """As the network sees it.
+
+        Raises:
+            InputError: too few voxels to be averaged.
+        """
+        level = self.architecture.level
+        if min(image.shape[2:]) < level:
+            got = " x ".join(map(str, image.shape[2:]))
+            raise InputError(f"{name}: expected at least {level} voxels along each axis, which are averaged, got {got}")
+        return pool(image, level)
 
     def aligned(self, maps: tuple[Tensor, Tensor], size: Sequence[int]) -> Tensor:
         """The field of two maps, for a fixed image of that size.

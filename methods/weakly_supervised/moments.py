@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l2rfast import affine_warp
 
 from ..translations import lag, quick
-from .nets import NORMS, Plan, affine_field
+from .nets import NORMS, Plan, affine_field, groups
 
 DEPTH = 3  # levels below the first
 CONFIDENT = 0.5  # of less nothing counts as label: far away it would move the moments
@@ -34,7 +34,7 @@ class _Twice(nn.Sequential):
         kind = nn.Conv3d if plan.ndim == 3 else nn.Conv2d
         layers: list[nn.Module] = []
         for inputs in (channels, out):
-            layers += [kind(inputs, out, 3, padding=1), nn.GroupNorm(max(1, out // 4), out), nn.LeakyReLU(0.1)]
+            layers += [kind(inputs, out, 3, padding=1), nn.GroupNorm(groups(out, 4), out), nn.LeakyReLU(0.1)]
         super().__init__(*layers)
 
 

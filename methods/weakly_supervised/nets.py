@@ -24,6 +24,7 @@ from ..options import make_plain
 
 NORMS = ("batch-as-published", "instance", "group")
 LEVELS = 4  # below the full resolution
+COARSEST = 2**LEVELS  # voxels along an axis that are one at the last of them
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def resized(image: Tensor, size: Sequence[int]) -> Tensor:
     return affine_warp(image, matrix[None], size)
 
 
+def groups(channels: int, each: int) -> int:
+    """Of about so many channels each: the most that divide them evenly, and are no smaller."""
+    return next(count for count in range(max(1, channels // each), 0, -1) if channels % count == 0)
+
+
 class _Norm(nn.Module):
     """The normalisation of a plan: to mean 0 and variance 1, and a shift."""
 
@@ -81,7 +87,7 @@ class _Norm(nn.Module):
         if self.norm == "batch-as-published":
             x = F.batch_norm(x, None, None, training=True, eps=1e-3)
         else:
-            x = F.group_norm(x, x.shape[1] if self.norm == "instance" else max(1, x.shape[1] // 8), eps=1e-3)
+            x = F.group_norm(x, x.shape[1] if self.norm == "instance" else groups(x.shape[1], 8), eps=1e-3)
         return x + self.shift.view(-1, *[1] * (x.ndim - 2))
 
 
@@ -172,7 +178,7 @@ class LocalNet(nn.Module):
         Returns:
             (N, ndim, *fixed) displacement field in voxels of moving.
         """
-        _check_images(self.plan.ndim, moving, fixed)
+        _check_images(self.plan, moving, fixed)
         size, across, levels = fixed.shape[2:], [], {}
         x = torch.cat([resized(moving, size), fixed], 1)
         for down in self.down:
@@ -214,7 +220,7 @@ class GlobalNet(nn.Module):
     def matrix(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """(N, ndim, ndim + 1): fixed voxel -> moving voxel."""
         ndim = self.plan.ndim
-        _check_images(ndim, moving, fixed)
+        _check_images(self.plan, moving, fixed)
         if tuple(fixed.shape[2:]) != self.size:
             raise InputError(f"fixed: expected the size {self.size}, got {tuple(fixed.shape[2:])}")
         x = torch.cat([resized(moving, self.size), fixed], 1)
@@ -277,10 +283,18 @@ def affine_field(matrix: Tensor, size: Sequence[int]) -> Tensor:
     return (linear @ places.flatten(1) + matrix[:, :, ndim:]).view(-1, ndim, *size)
 
 
-def _check_images(ndim: int, moving: Tensor, fixed: Tensor) -> None:
+def _check_images(plan: Plan, moving: Tensor, fixed: Tensor) -> None:
+    ndim = plan.ndim
     for name, image in (("moving", moving), ("fixed", fixed)):
         if image.ndim != ndim + 2 or image.shape[1] != 1 or not image.numel() or not image.is_floating_point():
             shape = f"(N, 1, {'D, ' * (ndim - 2)}H, W)"
             raise InputError(f"{name}: expected floating {shape}, got {image.dtype} {tuple(image.shape)}")
     if moving.shape[0] != fixed.shape[0] or moving.dtype != fixed.dtype or moving.device != fixed.device:
         raise InputError("moving, fixed: expected one batch size, dtype and device")
+    alone = plan.norm == "instance" or (plan.norm == "batch-as-published" and len(fixed) == 1)
+    if alone and max(fixed.shape[2:]) <= COARSEST:  # at the coarsest level one voxel, of which the norm makes 0
+        size = " x ".join(map(str, fixed.shape[2:]))
+        raise InputError(
+            f"fixed: expected more than {COARSEST} voxels along an axis, as the network sees it, or the norm group, "
+            f"got {size}"
+        )

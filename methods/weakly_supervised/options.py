@@ -16,8 +16,8 @@ from l2rfast.losses import bending_energy, diffusion_energy, gradient_energy
 
 from ..options import from_preset, make_plain, option
 from ..training.options import TrainerOptions
-from .model import Architecture
-from .nets import Plan
+from .model import KINDS, Architecture
+from .nets import LEVELS, Plan
 
 ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
     "bending": bending_energy,
@@ -38,22 +38,26 @@ class TrainingOptions:
     norm: str = option("instance", "instance, group, or batch-as-published.")
     levels: tuple[int, ...] = option((0, 1, 2, 3, 4), "Whose fields are added up; fewer fine ones are smoother.")
     start: str = option("centre", "Where fields start: centre of both grids, or corner, as published.")
-    resolution: int = option(2, "Voxels that are averaged before the network sees them: 1 to 4.")
+    resolution: int = option(0, "Voxels averaged before the network sees them: 1 to 4; 0: 4 of moments, else 2.")
     similarity: str = option("dice", f"Of the labels: {', '.join(MEASURES)}.")
     sigmas: tuple[float, ...] = option(SIGMAS, "Voxels, the scales of the labels.")
     energy: str = option("bending", f"Of the field: {', '.join(ENERGIES)}.")
     smoothness: float = option(0.5, "Weight of the energy.")
     shift: float = option(0.0, "Augmentation: standard deviation of a random translation of moving, voxels.")
     fixed_shift: float = option(0.0, "Likewise of fixed: networks that see it in one place learn the place.")
-    weights: str = option("", "Of a network to start from, as it is made: .safetensors.")
+    weights: str = option("", "Of a network to start from, as it is made: .safetensors, or prostates.")
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, allowed in (("similarity", MEASURES), ("energy", ENERGIES)):
+        for name, allowed in (("network", KINDS), ("similarity", MEASURES), ("energy", ENERGIES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.resolution not in range(5):
+            raise InputError(f"resolution: expected 1 to 4, or 0 for what is usual, got {self.resolution!r}")
         for name in ("smoothness", "shift", "fixed_shift"):
             _check.not_negative(name, getattr(self, name))
+        if not self.levels or not set(self.levels) <= set(range(LEVELS + 1)):
+            raise InputError(f"levels: expected some from 0 to {LEVELS}, got {self.levels!r}")
         if not self.sigmas or not all(_check.is_number(sigma) and sigma >= 0 for sigma in self.sigmas):
             raise InputError(f"sigmas: expected numbers >= 0, got {self.sigmas}")
 
@@ -61,14 +65,14 @@ class TrainingOptions:
         """For fixed images of that size."""
         plan = Plan(len(size), self.width, self.norm, self.levels)
         sized = self.network in ("global", "composite")
-        return Architecture(self.network, plan, self.start, self.resolution, size if sized else ())
+        level = self.resolution or (4 if self.network == "moments" else 2)
+        return Architecture(self.network, plan, self.start, level, size if sized else ())
 
 
 # What differs from the defaults of `TrainingOptions` and `TrainerOptions`. The first is what is taken unless told.
 PRESETS: dict[str, dict[str, Any]] = {
     # Few cases, on two cores, in minutes: what is best of those tried on pairs that were held out (bench.prostates).
     "cpu": {
-        "resolution": 4,
         "shift": 4.0,
         "steps": 800,
         "batch": 4,

@@ -33,6 +33,7 @@ from ..training.trainer import Batch, Progress, Task, train
 from .model import LabelReg
 from .moments import MomentsNet
 from .options import ENERGIES, TrainingOptions, of_preset
+from .register import read_weights
 
 # What has no meaning for moments, whose loss is of maps, and whose networks see each image where it is.
 WITHOUT = ("norm", "levels", "start", "similarity", "sigmas", "energy", "smoothness")
@@ -67,10 +68,14 @@ def labelled(case: Case) -> Labelled:
     return Labelled(scaled, labels)
 
 
-def _to_train_on(pair: Pair) -> tuple[Labelled, Labelled]:
+def _to_train_on(pair: Pair, first: bool) -> tuple[Labelled, Labelled]:
     """
+    Args:
+        pair: of which both scans have to have labels, one of them at least the same.
+        first: whether that has to be the first.
+
     Raises:
-        InputError: a scan that cannot be used, or none of whose labels the other one has.
+        InputError: such labels are not there, or files that cannot be read.
     """
     scans = labelled(pair.fixed), labelled(pair.moving)
     for case, scan in zip((pair.fixed, pair.moving), scans, strict=True):
@@ -78,6 +83,10 @@ def _to_train_on(pair: Pair) -> tuple[Labelled, Labelled]:
             raise InputError(f"data ({case.labels or case.image}): expected labels to train on, and found none")
     if not scans[0].labels.keys() & scans[1].labels.keys():
         raise InputError(f"data: expected a label that both {pair.fixed.image} and {pair.moving.image} have")
+    for case, scan in zip((pair.fixed, pair.moving), scans, strict=True):
+        if first and 0 not in scan.labels:
+            got = some([str(1 + label) for label in scan.labels])
+            raise InputError(f"data ({case.labels or case.image}): expected label 1, of which moments are, found {got}")
     return scans
 
 
@@ -143,12 +152,14 @@ class WeaklySupervisedTask(Task):
         without = [str(case.image) for case in cases_of(pairs.training) if not case.files.keys() & set(KINDS)]
         if without and trainer.bad_scans == STOP:
             raise InputError(f"data: expected labels or landmarks of every scan, and found none of {some(without)}")
-        self.first, scans = first_usable(pairs.training, _to_train_on, trainer.bad_scans)
+        self.first, scans = first_usable(pairs.training, self._labelled, trainer.bad_scans)
         self.sizes = [tuple(scan.image.data.shape) for scan in scans]
         size = self.sizes[0]
         trainer.check_axes(size)
-        self.network = LabelReg.load(options.weights) if options.weights else LabelReg(options.architecture(size))
-        if self.network.architecture.kind == "moments":
+        self.network = read_weights(options.weights) if options.weights else LabelReg(options.architecture(size))
+        if (kind := self.network.architecture.kind) != options.network:
+            raise InputError(f"weights: expected those of the network {options.network}, got those of {kind}")
+        if kind == "moments":
             refuse(options, WITHOUT, "the network moments")
         if self.network.architecture.plan.ndim != len(size):
             raise InputError(f"weights: expected those of a {len(size)}-D network, as the scans are")
@@ -186,8 +197,11 @@ class WeaklySupervisedTask(Task):
         """
         return first_usable(drawn(self.pairs, random), self._usable, self.trainer.bad_scans)
 
+    def _labelled(self, pair: Pair) -> tuple[Labelled, Labelled]:
+        return _to_train_on(pair, first=self.options.network == "moments")
+
     def _usable(self, pair: Pair) -> tuple[Labelled, Labelled]:
-        scans = _to_train_on(pair)
+        scans = self._labelled(pair)
         self._check_axes(pair, scans)
         if self.trainer.batch > 1:
             check_size(self.first.fixed, self.sizes[0], pair.fixed, scans[0].image)

@@ -92,6 +92,8 @@ def find_pairs(
         pairs = of_learn2reg(path)
     else:
         raise InputError(f"data: expected a folder, a CSV file or a dataset.json, and found none at {path}")
+    if to_train and hold_out and pairs.validation and not pairs.training:
+        raise InputError(f"hold_out: expected to leave a pair to train on of those in {path}, got {hold_out}")
     if not (pairs.training if to_train else pairs.evaluated):
         raise InputError(f"data: expected at least one pair{' to train on' * to_train}, found none in {path}")
     return pairs
