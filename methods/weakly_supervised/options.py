@@ -38,7 +38,7 @@ class TrainingOptions:
     norm: str = option("instance", "instance, group, or batch-as-published.")
     levels: tuple[int, ...] = option((0, 1, 2, 3, 4), "Whose fields are added up; fewer fine ones are smoother.")
     start: str = option("centre", "Where fields start: centre of both grids, or corner, as published.")
-    resolution: int = option(0, "Voxels averaged before the network sees them: 1 to 4; 0: 4 of moments, else 2.")
+    resolution: int = option(2, "Voxels that are averaged before the network sees them: 1 to 4.")
     similarity: str = option("dice", f"Of the labels: {', '.join(MEASURES)}.")
     sigmas: tuple[float, ...] = option(SIGMAS, "Voxels, the scales of the labels.")
     energy: str = option("bending", f"Of the field: {', '.join(ENERGIES)}.")
@@ -52,8 +52,7 @@ class TrainingOptions:
         for name, allowed in (("network", KINDS), ("similarity", MEASURES), ("energy", ENERGIES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.resolution not in range(5):
-            raise InputError(f"resolution: expected 1 to 4, or 0 for what is usual, got {self.resolution!r}")
+        _check.at_least("resolution", self.resolution, 1, most=4)
         for name in ("smoothness", "shift", "fixed_shift"):
             _check.not_negative(name, getattr(self, name))
         if not self.levels or not set(self.levels) <= set(range(LEVELS + 1)):
@@ -65,8 +64,7 @@ class TrainingOptions:
         """For fixed images of that size."""
         plan = Plan(len(size), self.width, self.norm, self.levels)
         sized = self.network in ("global", "composite")
-        level = self.resolution or (4 if self.network == "moments" else 2)
-        return Architecture(self.network, plan, self.start, level, size if sized else ())
+        return Architecture(self.network, plan, self.start, self.resolution, size if sized else ())
 
 
 # What differs from the defaults of `TrainingOptions` and `TrainerOptions`. The first is what is taken unless told.
@@ -74,14 +72,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Few cases, on two cores, in minutes: what is best of those tried on pairs that were held out (bench.prostates).
     "cpu": {
         "shift": 4.0,
-        "steps": 800,
+        "fixed_shift": 2.0,
+        "steps": 1000,
         "batch": 4,
         "rate": 2e-3,
         "cosine": True,
-        "affine": 0.2,
-        "scale": 0.2,
-        "elastic": 1.5,
-        "intensity": 0.4,
+        "affine": 0.1,
+        "scale": 0.15,
+        "elastic": 1.0,
+        "intensity": 0.2,
     },
     # Hu et al., MedIA 2018, and its public code: for a hundred cases, and a GPU.
     "published": {
