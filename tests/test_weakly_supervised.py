@@ -30,7 +30,7 @@ from l2rfast.methods.weakly_supervised.training import WeaklySupervisedTask, cen
 
 SMALL = (
     *("--network=local", "--width=2", "--levels=1,2", "--resolution=1", "--rate=1e-3", "--batch=1", "--no-cosine"),
-    *("--affine=0", "--scale=0", "--elastic=0", "--intensity=0", "--shift=0"),
+    *("--affine=0", "--scale=0", "--elastic=0", "--intensity=0", "--shift=0", "--fixed-shift=0"),
 )
 
 
