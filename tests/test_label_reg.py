@@ -288,6 +288,7 @@ def _images(*edges: int) -> list[Tensor]:
         (lambda: Architecture("dense"), "kind: expected one of"),
         (lambda: Architecture(start="middle"), "start: expected one of"),
         (lambda: Architecture(level=5), "level: expected at most 4"),
+        (lambda: Architecture(level=2.0), "level: expected an integer"),
         (lambda: Architecture("global"), "size: expected that of the fixed images"),
         (lambda: GlobalNet((32,), Plan(2, 2)), "size: expected 2 sizes"),
         (

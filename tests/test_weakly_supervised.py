@@ -217,6 +217,7 @@ def test_what_is_said_counts_before_the_preset(scans: Path, tmp_path: Path) -> N
         (["--sigmas=1,x"], "--sigmas: expected numbers"),
         (["--energy=none"], "--energy: expected one of"),
         (["--shift=-1"], "--shift: expected"),
+        (["--seed=99999999999999999999"], "--seed: expected at most"),
         (["--weights=absent.safetensors"], "--weights: cannot use"),
         (["--data=absent"], "--data: expected a folder"),
     ],
