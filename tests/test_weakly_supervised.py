@@ -359,7 +359,7 @@ def test_moments_are_of_the_first_label_and_of_weights_alike(scans: Path, tmp_pa
     options = ("--network=moments", "--levels=0,1,2,3,4", "--steps=1")
     code, error = train(data, tmp_path / "run", *options)
     assert code == 2
-    assert "case0.nii.gz): expected label 1, of which moments are, found 3" in error
+    assert "case0.nii.gz): expected label 1, for moments, found 3" in error
     assert train(scans, tmp_path / "first", *options) == (0, "")
     weights = f"--weights={tmp_path / 'first' / 'weights.safetensors'}"
     code, error = train(scans, tmp_path / "second", weights)

@@ -86,7 +86,7 @@ def _to_train_on(pair: Pair, first: bool) -> tuple[Labelled, Labelled]:
     for case, scan in zip((pair.fixed, pair.moving), scans, strict=True):
         if first and 0 not in scan.labels:
             got = some([str(1 + label) for label in scan.labels])
-            raise InputError(f"data ({case.labels or case.image}): expected label 1, of which moments are, found {got}")
+            raise InputError(f"data ({case.labels or case.image}): expected label 1, for moments, found {got}")
     return scans
 
 
