@@ -1,10 +1,12 @@
-"""The command line in this process, images that are refused, and small runs of training: started, and read again."""
+"""The command line in this process, or waited for in another, images that are refused, and small runs of training."""
 
 from __future__ import annotations
 
 import csv
 import struct
-from collections.abc import Iterator, Sequence
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 from l2rfast import InputError, cli, io
 from l2rfast.io import Volume, write_image
 
+PATIENCE = 600  # seconds; what hangs is told from a machine that stalls, which may last minutes
 SMALL = ("--encoder=4,4", "--decoder=4,4,4,4", "--rate=1e-3")
 
 
@@ -62,6 +65,15 @@ def invoke(*arguments: object, **context: Any) -> tuple[int, str]:
     result = CliRunner().invoke(cli.app, [*map(str, arguments)], **context)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stderr
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
+    """Wait for something that a process does within seconds of its start."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"it ended too early, with code {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def rows(out: Path, log: str = "training") -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import PATIENCE
 from typer.testing import CliRunner
 
 import l2rfast
@@ -114,7 +115,11 @@ def test_an_interrupt_while_pytorch_is_imported(started: str, tmp_path: Path) ->
         command = [str(file), "--version"]
     path = os.pathsep.join([str(tmp_path), str(Path(l2rfast.__file__).parents[1])])
     ended = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": path},
     )
     if started == "other.py":
         assert (ended.returncode, "KeyboardInterrupt" in ended.stderr) == (-signal.SIGINT, True)
@@ -146,7 +151,7 @@ def test_usage_errors_exit_with_2() -> None:
 
 def test_sigterm_is_an_interrupt() -> None:
     process = script("data.names = lambda: (os.kill(os.getpid(), signal.SIGTERM), signal.pause())")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (143, "l2rfast: interrupted, nothing was written\n")
 
 
@@ -155,5 +160,5 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert err == ""

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from runs import invoke
+from runs import PATIENCE, invoke, until
 
 from l2rfast.cli import crew
 from l2rfast.errors import InputError
@@ -59,7 +58,7 @@ def begun(scans: Path, out: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
 
@@ -71,14 +70,6 @@ def gone(scans: Path) -> tuple[int, str]:
 
 def finished(out: Path) -> list[str]:
     return [id for id in IDS if Study(out).finished(id)]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that takes seconds."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -125,7 +116,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_a_worker_that_is_killed_costs_nothing(scans: Path, serial: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
     out = tmp_path / "study"
     process = begun(scans, out, "--workers=2", *how)
-    until(lambda: finished(out))
+    until(lambda: finished(out), process)
     workers_of(process)[0].kill()
     killed_with = finished(out)
     assert ended(process) == gone(scans)
@@ -139,9 +130,9 @@ def test_after_its_end_it_goes_on(
 ) -> None:
     out = tmp_path / "study"
     process = begun(scans, out, "--workers=2")
-    until(lambda: finished(out))
+    until(lambda: finished(out), process)
     process.send_signal(signal)
-    process.communicate(timeout=60)  # until its workers have ended as well
+    process.communicate(timeout=PATIENCE)  # until its workers have ended as well
     before = {id: (out / "pairs" / id / "report.json").stat().st_mtime_ns for id in finished(out)}
     code, said = invoke(*words(scans, out))
     assert (code, said.count("\n")) == (2, 1)
@@ -196,11 +187,11 @@ def test_with_it_all_its_processes_end(
 ) -> None:
     out = tmp_path / "study"
     process = begun(scans, out, "--workers=2", "--iterations=99999")
-    until(lambda: workers_of(process))
+    until(lambda: workers_of(process), process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal)
-    assert not psutil.wait_procs(children, timeout=20)[1]
-    assert process.wait(timeout=20) == code
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
+    assert process.wait(timeout=PATIENCE) == code
     _, said = ended(process)
     assert [line for line in said.splitlines()[-1:] if "resource_tracker" not in line] == end
     assert finished(out) == []

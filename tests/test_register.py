@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from runs import invoke
+from runs import PATIENCE, invoke, until
 
 import l2rfast
 from l2rfast.data.brains import STRUCTURES, real_pair, synthetic_pair
@@ -37,7 +37,7 @@ def mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload]
 
 
 def save(path: Path, data: torch.Tensor | np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -364,15 +364,13 @@ def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Pa
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     try:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "results").iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: list((tmp_path / "results").iterdir()), process)
         time.sleep(1.0)  # well inside the optimisation
         process.send_signal(kind)
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()  # which would go on for hours
-    assert process.returncode == 128 + kind
+    assert process.returncode == 128 + kind, message
     assert message.splitlines()[-1] == "l2rfast: interrupted, nothing was written"
     assert "Traceback" not in message
     assert list((tmp_path / "results").iterdir()) == []

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from runs import invoke
+from runs import PATIENCE, invoke
 
 from l2rfast import InputError, _interrupt, cli, data, io
 from l2rfast.cli import bids_app
@@ -197,7 +197,7 @@ def started(body: str, *closed: int) -> subprocess.CompletedProcess[bytes]:
     """Lines of Python in a process of its own, some of whose standard streams are closed."""
     closing = "".join(f"os.close({number});" for number in closed)
     start = f"import os, sys; {closing} os.execv(sys.executable, [sys.executable, '-c', {body!r}])"
-    return subprocess.run([sys.executable, "-c", start], capture_output=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", start], capture_output=True, timeout=PATIENCE)
 
 
 def test_closed_streams_are_no_reason_to_fail(inside: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import command, partly, rows, train
+from runs import PATIENCE, command, partly, rows, train
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -16,7 +16,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "l2rfast.cli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*line, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [*line, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

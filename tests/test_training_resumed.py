@@ -7,12 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from runs import command, same_run, train
+from runs import PATIENCE, command, same_run, train, until
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -37,11 +36,8 @@ def test_a_killed_run_is_resumed_to_the_same_bits(scans: Path, whole: Path, tmp_
     out = tmp_path / "run"
     script = "import sys, torch; torch.set_num_threads(1); from l2rfast import cli; cli.main()"
     process = subprocess.Popen([sys.executable, "-c", script, *command(scans, out, *AUGMENTED)])
-    log, deadline = out / "training.csv", time.monotonic() + 120
-    while after and not (log.exists() and len(log.read_text().splitlines()) > after):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    log = out / "training.csv"
+    until(lambda: not after or (log.exists() and len(log.read_text().splitlines()) > after), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     # What the moment between two system calls may leave.
@@ -88,11 +84,9 @@ def test_an_interrupt_says_how_to_go_on(scans: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from l2rfast import cli; cli.main()", *arguments], stderr=subprocess.PIPE, text=True
     )
-    while not (out / "training.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    until((out / "training.csv").exists, process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert error == f"l2rfast: interrupted; --resume goes on from the last checkpoint in {out}\n"
 
