@@ -135,7 +135,7 @@ def test_defaults_do_not_change_a_registration(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file for every method, of a small network that was not trained, whose field is some voxels long."""
+    """A file for every network, which is small and was not trained, and whose field is some voxels long."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     dense = unsupervised.VoxelMorph(unsupervised.Architecture(3, (4, 4), (4, 4, 4, 4), velocity=True))
@@ -145,20 +145,35 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = weakly_supervised.LabelReg(weakly_supervised.Architecture(plan=plan))
     torch.nn.init.normal_(labels.network.get_parameter("out.3.weight"), std=0.05)
     labels.save(folder / "weakly-supervised.safetensors")
+    moments = weakly_supervised.LabelReg(
+        weakly_supervised.Architecture("moments", weakly_supervised.Plan(3, 2), level=2)
+    )
+    for part in (moments.network.of_moving, moments.network.of_fixed):
+        torch.nn.init.ones_(part.out.weight)
+    boxes = torch.zeros(4, 1, 10, 12, 11)
+    for k, box in enumerate(boxes):
+        box[:, 2 : 5 + k, 3 : 9 - k, 2:8] = 1
+    moments.network.observe(boxes, boxes.flip(0))
+    moments.save(folder / "moments.safetensors")
     pddnet.PDDNet(pddnet.Architecture("cnn", 8, (6, 8), (5, 3), (0.3, 0.15))).save(folder / "pddnet.safetensors")
     return folder
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"method": "unsupervised", "finetune": 2}, {"method": "pddnet"}, {"method": "weakly-supervised"}],
-    ids=lambda options: options["method"],
+    ("network", "options"),
+    [
+        ("unsupervised", {"method": "unsupervised", "finetune": 2}),
+        ("pddnet", {"method": "pddnet"}),
+        ("weakly-supervised", {"method": "weakly-supervised"}),
+        ("moments", {"method": "weakly-supervised"}),
+    ],
+    ids=["unsupervised", "pddnet", "weakly-supervised", "moments"],
 )
 @pytest.mark.parametrize("context", FOR_ALL.values(), ids=FOR_ALL)
 def test_defaults_do_not_change_what_a_network_registers(
-    context: Callable[[], AbstractContextManager[object]], options: dict[str, object], weights: Path
+    context: Callable[[], AbstractContextManager[object]], network: str, options: dict[str, object], weights: Path
 ) -> None:
-    options = options | {"weights": weights / f"{options['method']}.safetensors", "init": "none"}
+    options = options | {"weights": weights / f"{network}.safetensors", "init": "none"}
     expected = expected_registration(tuple(options.items()))
     assert expected["displacement"].std() > 0.01
     with context():

@@ -62,6 +62,43 @@ def test_what_was_seen_of_labels_is_their_mean_and_variance() -> None:
     torch.testing.assert_close(network.deviations / 5, seen.var(0).float(), rtol=1e-2, atol=1e-3)
 
 
+def _boxes(*slices: tuple[slice, ...], size: tuple[int, ...] = (48, 44)) -> torch.Tensor:
+    """(N, 1, *size): of each slices ones."""
+    boxes = torch.zeros(len(slices), 1, *size)
+    for box, where in zip(boxes, slices, strict=True):
+        box[(0, *where)] = 1
+    return boxes
+
+
+def test_sizes_are_what_both_maps_say_within_what_is_usual() -> None:
+    """Of pairs whose sizes along one axis vary, and along the other one do not."""
+    network = MomentsNet(Plan(2, 4))
+    fixed = _boxes(*[(slice(12, 32), slice(10, 30))] * 3)
+    network.observe(_boxes(*[(slice(22 - half, 22 + half), slice(10, 30)) for half in (7, 10, 14)]), fixed)
+    moving = _boxes((slice(14, 34), slice(12, 32)))
+    seen = _boxes((slice(14, 30), slice(12, 28)))  # 16 voxels along both axes
+    matrix = network.matrix(40 * moving - 20, 40 * seen - 20)[0]
+    assert matrix[0, 0].item() == pytest.approx(20 / 16, rel=0.04)
+    assert matrix[1, 1].item() == pytest.approx(1, rel=0.04)
+    assert matrix[:, :2].fill_diagonal_(0).count_nonzero() == 0
+
+
+def test_what_is_likeliest_does_not_depend_on_the_batch_or_the_mode() -> None:
+    network = MomentsNet(Plan(2, 4))
+    network.observe(
+        *(_boxes(*[(slice(9, 20 + k), slice(10, 30 - k)) for k in offset]) for offset in (range(4), [0] * 4))
+    )
+    maps = [
+        40 * _boxes((slice(14, 30), slice(12, 32)), (slice(4, 30), slice(22, 32))) - 20,
+        40 * _boxes((slice(10, 25), slice(14, 30)), (slice(8, 30), slice(20, 32))) - 20,
+    ]
+    together = network.matrix(*maps)
+    for k in range(2):
+        with torch.inference_mode():
+            alone = network.matrix(*(one[k : k + 1] for one in maps))
+        torch.testing.assert_close(alone[0], together[k], rtol=1e-5, atol=1e-4)
+
+
 def test_of_half_a_label_the_other_half_is_where_moving_says() -> None:
     """Fixed's map knows nothing of one end: centroids would be off by a quarter of the label."""
     truth = torch.full((1, 1, 40, 30), -20.0)

@@ -4,8 +4,8 @@ With few cases a network that sees both images at once learns them by heart: it 
 that see one image each, and say where the label is, cannot. The map of moving is then laid on that of fixed, at the
 translation where both are most likely one label: the log-odds of fixed's map, summed up where moving's is, and the
 logarithm of how likely the label lies there at all; places of which fixed's image has little are none. Where only one
-end of it is seen in an ultrasound, the other one is where moving says; and how much larger it is in one image than in
-the other is that of the pairs it was trained on.
+end of it is seen in an ultrasound, the other one is where moving says. How much larger it is in one image than in the
+other is that of the pairs it was trained on to begin with; both are then what is most likely together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ DEPTH = 3  # levels below the first
 CONFIDENT = 0.5  # of less nothing counts as label: far away it would move the moments
 SUREST = 4.0  # log-odds of a voxel; networks are surer than they may be
 ALIKE = 2  # voxels along each axis that tell no more than one: what is said of neighbours is of one kind
+NEAR, STEPS = 8, 60  # such voxels where sizes are told too, as a map errs of a whole side of the label; steps of Adam
+PACES, DECAY = (0.1, 0.02), 0.97  # learning rates, of voxels and of logarithms of sizes, and their factor per step
 FEWEST = 2  # labels, of which a mean has a variance
 WITHIN = 0.5  # of what the fixed image can have of the label: with less it is not where the image was taken of it
 
@@ -70,7 +72,7 @@ class LabelMap(nn.Module):
 
 
 class MomentsNet(nn.Module):
-    """A translation, from two label maps, and a scaling along the axes, from the labels that were trained on.
+    """A translation and a scaling along the axes, from two label maps and the labels that were trained on.
 
     Args:
         plan: its ``width`` and ``ndim`` count.
@@ -116,20 +118,45 @@ class MomentsNet(nn.Module):
 
     def matrix(self, of_moving: Tensor, of_fixed: Tensor) -> Tensor:
         """(N, ndim, ndim + 1): voxel of the second map -> voxel of the first."""
-        ratio = self.mean[1].exp()
         to, _ = _moments(torch.sigmoid(of_moving))
-        at = self._placed((of_moving > 0).to(of_moving), to, of_fixed, ratio)
-        linear = torch.diag_embed(ratio.expand_as(to))
-        return torch.cat([linear, (to - ratio * at)[..., None]], 2)
+        label = (of_moving > 0).to(of_moving)
+        at, scale = self._placed(label, to, of_fixed), self.mean[1].expand_as(to)
+        if self.count >= FEWEST:
+            at, scale = self._likeliest(label, to, of_fixed, at, scale)
+        return _scaled(scale, to, at)
 
-    def _placed(self, label: Tensor, centre: Tensor, of_fixed: Tensor, ratio: Tensor) -> Tensor:
-        """(N, ndim): the voxel of fixed where the centre of moving's label most likely lies."""
+    def _likeliest(
+        self, label: Tensor, centre: Tensor, of_fixed: Tensor, at: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, ndim) each: the place and the logarithm of how much larger the label is in moving, both as near it."""
+        usual = torch.stack([self.mean[0] + _middle(of_fixed), self.mean[1]])[:, None]
+        variance, odds = self._variance()[:, None], of_fixed.clamp(-SUREST, SUREST) / NEAR ** at.shape[1]
+        with torch.inference_mode(False), torch.enable_grad():  # a gradient is needed whatever the caller does
+            label, centre, odds, usual, variance = (x.detach().clone() for x in (label, centre, odds, usual, variance))
+            found = [nn.Parameter(x.detach().clone()) for x in (at, scale)]
+            adam = torch.optim.Adam([{"params": [x], "lr": pace} for x, pace in zip(found, PACES, strict=True)])
+            decay = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
+            for _ in range(STEPS):
+                shown = affine_warp(label, _scaled(found[1], centre, found[0]), odds.shape[2:], padding="zeros")
+                unlikely = ((torch.stack(found) - usual).square() / (2 * variance)).sum() - (shown * odds).sum()
+                adam.zero_grad()
+                unlikely.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                decay.step()
+        return found[0].detach(), found[1].detach()
+
+    def _variance(self) -> Tensor:
+        """(2, ndim), as `deviations`."""
+        return (self.deviations / (self.count - 1)).clamp(min=1e-3)
+
+    def _placed(self, label: Tensor, centre: Tensor, of_fixed: Tensor) -> Tensor:
+        """(N, ndim): the voxel of fixed where the centre of moving's label, of its usual size, most likely lies."""
+        ratio = self.mean[1].exp()
         spatial, size = tuple(range(1, centre.shape[1] + 1)), of_fixed.shape[2:]
         own = [max(1, round(s / r)) for s, r in zip(label.shape[2:], ratio.tolist(), strict=True)]
         middle = torch.tensor([(s - 1) / 2 for s in own]).to(centre)
         # Moving's label as large as it is in fixed, its centre in the middle of a grid.
-        linear = torch.diag_embed(ratio.expand_as(centre))
-        shown = affine_warp(label, torch.cat([linear, (centre - ratio * middle)[..., None]], 2), own, padding="zeros")
+        shown = affine_warp(label, _scaled(self.mean[1].expand_as(centre), centre, middle), own, padding="zeros")
         odds = of_fixed[:, 0].clamp(-SUREST, SUREST) / ALIKE ** len(size)
         sizes = [quick(a + b - 1) for a, b in zip(size, own, strict=True)]
         spectra = [torch.fft.rfftn(x, sizes, spatial) for x in (shown[:, 0], odds, torch.ones_like(odds))]
@@ -138,13 +165,18 @@ class MomentsNet(nn.Module):
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(centre)
         if self.count >= FEWEST:
             off = places + (middle - _middle(of_fixed) - self.mean[0]).view(-1, *[1] * len(size))
-            variance = (self.deviations[0] / (self.count - 1)).clamp(min=1e-3)
-            likely = likely - (off.square() / (2 * variance.view(-1, *[1] * len(size)))).sum(0)
+            likely = likely - (off.square() / (2 * self._variance()[0].view(-1, *[1] * len(size)))).sum(0)
         # Outside of the image nothing speaks against the label, of which there is more than fixed's map has.
         outside = seen < WITHIN * seen.amax(spatial, keepdim=True)
         likely = torch.where(outside, likely.amin(spatial, keepdim=True), likely)
         index = likely.flatten(1).argmax(1)
         return middle + places.flatten(1)[:, index].T + _within(likely, index)
+
+
+def _scaled(logarithm: Tensor, centre: Tensor, at: Tensor) -> Tensor:
+    """(N, ndim, ndim + 1): at a place of fixed the centre of moving's label, which is larger by (N, ndim) factors."""
+    ratio = logarithm.exp()
+    return torch.cat([torch.diag_embed(ratio), (centre - ratio * at)[..., None]], 2)
 
 
 def _within(values: Tensor, index: Tensor) -> Tensor:
