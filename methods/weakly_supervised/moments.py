@@ -22,8 +22,8 @@ from .nets import NORMS, Plan, affine_field, groups
 DEPTH = 3  # levels below the first
 CONFIDENT = 0.5  # of less nothing counts as label: far away it would move the moments
 SUREST = 4.0  # log-odds of a voxel; networks are surer than they may be
-ALIKE = 2  # voxels along each axis that tell no more than one: what is said of neighbours is of one kind
-NEAR, STEPS = 8, 60  # such voxels where sizes are told too, as a map errs of a whole side of the label; steps of Adam
+VOTES = 4.0  # voxels that tell as much as all of the label do: a map errs of a whole side of it
+STEPS = 60  # of Adam
 PACES, DECAY = (0.1, 0.02), 0.97  # learning rates, of voxels and of logarithms of sizes, and their factor per step
 FEWEST = 2  # labels, of which a mean has a variance
 WITHIN = 0.5  # of what the fixed image can have of the label: with less it is not where the image was taken of it
@@ -130,7 +130,7 @@ class MomentsNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(N, ndim) each: the place and the logarithm of how much larger the label is in moving, both as near it."""
         usual = torch.stack([self.mean[0] + _middle(of_fixed), self.mean[1]])[:, None]
-        variance, odds = self._variance()[:, None], of_fixed.clamp(-SUREST, SUREST) / NEAR ** at.shape[1]
+        variance, odds = self._variance()[:, None], self._odds(label, of_fixed)
         with torch.inference_mode(False), torch.enable_grad():  # a gradient is needed whatever the caller does
             label, centre, odds, usual, variance = (x.detach().clone() for x in (label, centre, odds, usual, variance))
             found = [nn.Parameter(x.detach().clone()) for x in (at, scale)]
@@ -145,6 +145,11 @@ class MomentsNet(nn.Module):
                 decay.step()
         return found[0].detach(), found[1].detach()
 
+    def _odds(self, label: Tensor, of_fixed: Tensor) -> Tensor:
+        """What a voxel of fixed tells for a label in it, the others of that label told."""
+        voxels = (label.flatten(1).sum(1) / self.mean[1].sum().exp()).clamp(min=1)
+        return of_fixed.clamp(-SUREST, SUREST) * (VOTES / voxels).view(-1, *[1] * (of_fixed.ndim - 1))
+
     def _variance(self) -> Tensor:
         """(2, ndim), as `deviations`."""
         return (self.deviations / (self.count - 1)).clamp(min=1e-3)
@@ -157,7 +162,7 @@ class MomentsNet(nn.Module):
         middle = torch.tensor([(s - 1) / 2 for s in own]).to(centre)
         # Moving's label as large as it is in fixed, its centre in the middle of a grid.
         shown = affine_warp(label, _scaled(self.mean[1].expand_as(centre), centre, middle), own, padding="zeros")
-        odds = of_fixed[:, 0].clamp(-SUREST, SUREST) / ALIKE ** len(size)
+        odds = self._odds(label, of_fixed)[:, 0]
         sizes = [quick(a + b - 1) for a, b in zip(size, own, strict=True)]
         spectra = [torch.fft.rfftn(x, sizes, spatial) for x in (shown[:, 0], odds, torch.ones_like(odds))]
         likely, seen = (torch.fft.irfftn(spectra[0].conj() * x, sizes, spatial) for x in spectra[1:])
