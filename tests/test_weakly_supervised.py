@@ -128,6 +128,14 @@ def test_it_learns_and_resumes_to_the_same_bits(scans: Path, tmp_path: Path) -> 
     assert runs[0] == runs[1]
 
 
+def test_labels_that_are_moved_out_of_the_image_are_said(scans: Path, tmp_path: Path) -> None:
+    """As by the first step of a network that sees all of the image for each number of an affine map."""
+    options = ("--network=global", "--levels=0,1,2,3,4", "--steps=3", "--rate=30")
+    said = "l2rfast: warning: --rate: all labels of moving were moved out of fixed, from where no gradient leads back"
+    assert train(scans, tmp_path / "run", *options) == (0, f"{said}; a lower one may help\n")
+    assert [row["similarity"] for row in rows(tmp_path / "run" / "training.csv")][1:] == [1, 1]
+
+
 def test_moments_learn_where_the_first_label_is(scans: Path, tmp_path: Path) -> None:
     options = ("--network=moments", "--levels=0,1,2,3,4", "--width=4", "--steps=80", "--every=80", "--batch=4")
     options += ("--rate=1e-2", "--affine=0.1")

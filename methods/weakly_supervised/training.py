@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2rfast import warp
-from l2rfast.errors import InputError
+from l2rfast.errors import InputError, notice
 from l2rfast.io import Volume, as_volume, read_landmarks, read_masks
 from l2rfast.label_losses import label_loss, multiscale_loss
 from l2rfast.metrics import folding_fraction
@@ -38,6 +38,7 @@ from .register import read_weights
 # What has no meaning for moments, whose loss is of maps, and whose networks see each image where it is.
 WITHOUT = ("norm", "levels", "start", "similarity", "sigmas", "energy", "smoothness")
 POINT = 2.0  # voxels, the standard deviation of the blob that a landmark is as a label
+LOST = "rate: all labels of moving were moved out of fixed, from where no gradient leads back; a lower one may help"
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +218,8 @@ class WeaklySupervisedTask(Task):
             return {"maps": torch.stack([_map_loss(*pair) for pair in pairs]).sum()}
         field = self.network(moving, fixed)
         warped = warp(batch["moving_label"], field, padding="zeros")
+        if not warped.any() and batch["moving_label"].any():
+            notice(LOST)
         distance = multiscale_loss(batch["fixed_label"], warped, self.options.similarity, sigmas=self.options.sigmas)
         energy = ENERGIES[self.options.energy](field)
         return {"similarity": distance, "smoothness": self.options.smoothness * energy}
