@@ -133,7 +133,7 @@ class MomentsNet(nn.Module):
         variance, odds = self._variance()[:, None], self._odds(label, of_fixed)
         with torch.inference_mode(False), torch.enable_grad():  # a gradient is needed whatever the caller does
             label, centre, odds, usual, variance = (x.detach().clone() for x in (label, centre, odds, usual, variance))
-            found = [nn.Parameter(x.detach().clone()) for x in (at, scale)]
+            found = [x.detach().clone().requires_grad_() for x in (at, scale)]
             adam = torch.optim.Adam([{"params": [x], "lr": pace} for x, pace in zip(found, PACES, strict=True)])
             decay = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
             for _ in range(STEPS):
