@@ -355,9 +355,10 @@ def test_labels_that_have_none_in_common_are_said(pair: dict[str, torch.Tensor],
 def test_an_interrupt_leaves_nothing(pair: dict[str, torch.Tensor], tmp_path: Path, kind: signal.Signals) -> None:
     files = {name: save(tmp_path / f"{name}.nii.gz", pair[name]) for name in ("fixed", "moving")}
     (tmp_path / "results").mkdir()
-    arguments = ["register", files["fixed"], files["moving"], "--out", tmp_path / "results/out"]
+    arguments = ["register", *files.values(), "--out", tmp_path / "results/out", "--iterations=99999"]
+    endless = "from l2rfast.methods import refine; refine.STEADY = 10**9"  # else it comes to rest within a second
     process = subprocess.Popen(
-        [sys.executable, "-c", "from l2rfast.cli import main; main()", *map(str, arguments), "--iterations=99999"],
+        [sys.executable, "-c", f"{endless}; from l2rfast.cli import main; main()", *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
