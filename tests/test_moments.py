@@ -99,6 +99,28 @@ def test_what_is_likeliest_does_not_depend_on_the_batch_or_the_mode() -> None:
         torch.testing.assert_close(alone[0], together[k], rtol=1e-5, atol=1e-4)
 
 
+def test_what_is_observed_does_not_depend_on_the_size_of_the_image_or_autocast() -> None:
+    """A small label in a large image, and places that bfloat16 does not have."""
+    network, narrow = MomentsNet(Plan(3, 4)), MomentsNet(Plan(3, 4))
+    large = _boxes((slice(90, 95), slice(80, 84), slice(81, 87)), size=(110, 100, 105))
+    small = _boxes((slice(1, 6), slice(3, 7), slice(2, 8)), size=(13, 12, 11))
+    network.observe(large, small)
+    torch.testing.assert_close(network.mean, torch.tensor([[-3.0, -1.0, -0.5], [0.0, 0.0, 0.0]]), atol=1e-4, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow.observe(large, small)
+    assert torch.equal(narrow.mean, network.mean)
+
+
+def test_maps_of_16_bits_give_a_field_and_no_gradient() -> None:
+    network = MomentsNet(Plan(2, 4))
+    maps = [40 * box - 20 for box in _boxes(*[(slice(9 + k, 24 + k), slice(10, 30)) for k in (0, 5)])[:, None]]
+    expected = network.matrix(*maps)
+    for dtype in (torch.float16, torch.bfloat16):
+        got = network.matrix(*(one.to(dtype) for one in maps))
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+    assert not network.matrix(*(one.requires_grad_() for one in maps)).requires_grad
+
+
 def test_of_half_a_label_the_other_half_is_where_moving_says() -> None:
     """Fixed's map knows nothing of one end: centroids would be off by a quarter of the label."""
     truth = torch.full((1, 1, 40, 30), -20.0)

@@ -11,6 +11,7 @@ from runs import invoke
 import l2rfast
 from l2rfast.io import read_image, read_masks
 from l2rfast.methods.weakly_supervised import LabelReg
+from l2rfast.methods.weakly_supervised.options import of_preset
 from l2rfast.methods.weakly_supervised.register import SHIPPED
 
 CASE = "tutorials2019/weakly/data/train/{role}_{kind}/case000002.nii.gz"
@@ -35,6 +36,7 @@ def test_it_can_be_trained_further(real_data: Path, tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     same = {name: torch.equal(before[name], value) for name, value in after.items()}
     assert [name.removeprefix("network.") for name in same if not same[name]] == ["count", "mean", "deviations"]
+    assert after["network.count"] == of_preset("cpu")[1].batch  # of these pairs alone
 
 
 def test_a_gland_that_it_has_seen_lies_on_itself(real_data: Path) -> None:

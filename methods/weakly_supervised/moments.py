@@ -67,8 +67,7 @@ class LabelMap(nn.Module):
         for layer in self.up:
             beside = kept.pop()
             x = layer(torch.cat([F.interpolate(x, size=beside.shape[2:], mode=mode), beside], 1))
-        logit: Tensor = self.out(x)
-        return logit.float() if logit.dtype.itemsize == 2 else logit  # which autocast may have narrowed
+        return _wide(self.out(x))  # which autocast may have narrowed
 
 
 class MomentsNet(nn.Module):
@@ -116,8 +115,15 @@ class MomentsNet(nn.Module):
             self.mean += off / self.count
             self.deviations += off * (each - self.mean)
 
+    def forget(self) -> None:
+        """Take no note any more of what was observed."""
+        for seen in (self.count, self.mean, self.deviations):
+            seen.zero_()
+
+    @torch.no_grad()
     def matrix(self, of_moving: Tensor, of_fixed: Tensor) -> Tensor:
-        """(N, ndim, ndim + 1): voxel of the second map -> voxel of the first."""
+        """(N, ndim, ndim + 1): voxel of the second map -> voxel of the first. No gradient flows through it."""
+        of_moving, of_fixed = _wide(of_moving), _wide(of_fixed)
         to, _ = _moments(torch.sigmoid(of_moving))
         label = (of_moving > 0).to(of_moving)
         at, scale = self._placed(label, to, of_fixed), self.mean[1].expand_as(to)
@@ -201,10 +207,18 @@ def _middle(image: Tensor) -> Tensor:
 
 def _moments(probability: Tensor) -> tuple[Tensor, Tensor]:
     """The centroid and the standard deviations along the axes, (N, ndim) each, of the probability of a label."""
-    weights = (probability * (probability > CONFIDENT) + 1e-6).flatten(1)
-    weights = weights / weights.sum(1, keepdim=True)
+    probability = _wide(probability)
+    weights = (probability * (probability > CONFIDENT)).flatten(1)
+    weights = torch.where(weights.amax(1, keepdim=True) > 0, weights, 1)  # of no label the middle of the image
+    weights = (weights / weights.sum(1, keepdim=True))[:, None]
     axes = [torch.arange(s, dtype=weights.dtype, device=weights.device) for s in probability.shape[2:]]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
-    centre = weights @ places.T
-    variance = weights @ places.square().T - centre.square()
+    # No products of matrices, which autocast narrows.
+    centre = (weights * places).sum(2)
+    variance = (weights * (places - centre[..., None]).square()).sum(2)
     return centre, variance.clamp(min=0.25).sqrt()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Of 16 bits as float32, of which there are spectra."""
+    return x.float() if x.dtype.itemsize == 2 else x

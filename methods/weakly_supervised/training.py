@@ -162,6 +162,8 @@ class WeaklySupervisedTask(Task):
             raise InputError(f"weights: expected those of the network {options.network}, got those of {kind}")
         if kind == "moments":
             refuse(options, WITHOUT, "the network moments")
+            assert isinstance(self.network.network, MomentsNet)
+            self.network.network.forget()  # of the pairs of other data that weights may begin with
         if self.network.architecture.plan.ndim != len(size):
             raise InputError(f"weights: expected those of a {len(size)}-D network, as the scans are")
 
