@@ -258,7 +258,14 @@ def _defaults() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"), torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        # The device only where it is another one: every operation passes through its Python then, and an interrupt
+        # there makes PyTorch fail at the end ("trying to pop from empty mode stack"), which hides it.
+        elsewhere = torch.get_default_device().type != "cpu"
+        inference = torch.is_inference_mode_enabled()
+        with (
+            torch.device("cpu") if elsewhere else nullcontext(),
+            torch.inference_mode(False) if inference else nullcontext(),
+        ):
             yield
     finally:
         torch.set_default_dtype(before)
